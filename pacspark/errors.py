@@ -1,0 +1,81 @@
+"""Every error that pacspark raises on purpose, in one hierarchy.
+
+Each class also inherits the builtin that a caller would catch, and is built from ``args`` only, so that it pickles
+through Spark. A message says what was expected, what was found, and where::
+
+    PacsparkError
+    ├── GeometryError(ValueError)             a scanner, a detector or a grid that cannot be
+    ├── ProjectionDataError(ValueError)       pixels that contradict their geometry: shape, NaN, empty flats
+    ├── ScanDescriptionError(ValueError)      SCAN.toml or the files it names
+    ├── DicomDecodeError(ValueError)          bytes that are not readable DICOM
+    ├── QueryError(ValueError)                a keyword or a value that no query can hold
+    ├── UsageError(ValueError)                arguments that do not go together
+    ├── MemoryBudgetError(MemoryError)        a plan that does not fit, with the smallest budget that would
+    ├── ArchiveNotFoundError(FileNotFoundError)
+    ├── StorageError(OSError)                 a disk, HDFS or S3 that does not do what was asked
+    ├── NotInArchiveError(LookupError)        a UID that the archive does not hold
+    │   ├── InstanceNotFoundError
+    │   └── SeriesNotFoundError
+    ├── CommitConflictError(RuntimeError)     other writers won every attempt
+    └── MissingDependencyError(ImportError)   an optional package or program, with the line that installs it
+"""
+
+
+class PacsparkError(Exception):
+    """Base of all errors that pacspark raises on purpose."""
+
+
+class GeometryError(PacsparkError, ValueError):
+    """A scanner, a detector or a grid that cannot be."""
+
+
+class ProjectionDataError(PacsparkError, ValueError):
+    """Projection pixels that contradict their geometry: shape, NaN, empty flats."""
+
+
+class ScanDescriptionError(PacsparkError, ValueError):
+    """A ``SCAN.toml`` that cannot be followed, or files that are not as it says."""
+
+
+class DicomDecodeError(PacsparkError, ValueError):
+    """Bytes that are not readable DICOM."""
+
+
+class QueryError(PacsparkError, ValueError):
+    """A keyword or a value that no query can hold."""
+
+
+class UsageError(PacsparkError, ValueError):
+    """Arguments that do not go together."""
+
+
+class MemoryBudgetError(PacsparkError, MemoryError):
+    """A plan that does not fit its memory; the message names the smallest budget that would do."""
+
+
+class ArchiveNotFoundError(PacsparkError, FileNotFoundError):
+    """No archive at the given root."""
+
+
+class StorageError(PacsparkError, OSError):
+    """A disk, HDFS or S3 that does not do what was asked."""
+
+
+class NotInArchiveError(PacsparkError, LookupError):
+    """A UID that the archive does not hold."""
+
+
+class InstanceNotFoundError(NotInArchiveError):
+    """A SOP Instance UID that the archive does not hold."""
+
+
+class SeriesNotFoundError(NotInArchiveError):
+    """A Series Instance UID that the archive does not hold."""
+
+
+class CommitConflictError(PacsparkError, RuntimeError):
+    """Other writers won every attempt to commit."""
+
+
+class MissingDependencyError(PacsparkError, ImportError):
+    """An optional package or program is missing; the message names the line that installs it."""
