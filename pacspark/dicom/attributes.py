@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-from pydicom.datadict import DicomDictionary, tag_for_keyword
+from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 
 Level = Literal["patient", "study", "series", "instance"]
 Kind = Literal["string", "int64", "double"]
@@ -143,8 +143,8 @@ def _attribute(keyword: str, level: Level) -> Attribute:
     if tag is None:
         message = f"{keyword} is no keyword of the DICOM dictionary"
         raise LookupError(message)
-    vr, multiplicity = DicomDictionary[tag][:2]
-    return Attribute(keyword, tag, vr, level, column_name(keyword), multiplicity != "1")
+    multiple = dictionary_VM(tag) != "1"
+    return Attribute(keyword, tag, dictionary_VR(tag), level, column_name(keyword), multiple)
 
 
 PROMOTED: Final[tuple[Attribute, ...]] = tuple(

@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag
+from pydicom._dicom_dict import DicomDictionary
+from pydicom.datadict import dictionary_VR, keyword_for_tag
 
 from pacspark.dicom.attributes import (
     BY_COLUMN,

@@ -1,0 +1,284 @@
+"""Index one DICOM object: its columns, its DICOM JSON and the place of its frames.
+
+Takes Part 10 files (PS3.10 clause 7) and, as devices and archives hand them around, bare data sets
+without preamble or file meta information, in every transfer syntax. Whatever else the bytes are ends
+in one :class:`~pacspark.errors.DicomDecodeError`, within bounded time and memory.
+
+What is lenient and what is not:
+
+* values never refuse an object: a text that is no number gives a null column, unknown character
+  sets and broken characters give U+FFFD, overlong texts are cut in their column;
+* structure does: every byte that a length promises has to be there;
+* so do the four UIDs that make an object findable: trailing spaces and NULs and leading zeros of a
+  component pass, everything else outside PS3.5 clause 9 does not.
+
+The DICOM JSON (PS3.18 Annex F) holds every element of the data set, private ones and sequences
+included, except group lengths. Text is UTF-8, so Specific Character Set reads ISO_IR 192 there.
+Pixel data, OB, OW and UN above 4 KiB, UT and UC above 1 MiB and all other values above 64 KiB are bulk
+data: ``"BulkDataURI": "#offset,length"`` is their place in the object's bytes (in a deflated object: as
+if the data set were inflated in place). Of encapsulated pixel data the place spans all items. VRs that
+Annex F permits no bulk data for stand without their overlong value.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from pacspark.dicom.attributes import BY_TAG, PROMOTED, Attribute
+from pacspark.dicom.frames import (
+    END_OF_IMAGE_REACH_BYTES,
+    FrameIndex,
+    encapsulated_frames,
+    is_deflated,
+    native_frames,
+)
+from pacspark.dicom.stream import ByteStream, FileStream, InflatedStream, MemoryStream
+from pacspark.dicom.values import ColumnValue, column_value
+from pacspark.dicom.walk import (
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    LONG_VRS,
+    PIXEL_DATA,
+    SHORT_VRS,
+    UNDEFINED_LENGTH,
+    DataSetWalk,
+    Encoding,
+    ValueField,
+    name_of,
+    read_header,
+)
+from pacspark.errors import DicomDecodeError
+
+IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
+EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
+EXPLICIT_VR_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
+
+_ENCODINGS: Final = {
+    IMPLICIT_VR_LITTLE_ENDIAN: IMPLICIT_LITTLE,
+    EXPLICIT_VR_BIG_ENDIAN: EXPLICIT_BIG,
+}
+_GUESSES: Final = {
+    IMPLICIT_LITTLE: IMPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_LITTLE: EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_BIG: EXPLICIT_VR_BIG_ENDIAN,
+}
+_DIRECTORY_STORAGE: Final = "1.2.840.10008.1.3.10"
+_MEDIA_STORAGE_SOP_CLASS_UID: Final = 0x00020002
+_TRANSFER_SYNTAX_UID: Final = 0x00020010
+_MAX_META_ELEMENTS: Final = 64
+_MAX_UID_BYTES: Final = 256
+_UID: Final = re.compile(r"[0-9]+(?:\.[0-9]+)*")
+_NOT_DICOM: Final = "expected DICOM (PS3.10)"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceIndex:
+    """What the archive keeps of one object besides its bytes.
+
+    Attributes
+    ----------
+    row
+        a value for the column of every promoted attribute, None where the object has none
+    dicom_json
+        the data set as DICOM JSON, as the docstring of this module says
+    transfer_syntax_uid
+        of the file meta information, or as found where there is none
+    sop_class_uid, sop_instance_uid
+        the same as in ``row``
+    frames
+        where the frames lie in the object's bytes
+    """
+
+    row: dict[str, ColumnValue]
+    dicom_json: str
+    transfer_syntax_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    frames: FrameIndex
+
+
+def index_instance(data: bytes | BinaryIO) -> InstanceIndex:
+    """Index one DICOM object.
+
+    Parameters
+    ----------
+    data
+        the whole object, or a seekable binary file of which the object is all; pixel data in a file
+        are never read
+
+    Raises
+    ------
+    DicomDecodeError
+        one line: what was expected, what was found, and at which byte where that is known
+    OSError
+        where the file cannot be read
+    """
+    stream: ByteStream = MemoryStream(data) if isinstance(data, bytes) else FileStream(data)
+    transfer_syntax_uid, position = _file_meta(stream)
+    if transfer_syntax_uid and is_deflated(transfer_syntax_uid):
+        stream = InflatedStream(stream, position)
+    encoding = _encoding(stream, position, transfer_syntax_uid)
+    walk = DataSetWalk(stream)
+    dicom_json = walk.run(position, encoding)
+    stream.finish()
+    transfer_syntax_uid = transfer_syntax_uid or _GUESSES[encoding]
+    row = _row(walk, encoding)
+    row["transfer_syntax_uid"] = transfer_syntax_uid
+    if row["sop_class_uid"] == _DIRECTORY_STORAGE:
+        _refuse_directory()
+    for keyword, column in _REQUIRED_UIDS.items():
+        _check_uid(keyword, row[column])
+    return InstanceIndex(
+        row,
+        dicom_json,
+        transfer_syntax_uid,
+        str(row["sop_class_uid"]),
+        str(row["sop_instance_uid"]),
+        _frames(walk, stream, row, transfer_syntax_uid),
+    )
+
+
+_REQUIRED_UIDS: Final = {
+    "SOPClassUID": "sop_class_uid",
+    "SOPInstanceUID": "sop_instance_uid",
+    "StudyInstanceUID": "study_instance_uid",
+    "SeriesInstanceUID": "series_instance_uid",
+}
+
+
+def _file_meta(stream: ByteStream) -> tuple[str | None, int]:
+    """Read the file meta information; give the transfer syntax, if any, and the data set's start."""
+    start = stream.take(0, 132)
+    if not start:
+        message = f"{_NOT_DICOM}, found no bytes"
+        raise DicomDecodeError(message)
+    if start[128:132] == b"DICM":
+        position = 132
+    else:
+        position = 4 if start[:4] == b"DICM" else 0
+    transfer_syntax_uid: str | None = None
+    for _ in range(_MAX_META_ELEMENTS):
+        if stream.take(position, 2) != b"\x02\x00":
+            return transfer_syntax_uid, position
+        header = read_header(stream, position, EXPLICIT_LITTLE)
+        if stream.available(header.value, header.length) < header.length:
+            message = (
+                f"{name_of(header.tag)} at byte {position}: expected {header.length} bytes of file "
+                "meta information, found fewer (truncated)"
+            )
+            raise DicomDecodeError(message)
+        if header.tag in {_TRANSFER_SYNTAX_UID, _MEDIA_STORAGE_SOP_CLASS_UID}:
+            value = stream.take(header.value, min(header.length, _MAX_UID_BYTES))
+            text = value.decode("latin_1").strip(" \0")
+            if text == _DIRECTORY_STORAGE:
+                _refuse_directory()
+            if header.tag == _TRANSFER_SYNTAX_UID and text:
+                _check_uid("TransferSyntaxUID", text)
+                transfer_syntax_uid = text
+        position = header.value + header.length
+    message = (
+        f"file meta information: expected at most {_MAX_META_ELEMENTS} elements, found more "
+        f"at byte {position}"
+    )
+    raise DicomDecodeError(message)
+
+
+def _encoding(stream: ByteStream, position: int, transfer_syntax_uid: str | None) -> Encoding:
+    """Tell how the data set is encoded, from its first element rather than from what was promised.
+
+    Devices write explicit VR under an implicit transfer syntax and the other way round.
+    """
+    start = stream.take(position, 8)
+    if len(start) < 8:
+        where = f"at byte {position}, {len(start)} bytes"
+        message = f"{_NOT_DICOM}: a data set, found the end of the bytes {where} (truncated)"
+        raise DicomDecodeError(message)
+    vr = start[4:6].decode("latin_1")
+    explicit = vr in SHORT_VRS or vr in LONG_VRS
+    if transfer_syntax_uid is not None:
+        promised = _ENCODINGS.get(transfer_syntax_uid, EXPLICIT_LITTLE)
+        if not promised.little_endian:
+            return promised
+        return EXPLICIT_LITTLE if explicit else IMPLICIT_LITTLE
+    little_group = int.from_bytes(start[:2], "little")
+    big_group = int.from_bytes(start[:2], "big")
+    if explicit and big_group == 8:
+        return EXPLICIT_BIG
+    length = int.from_bytes(start[4:8], "little")
+    if little_group == 8 and explicit:
+        return EXPLICIT_LITTLE
+    if little_group == 8 and (
+        length == UNDEFINED_LENGTH or stream.available(position + 8, length) == length
+    ):
+        return IMPLICIT_LITTLE
+    message = f"{_NOT_DICOM}, found {start.hex(' ')} at byte {position}"
+    raise DicomDecodeError(message)
+
+
+def _row(walk: DataSetWalk, encoding: Encoding) -> dict[str, ColumnValue]:
+    row: dict[str, ColumnValue] = dict.fromkeys(attribute.column for attribute in PROMOTED)
+    for tag, field in walk.columns.items():
+        attribute = BY_TAG[tag]
+        row[attribute.column] = _column(attribute, field, walk.text_encoding, encoding)
+    return row
+
+
+def _column(
+    attribute: Attribute, field: ValueField, text_encoding: str, encoding: Encoding
+) -> ColumnValue:
+    if not field.whole and attribute.kind != "string":
+        return None
+    return column_value(
+        attribute, field.vr, field.value, text_encoding, little_endian=encoding.little_endian
+    )
+
+
+def _frames(
+    walk: DataSetWalk, stream: ByteStream, row: dict[str, ColumnValue], transfer_syntax_uid: str
+) -> FrameIndex:
+    pixel_data = walk.pixel_data
+    if pixel_data is None:
+        return FrameIndex()
+    if isinstance(stream, InflatedStream):
+        return FrameIndex("deflated")
+    if pixel_data.fragments is not None:
+        return encapsulated_frames(
+            row,
+            transfer_syntax_uid,
+            pixel_data.offset,
+            pixel_data.fragments,
+            walk.extended_offset_table,
+            lambda end: stream.peek(end - END_OF_IMAGE_REACH_BYTES, END_OF_IMAGE_REACH_BYTES),
+        )
+    bits = row["bits_allocated"] if pixel_data.tag == PIXEL_DATA else _FLOAT_BITS[pixel_data.tag]
+    return native_frames(
+        row,
+        transfer_syntax_uid,
+        pixel_data.offset,
+        pixel_data.length,
+        bits if isinstance(bits, int) and bits > 0 else 0,
+    )
+
+
+_FLOAT_BITS: Final = {0x7FE00008: 32, 0x7FE00009: 64}
+
+
+def _check_uid(keyword: str, value: ColumnValue) -> None:
+    if value is None:
+        message = f"{keyword}: expected a UID, found none"
+        raise DicomDecodeError(message)
+    if not isinstance(value, str) or len(value) > 64 or not _UID.fullmatch(value):
+        found = repr(value)
+        message = (
+            f"{keyword}: expected a UID of digits and dots, at most 64 characters, found "
+            f"{found if len(found) <= 80 else found[:77] + '...'}"
+        )
+        raise DicomDecodeError(message)
+
+
+def _refuse_directory() -> None:
+    message = (
+        "expected a SOP instance of a study, found a DICOMDIR: ingest the files it lists instead"
+    )
+    raise DicomDecodeError(message)
