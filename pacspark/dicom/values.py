@@ -102,7 +102,9 @@ def text_values(vr: str, value: bytes, encoding: str) -> list[str]:
     )
     if vr in _SINGLE_VALUED_VRS:
         return [text.rstrip(" \0")]
-    return [part.strip(" \0") for part in text.split("\\")]
+    # a person name may end with empty component groups, which mean nothing (PS3.5 6.2.1.1)
+    padding = " \0=" if vr == "PN" else " \0"
+    return [part.lstrip(" \0").rstrip(padding) for part in text.split("\\")]
 
 
 def column_value(
