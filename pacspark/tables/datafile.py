@@ -1,0 +1,392 @@
+"""Data files: Parquet written by a task, invisible until its add action is committed.
+
+A file of `objects` is laid out so that any piece of any object is one range read::
+
+    row group k:  sha256 | piece | content      one row, one page per column, nothing compressed
+                                   ▲     ▲
+                        offset of piece  end of the row group
+"""
+
+import hashlib
+import json
+import math
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pacspark.errors import StorageError
+from pacspark.tables.schema import OBJECTS, TableSpec
+from pacspark.tables.storage import Storage
+
+PIECE_BYTES: Final = 16 << 20
+"""Every piece of an object has this size, except the last."""
+ROW_GROUP_ROWS: Final = 1 << 16
+BLOOM_FALSE_POSITIVES: Final = 0.01
+_STATISTICS_CHARS: Final = 128
+_HASHED_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class AddedFile:
+    """A finished data file: what a commit needs to make it visible.
+
+    Attributes
+    ----------
+    path
+        relative to the folder of the table
+    size_bytes, num_records
+        of the file
+    modified_ms
+        when it was finished, milliseconds since 1970
+    statistics
+        record count, smallest and largest values and null counts, JSON as the Delta log has it
+    """
+
+    path: str
+    size_bytes: int
+    num_records: int
+    modified_ms: int
+    statistics: str
+
+    def to_json(self) -> str:
+        """Write it as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what :meth:`to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectLocation:
+    """Where the bytes of an object are.
+
+    Attributes
+    ----------
+    sha256, size_bytes
+        of the whole object
+    object_file
+        relative to the folder of the table `objects`
+    object_row_group, object_pieces
+        its pieces are the row groups ``object_row_group .. object_row_group + object_pieces``
+    object_offsets
+        where in the file the bytes of each piece begin
+    """
+
+    sha256: str
+    size_bytes: int
+    object_file: str
+    object_row_group: int
+    object_pieces: int
+    object_offsets: tuple[int, ...]
+
+    def columns(self) -> dict[str, Any]:
+        """Give the columns of `instances` and `rejects` of the same names."""
+        return asdict(self)
+
+
+class DataFile:
+    """Writes one Parquet file below the folder of a table; a context manager that closes or aborts.
+
+    Nothing refers to the file before its :class:`AddedFile` is committed; if that never happens, it
+    is an orphan that no reader sees.
+
+    Parameters
+    ----------
+    storage
+        the archive
+    spec
+        the table
+    """
+
+    def __init__(self, storage: Storage, spec: TableSpec) -> None:
+        self.name = f"part-{uuid.uuid4().hex}.parquet"
+        self.num_records = 0
+        self.row_groups = 0
+        self._storage = storage
+        self._spec = spec
+        self._path = storage.path(spec.name, self.name)
+        self._statistics = _Statistics(spec)
+        self._sink: pa.NativeFile | None = None
+        self._writer: pq.ParquetWriter | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """What has been written so far; the footer is still to come."""
+        return self._sink.tell() if self._sink is not None else 0
+
+    def append(self, table: pa.Table) -> None:
+        """Write rows as one row group, or several where they pass 65,536 rows.
+
+        Raises
+        ------
+        StorageError
+            where the storage fails, or a column that has to have values has none
+        """
+        if not table.num_rows:
+            return
+        with self._storage.errors(f"write a file of {self._spec.name}"):
+            writer = self._writer or self._open(min(table.num_rows, ROW_GROUP_ROWS))
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            self._statistics.add(table)
+        self.num_records += table.num_rows
+        self.row_groups += -(-table.num_rows // ROW_GROUP_ROWS)
+
+    def close(self) -> AddedFile:
+        """Finish the file and wait until it is durable.
+
+        Raises
+        ------
+        StorageError
+            where the storage fails; the file is removed as far as that is possible
+        """
+        try:
+            with self._storage.errors(f"write a file of {self._spec.name}"):
+                writer = self._writer or self._open(1)
+                writer.close()
+                size_bytes = self.size_bytes
+                if self._sink is not None:
+                    self._sink.close()
+                self._writer = self._sink = None
+                self._storage.make_durable(self._path)
+        except StorageError:
+            self.abort()
+            raise
+        return AddedFile(
+            self.name,
+            size_bytes,
+            self.num_records,
+            time.time_ns() // 1_000_000,
+            self._statistics.to_json(self.num_records),
+        )
+
+    def abort(self) -> None:
+        """Remove the file; for one that was closed too, as long as it is not committed."""
+        sink, self._sink, self._writer = self._sink, None, None
+        with suppress(OSError, pa.ArrowException):
+            if sink is not None:
+                sink.close()
+        with suppress(OSError, pa.ArrowException):
+            self._storage.filesystem.delete_file(self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.abort()
+
+    def _open(self, row_group_rows: int) -> pq.ParquetWriter:
+        schema = self._spec.arrow_schema
+        bulk = any(pa.types.is_binary(field.type) for field in schema)
+        bloom = self._spec.bloom_column
+        self._sink = self._storage.filesystem.open_output_stream(self._path)
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            schema,
+            compression="none" if bulk else "zstd",
+            use_dictionary=False if bulk else [name for name in schema.names if name != bloom],
+            # one page per value, so that bulk values are contiguous
+            data_page_size=1 if bulk else None,
+            write_statistics=[name for name in schema.names if name != "content"],
+            bloom_filter_options=(
+                {bloom: {"ndv": row_group_rows, "fpp": BLOOM_FALSE_POSITIVES}} if bloom else None
+            ),
+        )
+        return self._writer
+
+
+class ObjectFile:
+    """Writes the bytes of objects into one file of the table `objects`, a piece per row group.
+
+    Parameters
+    ----------
+    storage
+        the archive
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._file = DataFile(storage, OBJECTS)
+
+    @property
+    def size_bytes(self) -> int:
+        """What has been written so far; callers begin a new file when it is large enough."""
+        return self._file.size_bytes
+
+    def append(self, data: bytes | BinaryIO, *, sha256: str | None = None) -> ObjectLocation:
+        """Write one object, byte for byte.
+
+        Parameters
+        ----------
+        data
+            the whole object, or a seekable file that stands at its first byte, of which at most two
+            pieces are held in memory
+        sha256
+            of the object, hexadecimal, where the caller knows it: saves one pass over the data
+
+        Raises
+        ------
+        StorageError
+            where the storage fails, or the bytes are not those of `sha256`
+        """
+        if isinstance(data, bytes):
+            expected = sha256 or hashlib.sha256(data).hexdigest()
+            return self._append(_slices(data), expected, verify=sha256 is not None)
+        start = data.tell()
+        if sha256 is None:
+            digest = hashlib.sha256()
+            for part in iter(lambda: data.read(_HASHED_BYTES), b""):
+                digest.update(part)
+            sha256 = digest.hexdigest()
+            data.seek(start)
+        return self._append(_pieces(data), sha256, verify=True)
+
+    def close(self) -> AddedFile:
+        """Finish the file and wait until it is durable."""
+        return self._file.close()
+
+    def abort(self) -> None:
+        """Remove the file."""
+        self._file.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.__exit__(kind, error, traceback)
+
+    def _append(
+        self, pieces: Iterator[bytes | memoryview], sha256: str, *, verify: bool
+    ) -> ObjectLocation:
+        digest = hashlib.sha256()
+        first, offsets, size_bytes = self._file.row_groups, [], 0
+        for number, piece in enumerate(pieces):
+            if verify:
+                digest.update(piece)
+            self._file.append(_piece_row(sha256, number, piece))
+            offsets.append(self._file.size_bytes - len(piece))
+            size_bytes += len(piece)
+        if verify and digest.hexdigest() != sha256:
+            message = (
+                f"object: expected bytes of SHA-256 {sha256}, found {digest.hexdigest()}: they "
+                "changed while they were read"
+            )
+            raise StorageError(message)
+        return ObjectLocation(
+            sha256, size_bytes, self._file.name, first, len(offsets), tuple(offsets)
+        )
+
+
+def _slices(data: bytes) -> Iterator[memoryview]:
+    view = memoryview(data)
+    for start in range(0, max(len(view), 1), PIECE_BYTES):
+        yield view[start : start + PIECE_BYTES]
+
+
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+    piece = _read_fully(stream)
+    yield piece
+    while len(piece) == PIECE_BYTES:
+        piece = _read_fully(stream)
+        if piece:
+            yield piece
+
+
+def _read_fully(stream: BinaryIO) -> bytes:
+    """Read one piece; unbuffered streams may give less than asked for before their end."""
+    parts, missing = [], PIECE_BYTES
+    while missing and (part := stream.read(missing)):
+        parts.append(part)
+        missing -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _piece_row(sha256: str, number: int, piece: bytes | memoryview) -> pa.Table:
+    # from buffers, so that the bytes are not copied
+    offsets = pa.py_buffer(np.array([0, len(piece)], np.int32))
+    content = pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(piece)])
+    arrays = [pa.array([sha256]), pa.array([number], pa.int32()), content]
+    return pa.Table.from_arrays(arrays, schema=OBJECTS.arrow_schema)
+
+
+class _Statistics:
+    """Gathers what the Delta log keeps of a file; every bound holds, but need not be tight."""
+
+    def __init__(self, spec: TableSpec) -> None:
+        self._names = spec.statistics_columns
+        self._nulls = dict.fromkeys(self._names, 0)
+        self._bounds: dict[str, tuple[Any, Any]] = {}
+        self._unbounded: set[str] = set()
+
+    def add(self, table: pa.Table) -> None:
+        for name in self._names:
+            column = table[name]
+            self._nulls[name] += column.null_count
+            if name in self._unbounded or column.null_count == len(column):
+                continue
+            if pa.types.is_floating(column.type) and pc.any(pc.is_nan(column)).as_py():
+                # no order has a place for NaN that all engines agree on
+                self._unbounded.add(name)
+                continue
+            found = pc.min_max(column)
+            low, high = found["min"].as_py(), found["max"].as_py()
+            if name in self._bounds:
+                low, high = min(low, self._bounds[name][0]), max(high, self._bounds[name][1])
+            self._bounds[name] = low, high
+
+    def to_json(self, num_records: int) -> str:
+        low, high = {}, {}
+        for name, (smallest, largest) in self._bounds.items():
+            if name in self._unbounded:
+                continue
+            low[name], high[name] = _lower_bound(smallest), _upper_bound(largest)
+        statistics = {
+            "numRecords": num_records,
+            "minValues": {name: value for name, value in low.items() if value is not None},
+            "maxValues": {name: value for name, value in high.items() if value is not None},
+            "nullCount": self._nulls,
+        }
+        return json.dumps(statistics, ensure_ascii=False, separators=(",", ":"))
+
+
+def _lower_bound(value: Any) -> Any:
+    return value[:_STATISTICS_CHARS] if isinstance(value, str) else _json_value(value)
+
+
+def _upper_bound(value: Any) -> Any:
+    if not isinstance(value, str):
+        return _json_value(value)
+    if len(value) <= _STATISTICS_CHARS:
+        return value
+    # the last code point sorts after whatever follows the prefix, unless it stands there itself
+    rest = value[_STATISTICS_CHARS]
+    return None if rest == "\U0010ffff" else value[:_STATISTICS_CHARS] + "\U0010ffff"
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
