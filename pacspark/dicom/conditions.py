@@ -1,6 +1,6 @@
 """Conditions of a query: what they ask of an object, and their form for a table.
 
-:func:`pacspark.dicom.matching.parse_query` makes them, and its module says what each matching means.
+:func:`pacspark.dicom.matching.parse_query` makes them; its module says what each matching means.
 """
 
 import json
@@ -68,10 +68,10 @@ class Condition:
     Attributes
     ----------
     key
-        the attribute; for ModalitiesInStudy and SOPClassesInStudy, the one of each object behind it
+        the attribute; for ModalitiesInStudy and SOPClassesInStudy, that of each object behind it
     operator
-        ``equals`` (one of ``values``, and there is one), ``one_of``, ``range`` (between ``lower`` and
-        ``upper``), ``pattern`` (``values`` may hold wildcards, see ``regex``) or ``empty``
+        ``equals`` (the one of ``values``), ``one_of``, ``range`` (between ``lower`` and ``upper``),
+        ``pattern`` (``values`` may hold wildcards, see ``regex``) or ``empty``
     values
         strings or numbers, like the column's
     lower, upper
@@ -107,7 +107,7 @@ class Condition:
 
     @property
     def pushable(self) -> bool:
-        """Whether operator, values and bounds, applied to a scalar column, are the whole condition."""
+        """Whether operator, values and bounds, applied to a scalar column, are all of it."""
         return (
             self.key.column is not None
             and not self.key.multiple

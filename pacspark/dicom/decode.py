@@ -1,8 +1,8 @@
 """Index one DICOM object: its columns, its DICOM JSON and the place of its frames.
 
 Takes Part 10 files (PS3.10 clause 7) and, as devices and archives hand them around, bare data sets
-without preamble or file meta information, in every transfer syntax. Whatever else the bytes are ends
-in one :class:`~pacspark.errors.DicomDecodeError`, within bounded time and memory.
+without preamble or file meta information, in every transfer syntax. Whatever else the bytes are
+ends in one :class:`~pacspark.errors.DicomDecodeError`, within bounded time and memory.
 
 What is lenient and what is not:
 
@@ -14,10 +14,10 @@ What is lenient and what is not:
 
 The DICOM JSON (PS3.18 Annex F) holds every element of the data set, private ones and sequences
 included, except group lengths. Text is UTF-8, so Specific Character Set reads ISO_IR 192 there.
-Pixel data, OB, OW and UN above 4 KiB, UT and UC above 1 MiB and all other values above 64 KiB are bulk
-data: ``"BulkDataURI": "#offset,length"`` is their place in the object's bytes (in a deflated object: as
-if the data set were inflated in place). Of encapsulated pixel data the place spans all items. VRs that
-Annex F permits no bulk data for stand without their overlong value.
+Pixel data, OB, OW and UN above 4 KiB, UT and UC above 1 MiB and all other values above 64 KiB are
+bulk data: ``"BulkDataURI": "#offset,length"`` is their place in the object's bytes (in a deflated
+object: as if the data set were inflated in place). Of encapsulated pixel data the place spans all
+items. VRs that Annex F permits no bulk data for stand without their overlong value.
 """
 
 import re
@@ -25,6 +25,17 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from pacspark.dicom.attributes import BY_TAG, PROMOTED, Attribute
+from pacspark.dicom.elements import (
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    LONG_VRS,
+    SHORT_VRS,
+    UNDEFINED_LENGTH,
+    Encoding,
+    name_of,
+    read_header,
+)
 from pacspark.dicom.frames import (
     END_OF_IMAGE_REACH_BYTES,
     FrameIndex,
@@ -34,20 +45,7 @@ from pacspark.dicom.frames import (
 )
 from pacspark.dicom.stream import ByteStream, FileStream, InflatedStream, MemoryStream
 from pacspark.dicom.values import ColumnValue, column_value
-from pacspark.dicom.walk import (
-    EXPLICIT_BIG,
-    EXPLICIT_LITTLE,
-    IMPLICIT_LITTLE,
-    LONG_VRS,
-    PIXEL_DATA,
-    SHORT_VRS,
-    UNDEFINED_LENGTH,
-    DataSetWalk,
-    Encoding,
-    ValueField,
-    name_of,
-    read_header,
-)
+from pacspark.dicom.walk import PIXEL_DATA, DataSetWalk, ValueField
 from pacspark.errors import DicomDecodeError
 
 IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
@@ -148,15 +146,16 @@ _REQUIRED_UIDS: Final = {
 
 
 def _file_meta(stream: ByteStream) -> tuple[str | None, int]:
-    """Read the file meta information; give the transfer syntax, if any, and the data set's start."""
+    """Read the file meta information; give the transfer syntax and where the data set starts."""
     start = stream.take(0, 132)
     if not start:
         message = f"{_NOT_DICOM}, found no bytes"
         raise DicomDecodeError(message)
-    if start[128:132] == b"DICM":
-        position = 132
-    else:
-        position = 4 if start[:4] == b"DICM" else 0
+    position = 0
+    for prefix_at in (128, 0):
+        if start[prefix_at : prefix_at + 4] == b"DICM":
+            position = prefix_at + 4
+            break
     transfer_syntax_uid: str | None = None
     for _ in range(_MAX_META_ELEMENTS):
         if stream.take(position, 2) != b"\x02\x00":

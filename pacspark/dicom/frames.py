@@ -1,12 +1,11 @@
 """Where each frame of an object lies in its bytes, so that a frame is one range read.
 
-Native pixel data (PS3.5 8.1.1) need arithmetic only. Encapsulated pixel data (PS3.5 A.4) are a chain
-of fragments; which of them make a frame is told by the extended offset table, else by the basic
-offset table, else by counting, else by the end marks of the JPEG family.
+Native pixel data (PS3.5 8.1.1) need arithmetic only. Encapsulated pixel data (PS3.5 A.4) are a
+chain of fragments; which of them make a frame is told by the extended offset table, else by the
+basic offset table, else by counting, else by the end marks of the JPEG family.
 """
 
 import re
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -26,7 +25,7 @@ END_OF_IMAGE_REACH_BYTES: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class FrameIndex:
-    """The place of every frame inside a Part 10 stream; plain values, so that it fits a table's row.
+    """The place of every frame inside a Part 10 stream, in plain values that fit a table's row.
 
     Attributes
     ----------
@@ -109,8 +108,8 @@ class Fragments:
         the content of the first item
     """
 
-    offsets: "array[int]"
-    lengths: "array[int]"
+    offsets: Sequence[int]
+    lengths: Sequence[int]
     end: int
     basic_offset_table: bytes
 

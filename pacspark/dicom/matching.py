@@ -1,8 +1,8 @@
-"""Matching of queries against the attributes of objects (PS3.4 C.2.2.2).
+r"""Matching of queries against the attributes of objects (PS3.4 C.2.2.2).
 
-A query is a mapping of keywords to strings, as C-FIND identifiers, QIDO-RS parameters and the command
-line have them. :func:`parse_query` checks it and turns each key into a :class:`Condition` with enough
-structure to be pushed down to a table; :meth:`Query.matches` is what a condition means.
+A query is a mapping of keywords to strings, as C-FIND identifiers, QIDO-RS parameters and the
+command line have them. :func:`parse_query` checks it and turns each key into a :class:`Condition`
+with enough structure to be pushed down to a table; :meth:`Query.matches` is what a condition means.
 
 Which matching a key gets:
 
@@ -11,22 +11,22 @@ value                      matching
 =========================  ======================================================================
 empty, or ``*`` alone      universal: no condition, the attribute is only asked for
 ``""`` (two quotes)        empty value: the attribute is absent or has no value
-UI                         one of a list, separated by ``\\`` or ``,``
+UI                         one of a list, separated by ``\`` or ``,``
 DA TM DT                   a single value or a range: ``A-B``, ``A-``, ``-B``
-IS DS US and other numbers equality as numbers, also one of a list separated by ``\\``
+IS DS US and other numbers equality as numbers, also one of a list separated by ``\``
 AE CS LO LT PN SH ST UC    text with the wildcards ``*`` and ``?``, also one of a list separated by
-UR UT                      ``\\``; every other character stands for itself
+UR UT                      ``\``; every other character stands for itself
 AS AT                      text without wildcards
 SQ and binary VRs          refused with a QueryError
 =========================  ======================================================================
 
 * Text is case-sensitive, except person names; ``ignore_case`` extends that to all text, as viewers
-  expect. A person name matches if any of its component groups does, unless the query has ``=`` and so
-  says which; trailing ``^`` mean nothing.
+  expect. A person name matches if any of its component groups does, unless the query has ``=`` and
+  so says which; trailing ``^`` mean nothing.
 * A date or time of less than full precision stands for its first moment where it is stored, and for
-  all of its time where it is asked for: ``1030`` finds 10:30:59.9, and ``1030-1045`` does not find the
-  stored ``10``. Offsets from UTC count in DT where both sides have one; a stored DT without one takes
-  that of (0008,0201).
+  all of its time where it is asked for: ``1030`` finds 10:30:59.9, and ``1030-1045`` does not find
+  the stored ``10``. Offsets from UTC count in DT where both sides have one; a stored DT without one
+  takes that of (0008,0201).
 * An attribute of several values matches if one of them does.
 """
 
@@ -97,8 +97,8 @@ def parse_query(
     ignore_case
         whether text other than person names ignores case too
     combined_date_time
-        whether ranges of a date and its time mean one range of moments, instead of days and, on each
-        of them, times
+        whether ranges of a date and its time mean one range of moments, instead of days and, on
+        each of them, times
 
     Raises
     ------
@@ -246,10 +246,10 @@ def _combine(conditions: dict[str, Condition]) -> None:
         date, time = conditions.get(date_keyword), conditions.get(time_keyword)
         if date is None or time is None or "empty" in {date.operator, time.operator}:
             continue
+        lower, upper = date.lower, date.upper
         if date.operator == "equals":
             lower = upper = str(date.values[0])
-        else:
-            lower = first_day(date.lower) if date.lower else None
-            upper = last_day(date.upper) if date.upper else None
+        lower = first_day(lower) if lower else None
+        upper = last_day(upper) if upper else None
         conditions[date_keyword] = Condition(date.key, "range", (), lower, upper, time=time)
         del conditions[time_keyword]

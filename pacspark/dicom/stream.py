@@ -1,8 +1,8 @@
 """Random access to the bytes of one object, with nothing trusted and nothing large held.
 
 The walk over an object asks for a few bytes at a position and skips the rest, so that pixel data of
-several gigabytes is never read, a length that lies costs nothing, and a deflated data set is inflated
-piece by piece.
+several gigabytes are never read, a length that lies costs nothing, and a deflated data set is
+inflated piece by piece.
 """
 
 import os

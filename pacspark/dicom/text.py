@@ -1,4 +1,4 @@
-"""Character sets: bytes of a data set to text, whatever the bytes are (PS3.3 C.12.1.1.2, PS3.5 6.1).
+"""Character sets: from bytes to text, whatever the bytes are (PS3.3 C.12.1.1.2, PS3.5 6.1).
 
 Never fails and never warns: an unknown character set counts as the default one, bytes that are no
 character become U+FFFD. pydicom has the tables; its functions warn through global state, which
@@ -18,7 +18,7 @@ _ESCAPE: Final = b"\x1b"
 _FRAGMENT: Final = re.compile(rb"\A[^\x1b]+|\x1b[^\x1b]*")
 # these codecs need the escape sequence itself, the others must not see it
 _STATEFUL_ENCODINGS: Final = frozenset({"iso2022_jp", "iso2022_jp_2"})
-# a delimiter ends what an escape sequence began (PS3.5 6.1.2.5.3); ^ and = do so in person names only
+# a delimiter ends what an escape sequence began (PS3.5 6.1.2.5.3); ^ and = do in person names only
 _DELIMITERS: Final = re.compile(rb"[\\\r\n\f\t]")
 _PERSON_NAME_DELIMITERS: Final = re.compile(rb"[\\^=\r\n\f\t]")
 

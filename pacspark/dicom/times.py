@@ -85,7 +85,7 @@ def first_string(vr: str, text: str) -> str:
 
 
 def last_string(text: str) -> str:
-    """Give a string after all that are stored within a DA or TM value, and before all later ones."""
+    """Give a string after all that lie within a DA or TM value, and before all later ones."""
     return text + AFTER_DIGITS
 
 
@@ -138,7 +138,7 @@ def is_within(stored: Moment, lower: Moment | None, upper: Moment | None) -> boo
 
 def _instant(parts: Sequence[int], microseconds: str) -> datetime:
     year, month, day, hour, minute, second = parts
-    # a leap second counts as the one before; the zone is the value's own, whatever datetime calls it
+    # a leap second counts as the one before; the zone is the value's own, whatever its name here
     return datetime(year, month, day, hour, minute, min(second, 59), int(microseconds), tzinfo=UTC)
 
 

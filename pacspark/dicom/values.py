@@ -1,8 +1,8 @@
 """Value fields to DICOM JSON (PS3.18 Annex F) and to the values of columns.
 
-Neither fails on a value: what cannot be read as its VR says is kept as text where JSON permits text,
-and is left out elsewhere; its column is null. Numbers lose nothing: a DS or IS that is a JSON number
-is written digit for digit, an FL or FD as the shortest decimal that gives the same double.
+Neither fails on a value: what cannot be read as its VR says is kept as text where JSON permits
+text, and is null elsewhere; its column is null. Numbers lose nothing: a DS or IS that is a JSON
+number is written digit for digit, an FL or FD as the shortest decimal that gives the same double.
 """
 
 import base64
@@ -20,7 +20,7 @@ Scalar = str | int | float
 ColumnValue = Scalar | list[str] | list[int] | list[float] | None
 
 COLUMN_CHARACTERS: Final = 10_240
-"""A column holds at most this many characters of a text (the limit of LT); the object stays whole."""
+"""A column holds at most this many characters of a text, the limit of LT."""
 
 COLUMN_VALUES: Final = 1_024
 """A column of a multi-valued attribute holds at most this many values."""
@@ -93,7 +93,7 @@ def json_of_value(vr: str, value: bytes, encoding: str, *, little_endian: bool) 
 def text_values(vr: str, value: bytes, encoding: str) -> list[str]:
     """Decode a text value field and split it into its values, without their padding.
 
-    Leading spaces go too, except in the VRs of a single value, where they mean something (PS3.5 6.2).
+    Leading spaces go too, except in the VRs of a single value, where they matter (PS3.5 6.2).
     """
     text = (
         decode_text(value, encoding, person_name=vr == "PN")
@@ -117,8 +117,8 @@ def column_value(
     attribute
         whose column it is
     vr
-        what the object says the value is; where it contradicts the dictionary, the value counts if it
-        can be read as the column's kind
+        what the object says the value is; where it contradicts the dictionary, the value counts if
+        it can be read as the column's kind
     value
         the value field, or the first part of an overlong text
     encoding
@@ -131,32 +131,33 @@ def column_value(
     ColumnValue
         None for an empty value, for numbers of which one is none (half an image position is worse
         than no image position), and for what is not of the column's kind. Several values in an
-        attribute of a single value stay joined by backslashes when text; of numbers the first counts.
+        attribute of a single value stay joined by backslashes when text; of numbers the first
+        counts.
     """
     if attribute.kind == "string":
         return _column_texts(attribute, vr, value, encoding)
-    numbers: list[int | float] = []
-    if vr in _NUMBER_FORMATS:
-        numbers.extend(_unpack(vr, value, little_endian))
-    elif vr in _NUMBER_TEXT_VRS or vr in _STRING_VRS:
-        text = value.decode("ascii", "replace").strip(" \0")
-        for part in text.split("\\") if text else []:
-            number = _number(part.strip(" \0"))
-            if number is None:
-                return None
-            numbers.append(number)
-    if not numbers:
+    numbers = _numbers(vr, value, little_endian)
+    if not numbers or not all(map(math.isfinite, numbers)):
         return None
     del numbers[COLUMN_VALUES if attribute.multiple else 1 :]
-    if not all(map(math.isfinite, numbers)):
-        return None
+    values: list[int] | list[float]
     if attribute.kind == "double":
-        floats = [float(number) for number in numbers]
-        return floats if attribute.multiple else floats[0]
-    if not all(number == int(number) and abs(number) < _INT64_LIMIT for number in numbers):
+        values = [float(number) for number in numbers]
+    elif all(number == int(number) and abs(number) < _INT64_LIMIT for number in numbers):
+        values = [int(number) for number in numbers]
+    else:
         return None
-    integers = [int(number) for number in numbers]
-    return integers if attribute.multiple else integers[0]
+    return values if attribute.multiple else values[0]
+
+
+def _numbers(vr: str, value: bytes, little_endian: bool) -> list[int | float]:
+    """Read a value field as numbers; NaN for a text that is none."""
+    if vr in _NUMBER_FORMATS:
+        return list(_unpack(vr, value, little_endian))
+    if vr not in _NUMBER_TEXT_VRS and vr not in _STRING_VRS:
+        return []
+    text = value.decode("ascii", "replace").strip(" \0")
+    return [_number(part.strip(" \0")) for part in text.split("\\")] if text else []
 
 
 def _column_texts(attribute: Attribute, vr: str, value: bytes, encoding: str) -> ColumnValue:
@@ -171,13 +172,13 @@ def _column_texts(attribute: Attribute, vr: str, value: bytes, encoding: str) ->
     return "\\".join(texts)[:COLUMN_CHARACTERS]
 
 
-def _unpack(vr: str, value: bytes, little_endian: bool) -> tuple[int | float, ...]:  # noqa: FBT001
+def _unpack(vr: str, value: bytes, little_endian: bool) -> tuple[int | float, ...]:
     code = _NUMBER_FORMATS[vr]
     count = len(value) // struct.calcsize("<" + code)
     return struct.unpack_from(f"{'<' if little_endian else '>'}{count}{code}", value)
 
 
-def _pairs(value: bytes, little_endian: bool) -> list[tuple[int, int]]:  # noqa: FBT001
+def _pairs(value: bytes, little_endian: bool) -> list[tuple[int, int]]:
     words = _unpack("US", value[: len(value) // 4 * 4], little_endian)
     return [(int(words[i]), int(words[i + 1])) for i in range(0, len(words), 2)]
 
@@ -224,12 +225,10 @@ def _json_of_person_name(name: str) -> str:
     return f"{{{','.join(groups)}}}" if groups else "null"
 
 
-def _number(text: str) -> int | float | None:
-    if len(text) > _NUMBER_CHARACTERS:
-        return None
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    if _DECIMAL.fullmatch(text):
-        number = float(text)
-        return number if math.isfinite(number) else None
-    return None
+def _number(text: str) -> int | float:
+    if len(text) <= _NUMBER_CHARACTERS:
+        if _INTEGER.fullmatch(text):
+            return int(text)
+        if _DECIMAL.fullmatch(text):
+            return float(text)
+    return math.nan

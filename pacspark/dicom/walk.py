@@ -5,15 +5,23 @@ no tree of elements is ever built. Depth, number of elements and bytes held are 
 length is believed only where the stream has those bytes.
 """
 
-import struct
 from array import array
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final, NamedTuple, NoReturn
 
-from pydicom.datadict import dictionary_VR, private_dictionary_VR
-
 from pacspark.dicom.attributes import BY_TAG
+from pacspark.dicom.elements import (
+    BIG_HEADER,
+    IMPLICIT_LITTLE,
+    LITTLE_HEADER,
+    UNDEFINED_LENGTH,
+    ElementHeader,
+    Encoding,
+    name_of,
+    read_header,
+    vr_of_private_tag,
+    vr_of_tag,
+)
 from pacspark.dicom.frames import Fragments
 from pacspark.dicom.stream import ByteStream
 from pacspark.dicom.text import DEFAULT_ENCODING, encoding_of
@@ -44,10 +52,10 @@ _INLINE_LIMITS_BYTES: Final = {
 }
 # of the other VRs Annex F.2.2 knows no bulk data: their overlong values are left out
 _BULK_DATA_VRS: Final = frozenset(
-    "DS FD FL IS LT OB OD OF OL OV OW SL SS ST SV UC UL UN US UT UV".split()
+    {"DS", "FD", "FL", "IS", "LT", "OB", "OD", "OF", "OL", "OV", "OW"}
+    | {"SL", "SS", "ST", "SV", "UC", "UL", "UN", "US", "UT", "UV"}
 )
 
-UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 PIXEL_DATA: Final = 0x7FE00010
 PIXEL_DATA_TAGS: Final = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA})
 EXTENDED_OFFSET_TABLE: Final = 0x7FE00001
@@ -57,39 +65,9 @@ _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
 
-SHORT_VRS: Final = frozenset(
-    "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
-)
-"""VRs with a length of 16 bits."""
-LONG_VRS: Final = frozenset("OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-"""VRs with two reserved bytes and a length of 32 bits."""
-_VRS: Final = {vr.encode(): vr for vr in SHORT_VRS | LONG_VRS}
 _FRAGMENT_VRS: Final = frozenset({"OB", "OW", "OD", "OF", "OL", "OV"})
 
-_LITTLE_HEADER: Final = struct.Struct("<HHI")
-_BIG_HEADER: Final = struct.Struct(">HHI")
 _UNBOUNDED: Final = 1 << 63
-
-
-class Encoding(NamedTuple):
-    """How elements are encoded: the three choices of PS3.5 A.1 to A.3."""
-
-    implicit_vr: bool
-    little_endian: bool
-
-
-IMPLICIT_LITTLE: Final = Encoding(implicit_vr=True, little_endian=True)
-EXPLICIT_LITTLE: Final = Encoding(implicit_vr=False, little_endian=True)
-EXPLICIT_BIG: Final = Encoding(implicit_vr=False, little_endian=False)
-
-
-class ElementHeader(NamedTuple):
-    """Tag, VR, value length and where the value starts."""
-
-    tag: int
-    vr: str
-    length: int
-    value: int
 
 
 class ValueField(NamedTuple):
@@ -123,54 +101,6 @@ class _Scope:
     def to_json(self) -> str:
         members = [f'"{tag:08X}":{self.json[tag]}' for tag in sorted(self.json)]
         return f"{{{','.join(members)}}}"
-
-
-def name_of(tag: int) -> str:
-    """Write a tag as people do: ``(0010,0010)``."""
-    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
-
-
-def read_header(stream: ByteStream, position: int, encoding: Encoding) -> ElementHeader:
-    """Read tag, VR and length of the element at a position.
-
-    The VR is empty where the element does not say it: in implicit VR, in items and delimiters, and in
-    an explicit data set at an element without two letters there, which some devices mix in.
-
-    Raises
-    ------
-    DicomDecodeError
-        where the bytes end inside the header
-    """
-    raw = stream.take(position, 12)
-    if len(raw) < 8:
-        message = (
-            f"data set: expected an element of at least 8 bytes at byte {position}, "
-            f"found the last {len(raw)} bytes (truncated)"
-        )
-        raise DicomDecodeError(message)
-    implicit_vr, little_endian = encoding
-    group, element, length = (_LITTLE_HEADER if little_endian else _BIG_HEADER).unpack_from(raw)
-    tag = group << 16 | element
-    if implicit_vr or group == 0xFFFE:
-        return ElementHeader(tag, "", length, position + 8)
-    vr_bytes = raw[4:6]
-    vr = _VRS.get(vr_bytes, "")
-    if vr in SHORT_VRS:
-        return ElementHeader(
-            tag, vr, int.from_bytes(raw[6:8], "little" if little_endian else "big"), position + 8
-        )
-    if not vr:
-        if not (vr_bytes.isalpha() and vr_bytes.isupper()):
-            return ElementHeader(tag, "", length, position + 8)
-        vr = "UN"  # a VR of a later standard has the long form (PS3.5 6.2.2)
-    if len(raw) < 12:
-        message = (
-            f"{name_of(tag)} {vr}: expected a header of 12 bytes at byte {position}, "
-            f"found the last {len(raw)} bytes (truncated)"
-        )
-        raise DicomDecodeError(message)
-    length = int.from_bytes(raw[8:12], "little" if little_endian else "big")
-    return ElementHeader(tag, vr, length, position + 12)
 
 
 class DataSetWalk:
@@ -229,7 +159,7 @@ class DataSetWalk:
                 self._fail(
                     header.tag,
                     position,
-                    f"expected to end with its item at byte {end}, found its end at {next_position}",
+                    f"expected its end within its item, by byte {end}, found it at {next_position}",
                 )
             position = next_position
         return position
@@ -354,7 +284,7 @@ class DataSetWalk:
                 self._fail(
                     tag, position, f"expected a fragment or the end of the sequence, {found}"
                 )
-            structure = _LITTLE_HEADER if encoding.little_endian else _BIG_HEADER
+            structure = LITTLE_HEADER if encoding.little_endian else BIG_HEADER
             group, element, length = structure.unpack(raw)
             item = group << 16 | element
             if item == _SEQUENCE_END:
@@ -379,9 +309,9 @@ class DataSetWalk:
             if 0x10 <= tag & 0xFFFF <= 0xFF:
                 return "LO"
             creator = scope.creators.get(tag & 0xFFFFFF00)
-            vr = _private_vr(tag, creator) if creator else "UN"
+            vr = vr_of_private_tag(tag, creator) if creator else "UN"
         else:
-            vr = _dictionary_vr(tag)
+            vr = vr_of_tag(tag)
         if vr == "US or SS":
             return "SS" if scope.signed_pixels else "US"
         return vr
@@ -426,28 +356,3 @@ def _bulk_data(vr: str, offset: int, length: int) -> str:
     if vr not in _BULK_DATA_VRS or not length:
         return f'{{"vr":"{vr}"}}'
     return f'{{"vr":"{vr}","BulkDataURI":"#{offset},{length}"}}'
-
-
-@lru_cache(maxsize=8192)
-def _dictionary_vr(tag: int) -> str:
-    if tag & 0xFFFF == 0:
-        return "UL"
-    try:
-        return _one_vr(dictionary_VR(tag))
-    except KeyError:
-        return "UN"
-
-
-@lru_cache(maxsize=8192)
-def _private_vr(tag: int, creator: str) -> str:
-    try:
-        return _one_vr(private_dictionary_VR(tag, creator))
-    except KeyError:
-        return "UN"
-
-
-def _one_vr(vr: str) -> str:
-    if " or " in vr:
-        # look-up tables are words, and so is all of implicit VR that may be bytes or words (PS3.5 A.1)
-        return vr if vr == "US or SS" else "OW"
-    return vr if vr in SHORT_VRS or vr in LONG_VRS else "UN"
