@@ -150,9 +150,10 @@ class InflatedStream:
             raise DicomDecodeError(message)
 
     def _inflate_to(self, position: int, length: int) -> None:
-        pieces = [self._window]
-        held_from = self._start
+        """Move the window to ``position``, over at least ``length`` bytes if there are any."""
         end = self._start + len(self._window)
+        pieces = [self._window[max(position - self._start, 0) :]]
+        held_from = min(max(position, self._start), end)
         while end < position + length and not self._inflater.eof:
             piece = self._next_piece()
             if not piece and not self._inflater.eof and not self._has_input():
@@ -165,8 +166,8 @@ class InflatedStream:
                 )
                 raise DicomDecodeError(message)
             pieces.append(piece)
-            while pieces and held_from + len(pieces[0]) <= position:
-                held_from += len(pieces.pop(0))
+            if end <= position:
+                pieces, held_from = [], end
         self._window = b"".join(pieces)
         self._start = held_from
 
