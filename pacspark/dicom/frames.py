@@ -225,7 +225,7 @@ def _grouping(
     ends = [
         i
         for i, (offset, length) in enumerate(zip(fragments.offsets, fragments.lengths, strict=True))
-        if END_OF_IMAGE in tail_of(offset + length)[-length:]
+        if length and END_OF_IMAGE in tail_of(offset + length)[-length:]
     ]
     if len(ends) == count and ends[-1] == total - 1:
         return [end - start for start, end in zip([-1, *ends], ends, strict=False)]

@@ -117,7 +117,8 @@ def parse_query(
             message = f"{name}: expected each attribute once, found it twice"
             raise QueryError(message)
         requested[key.keyword] = key
-        if not text.strip("*"):
+        # a person name of empty components and component groups asks for nothing either
+        if not text.strip("*^=" if key.vr == "PN" else "*"):
             continue
         conditions[key.keyword] = _condition(key, text, level, ignore_case=ignore_case)
     if combined_date_time:

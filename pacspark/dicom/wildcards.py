@@ -60,15 +60,16 @@ def _compiled(values: tuple[str, ...], ignore_case: bool, person_name: bool) -> 
 def _body(value: str, *, person_name: bool, atomic: bool) -> str:
     if not person_name:
         return _glob(value, any_run=".", any_one=".", atomic=atomic)
-    groups = [_person_name_group(group, atomic=atomic) for group in value.rstrip("=").split("=")]
-    if len(groups) == 1:
+    texts = value.rstrip("=").split("=")
+    if len(texts) == 1:
         # no word on which component group is meant: any will do
-        return f"(?:[^=]*=){{0,2}}{groups[0]}(?:=.*)?"
-    body = ""
-    for group, text in zip(reversed(groups), reversed(value.rstrip("=").split("=")), strict=True):
-        # a group that may be anything may be absent, with all that follows
-        optional = not text.strip("*") and (not body or body.endswith(")?"))
-        body = f"(?:={group}{body})?" if optional else f"={group}{body}"
+        return f"(?:[^=]*=){{0,2}}{_person_name_group(texts[0], atomic=atomic)}(?:=.*)?"
+    body, optional = "", True
+    for text in reversed(texts):
+        # a group that may be anything may be absent, if all that follow may
+        optional = optional and not text.strip("*")
+        group = f"={_person_name_group(text, atomic=atomic)}{body}"
+        body = f"(?:{group})?" if optional else group
     return f"{body.removeprefix('=')}(?:=.*)?"
 
 
