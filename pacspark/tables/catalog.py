@@ -1,0 +1,354 @@
+"""Reading an archive: find, look up, fetch bytes, history. Nothing here writes.
+
+Only the columns that a question needs are read, from the files that, by the log, can hold the
+answer.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pacspark.dicom.conditions import Query
+from pacspark.errors import (
+    InstanceNotFoundError,
+    SeriesNotFoundError,
+    StorageError,
+    UsageError,
+)
+from pacspark.tables.datafile import PIECE_BYTES
+from pacspark.tables.lookup import find_rows
+from pacspark.tables.schema import INSTANCES, TABLES
+from pacspark.tables.search import search
+from pacspark.tables.snapshot import Snapshot
+from pacspark.tables.storage import Storage
+
+_ORDER: Final = (("instance_number", "ascending"), ("sop_instance_uid", "ascending"))
+_HISTORY: Final = pa.schema(
+    [
+        ("table", pa.string()),
+        ("version", pa.int64()),
+        ("committed_at", pa.timestamp("ms", tz="UTC")),
+        ("operation", pa.string()),
+        ("run_id", pa.string()),
+        ("pacspark", pa.string()),
+    ]
+)
+
+
+class Catalog:
+    """An archive to read from; every call sees the newest version, unless `as_of` fixes one.
+
+    Cheap to make and picklable; it keeps the log in memory from one call to the next.
+
+    Parameters
+    ----------
+    storage
+        where the archive is
+    as_of
+        a version of `instances`, or a moment (local time where it has no zone): every table is seen
+        as it was then
+    """
+
+    def __init__(self, storage: Storage, as_of: int | datetime | None = None) -> None:
+        self.storage = storage
+        self.as_of = as_of
+        self._snapshots: dict[str, Snapshot] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.storage, self.as_of)
+
+    def __repr__(self) -> str:
+        return f"Catalog({self.storage.root!r}, as_of={self.as_of!r})"
+
+    # what there is
+
+    def find(self, level: str, query: Query) -> pa.Table:
+        """Find patients, studies, series or instances by PS3.4 matching.
+
+        Parameters
+        ----------
+        level
+            patient, study, series or instance
+        query
+            from :func:`pacspark.dicom.matching.parse_query`, for the same level
+
+        Returns
+        -------
+        pyarrow.Table
+            a row per match, ordered; columns named by DICOM keyword: the promoted attributes of the
+            level and those above it, what the query names, and the counts that PS3.4 C.6 computes
+
+        Raises
+        ------
+        UsageError
+            where `level` is not that of the query
+        """
+        if level != query.level:
+            message = f"level: expected {query.level}, which the query is for, found {level!r}"
+            raise UsageError(message)
+        return search(self._snapshot("instances"), query)
+
+    def known(self, uids: Iterable[str]) -> dict[str, str]:
+        """Tell which SOP Instance UIDs are in the archive, and the SHA-256 of their bytes."""
+        wanted = list(dict.fromkeys(uids))
+        if not wanted:
+            return {}
+        found = self._rows_of(wanted, ("sop_instance_uid", "sha256")).to_pydict()
+        return dict(zip(found["sop_instance_uid"], found["sha256"], strict=True))
+
+    def instance(self, uid: str, columns: Sequence[str] | None = None) -> dict[str, Any]:
+        """Give the row of one instance.
+
+        Parameters
+        ----------
+        uid
+            its SOP Instance UID
+        columns
+            of `instances`; None for all, ``dicom_json`` included
+
+        Raises
+        ------
+        InstanceNotFoundError
+            where the archive does not hold it
+        """
+        rows = self._rows_of([uid], _columns(columns))
+        if not rows.num_rows:
+            message = f"{self.storage.root}: no instance with the SOP Instance UID {uid[:64]!r}"
+            raise InstanceNotFoundError(message)
+        row: dict[str, Any] = rows.slice(0, 1).to_pylist()[0]
+        return row
+
+    def has_series(self, uid: str) -> bool:
+        """Tell whether the archive has an instance of a series."""
+        return bool(self._of("series_instance_uid", uid, ("series_instance_uid",)).num_rows)
+
+    def instances_of(self, series_uid: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Give the rows of a series, by instance number and UID.
+
+        Parameters
+        ----------
+        series_uid
+            a Series Instance UID
+        columns
+            of `instances`; None for all, ``dicom_json`` included: name what you need where a series
+            is long
+
+        Raises
+        ------
+        SeriesNotFoundError
+            where the archive does not hold it; the message says what else the UID is
+        """
+        names = _columns(columns)
+        needed = tuple(dict.fromkeys([*names, *(name for name, _ in _ORDER)]))
+        rows = self._of("series_instance_uid", series_uid, needed)
+        if not rows.num_rows:
+            message = f"{self.storage.root}: no series {series_uid[:64]!r}{self._hint(series_uid)}"
+            raise SeriesNotFoundError(message)
+        return rows.sort_by(list(_ORDER)).select(names)
+
+    def _hint(self, uid: str) -> str:
+        series = self._of("study_instance_uid", uid, ("series_instance_uid",))
+        if series.num_rows:
+            uids = sorted(set(series["series_instance_uid"].to_pylist()))
+            more = f" and {len(uids) - 3} more" if len(uids) > 3 else ""
+            return f": it is a study, with the series {', '.join(uids[:3])}{more}"
+        instance = self._rows_of([uid], ("series_instance_uid",))
+        if instance.num_rows:
+            return f": it is an instance, of the series {instance['series_instance_uid'][0]}"
+        return "; `pacspark find --level series` lists those that there are"
+
+    # bytes
+
+    def read_object(self, row: Mapping[str, Any]) -> bytes:
+        """Read a whole object as it was received, and check its digest.
+
+        Parameters
+        ----------
+        row
+            of `instances` or `rejects`, with the columns of `schema.LOCATION_COLUMNS`
+
+        Raises
+        ------
+        StorageError
+            where the bytes are gone or are not what was stored
+        """
+        return b"".join(self.stream_object(row))
+
+    def stream_object(self, row: Mapping[str, Any]) -> Iterator[bytes]:
+        """Read an object piece by piece, at most 16 MiB each.
+
+        The digest is known only at the end: the error that tells of changed bytes comes after the
+        last piece.
+        """
+        digest = hashlib.sha256()
+        for start in range(0, max(row["size_bytes"], 1), PIECE_BYTES):
+            piece = self.read_range(row, start, min(PIECE_BYTES, row["size_bytes"] - start))
+            digest.update(piece)
+            yield piece
+        if digest.hexdigest() != row["sha256"]:
+            message = (
+                f"{self.storage.root}: objects/{row['object_file']}: expected bytes of SHA-256 "
+                f"{row['sha256']}, found {digest.hexdigest()}"
+            )
+            raise StorageError(message)
+
+    def read_range(self, row: Mapping[str, Any], start: int, length: int) -> bytes:
+        """Read a part of an object: one range read for each of the pieces it touches.
+
+        Parameters
+        ----------
+        row
+            of `instances` or `rejects`, with the columns of `schema.LOCATION_COLUMNS`
+        start, length
+            in bytes of the object
+
+        Raises
+        ------
+        UsageError
+            where the object has no such bytes
+        StorageError
+            where they cannot be read
+        """
+        offsets = row["object_offsets"]
+        if offsets is None:
+            message = f"{row.get('source')}: the bytes of this input were not kept"
+            raise UsageError(message)
+        if start < 0 or length < 0 or start + length > row["size_bytes"]:
+            message = (
+                f"bytes: expected a range within the object's {row['size_bytes']} bytes, found "
+                f"{length} from {start}"
+            )
+            raise UsageError(message)
+        if not length:
+            return b""
+        path = self.storage.path("objects", row["object_file"])
+        parts = []
+        with (
+            self.storage.errors(f"read objects/{row['object_file']}"),
+            self.storage.filesystem.open_input_file(path) as stream,
+        ):
+            for number in range(start // PIECE_BYTES, (start + length - 1) // PIECE_BYTES + 1):
+                first = max(start - number * PIECE_BYTES, 0)
+                last = min(start + length - number * PIECE_BYTES, PIECE_BYTES)
+                part = stream.read_at(last - first, offsets[number] + first)
+                if len(part) != last - first:
+                    message = f"{path}: expected {last - first} bytes, found {len(part)}"
+                    raise OSError(message)
+                parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # the other tables
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read a whole table, or some columns of it; for the small ones."""
+        return self._snapshot(name).read(columns or TABLES[name].arrow_schema.names)
+
+    def runs(self) -> pa.Table:
+        """Give the runs, the newest last."""
+        return self.table("runs").sort_by([("started_at", "ascending"), ("run_id", "ascending")])
+
+    def rejects(self) -> pa.Table:
+        """Give the refused inputs, the newest last."""
+        return self.table("rejects").sort_by([("received_at", "ascending")])
+
+    def files_of(self, name: str, where: Mapping[str, Any] | None = None) -> list[str]:
+        """List files that can hold rows with some values, as paths relative to the table's folder.
+
+        Parameters
+        ----------
+        name
+            of the table
+        where
+            column -> value; statistics decide, so files without such rows can be among them
+        """
+        wanted = {column: [value] for column, value in (where or {}).items()}
+        return [file.path for file in self._snapshot(name).files(wanted)]
+
+    def version(self, name: str = "instances") -> int:
+        """Give the version of a table that this catalog sees."""
+        return self._snapshot(name).version
+
+    def versions(self) -> pa.Table:
+        """List every version of every table, the newest last: when it was made, and by which run.
+
+        Columns: table, version, committed_at, operation, run_id, pacspark (version of the code).
+        """
+        rows = [row for name in TABLES for row in self._history(name)]
+        rows.sort(key=lambda row: (row["committed_at"], row["table"], row["version"]))
+        return pa.Table.from_pylist(rows, schema=_HISTORY)
+
+    def history(self) -> pa.Table:
+        """List every version of every table; another name of :meth:`versions`."""
+        return self.versions()
+
+    def _history(self, name: str) -> Iterator[dict[str, Any]]:
+        snapshot = self._snapshot(name)
+        with self.storage.errors(f"read the history of {name}"):
+            entries = snapshot.delta.history()
+        for age, entry in enumerate(entries):
+            origin = _origin(entry.get("userMetadata"))
+            yield {
+                "table": name,
+                "version": snapshot.version - age,
+                "committed_at": datetime.fromtimestamp(entry["timestamp"] / 1000, UTC),
+                "operation": origin.get("operation", entry.get("operation")),
+                "run_id": origin.get("run_id"),
+                "pacspark": origin.get("pacspark"),
+            }
+
+    def _snapshot(self, name: str) -> Snapshot:
+        snapshot = self._snapshots.get(name)
+        if snapshot is None:
+            as_of = self.as_of
+            if isinstance(as_of, int) and name != "instances":
+                as_of = self._end_of(as_of)
+            snapshot = self._snapshots[name] = Snapshot(self.storage, name, as_of)
+        elif self.as_of is None:
+            snapshot.refresh()
+        return snapshot
+
+    def _end_of(self, version: int) -> datetime | None:
+        """Give the last moment at which a version of `instances` was the newest; None for now."""
+        newest = Catalog(self.storage)
+        for row in newest._history("instances"):
+            if row["version"] == version + 1:
+                committed_at: datetime = row["committed_at"]
+                return committed_at - timedelta(milliseconds=1)
+        return None
+
+    def _of(self, column: str, uid: str, columns: Sequence[str]) -> pa.Table:
+        snapshot = self._snapshot("instances")
+        return snapshot.read(columns, ds.field(column) == uid, snapshot.files({column: [uid]}))
+
+    def _rows_of(self, uids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        files = self._snapshot("instances").files({"sop_instance_uid": uids})
+        found = [find_rows(self.storage, file, uids, columns) for file in files]
+        if not found:
+            schema = pa.schema([INSTANCES.arrow_schema.field(name) for name in columns])
+            return schema.empty_table()
+        return pa.concat_tables(found)
+
+
+def _columns(columns: Sequence[str] | None) -> list[str]:
+    names = INSTANCES.arrow_schema.names
+    if columns is None:
+        return list(names)
+    unknown = [name for name in columns if name not in names]
+    if unknown:
+        message = f"columns: expected columns of instances, found {', '.join(unknown)}"
+        raise UsageError(message)
+    return list(columns)
+
+
+def _origin(text: str | None) -> dict[str, Any]:
+    """Read what :mod:`pacspark.tables.writer` wrote about a commit; nothing for others' commits."""
+    try:
+        origin = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return origin if isinstance(origin, dict) else {}

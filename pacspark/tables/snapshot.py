@@ -1,0 +1,165 @@
+"""One version of one table: its active files and which of them can hold a value.
+
+Only what the Delta log lists is read; a file that lies beside it is nobody's.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import DeltaTable
+
+from pacspark.errors import UsageError
+from pacspark.tables.schema import TABLES
+from pacspark.tables.storage import Storage
+
+_FORMAT: Final = ds.ParquetFileFormat()
+_BATCH_ROWS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveFile:
+    """A file that a version of a table lists.
+
+    Attributes
+    ----------
+    path
+        relative to the folder of the table
+    size_bytes
+        of the file
+    """
+
+    path: str
+    size_bytes: int
+
+
+class Snapshot:
+    """One version of one table.
+
+    Parameters
+    ----------
+    storage
+        the archive
+    name
+        of the table
+    as_of
+        a version, a moment, or None for the newest
+
+    Raises
+    ------
+    ArchiveNotFoundError
+        where there is no such table
+    UsageError
+        where it has no such version
+    """
+
+    def __init__(self, storage: Storage, name: str, as_of: int | datetime | None = None) -> None:
+        self.storage = storage
+        self.spec = TABLES[name]
+        self._actions: pa.Table | None = None
+        with storage.errors(f"open the table {name}"):
+            self.delta = DeltaTable(storage.table_uri(name), storage_options=storage.delta_options)
+            newest = self.delta.version()
+            if isinstance(as_of, int):
+                if not 0 <= as_of <= newest:
+                    message = f"as_of: expected a version from 0 to {newest}, found {as_of}"
+                    raise UsageError(message)
+                self.delta.load_as_version(as_of)
+            elif as_of is not None:
+                self.delta.load_as_version(as_of if as_of.tzinfo else as_of.astimezone())
+
+    @property
+    def version(self) -> int:
+        """The version that this snapshot shows."""
+        return int(self.delta.version())
+
+    def refresh(self) -> None:
+        """Move on to the newest version."""
+        before = self.version
+        with self.storage.errors(f"read the log of {self.spec.name}"):
+            self.delta.update_incremental()
+        if self.version != before:
+            self._actions = None
+
+    def files(self, where: Mapping[str, Sequence[Any]] | None = None) -> list[ActiveFile]:
+        """List the active files that can hold rows with these values, judged by statistics.
+
+        Parameters
+        ----------
+        where
+            column -> wanted values; a row has to have one of them in every column
+        """
+        actions = self._add_actions()
+        kept: Iterator[int] = iter(range(actions.num_rows))
+        for name, values in (where or {}).items():
+            if f"min.{name}" in actions.column_names and f"max.{name}" in actions.column_names:
+                low, high = actions[f"min.{name}"].to_pylist(), actions[f"max.{name}"].to_pylist()
+                wanted = sorted(values)
+                kept = iter([i for i in kept if _between(wanted, low[i], high[i])])
+        paths, sizes = actions["path"].to_pylist(), actions["size_bytes"].to_pylist()
+        return [ActiveFile(paths[i], sizes[i]) for i in kept]
+
+    def read(
+        self,
+        columns: Sequence[str],
+        where: ds.Expression | None = None,
+        files: Sequence[ActiveFile] | None = None,
+    ) -> pa.Table:
+        """Read some columns of the rows that an expression keeps.
+
+        Parameters
+        ----------
+        columns
+            nothing else is read
+        where
+            None for all rows
+        files
+            the files to look into, from :meth:`files`; None for all
+        """
+        with self.storage.errors(f"read the table {self.spec.name}"):
+            return self._dataset(files).to_table(columns=list(columns), filter=where)
+
+    def batches(
+        self,
+        columns: Sequence[str],
+        where: ds.Expression | None = None,
+        files: Sequence[ActiveFile] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Read the same as :meth:`read`, a bounded number of rows at a time."""
+        with self.storage.errors(f"read the table {self.spec.name}"):
+            yield from self._dataset(files).to_batches(
+                columns=list(columns), filter=where, batch_size=_BATCH_ROWS, batch_readahead=1
+            )
+
+    def _dataset(self, files: Sequence[ActiveFile] | None) -> ds.FileSystemDataset:
+        # fragments of known size: an object store is not asked for each file's size first
+        filesystem = self.storage.filesystem
+        fragments = [
+            _FORMAT.make_fragment(
+                self.storage.path(self.spec.name, file.path), filesystem, file_size=file.size_bytes
+            )
+            for file in (self.files() if files is None else files)
+        ]
+        return ds.FileSystemDataset(fragments, self.spec.arrow_schema, _FORMAT, filesystem)
+
+    def transaction_version(self, application: str) -> int | None:
+        """Give the last transaction of an application that this version has seen."""
+        version: int | None = self.delta.transaction_version(application)
+        return version
+
+    def _add_actions(self) -> pa.Table:
+        if self._actions is None:
+            with self.storage.errors(f"read the log of {self.spec.name}"):
+                self._actions = pa.table(self.delta.get_add_actions(flatten=True))
+        return self._actions
+
+
+def _between(wanted: Sequence[Any], low: Any, high: Any) -> bool:
+    """Tell whether a file whose values lie between two bounds can hold one of these."""
+    if low is None or high is None:
+        return True
+    return bisect_left(wanted, low) < bisect_right(wanted, high)

@@ -1,0 +1,314 @@
+"""The one place that commits.
+
+Every commit is a compare-and-set on the table's version: it names the version that it has seen,
+and fails where another writer was faster. Then what came between is read and the commit is tried
+again. So two writers that both saw "not there yet" cannot both store a SOP instance, on a disk, on
+HDFS and on S3 alike. `userMetadata` of each commit holds run, operation and version of pacspark, as
+JSON.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+from deltalake import CommitProperties
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction, Transaction
+
+from pacspark import __version__
+from pacspark.errors import CommitConflictError, StorageError
+from pacspark.tables.datafile import AddedFile, DataFile
+from pacspark.tables.lookup import find_rows
+from pacspark.tables.schema import INSTANCES, TABLES
+from pacspark.tables.snapshot import Snapshot
+from pacspark.tables.storage import Storage
+
+MAX_ATTEMPTS: Final = 100
+_FIRST_PAUSE_S: Final = 0.005
+_LONGEST_PAUSE_S: Final = 1.0
+_CLUSTERING: Final = (
+    ("study_instance_uid", "ascending"),
+    ("series_instance_uid", "ascending"),
+    ("instance_number", "ascending"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitOutcome:
+    """What became of the rows of one :func:`commit_instances`, each as it came in.
+
+    Attributes
+    ----------
+    stored
+        are in the archive now
+    duplicates
+        were there before, or earlier in the batch, with the same bytes
+    conflicts
+        have the SOP Instance UID of an object with other bytes, which stays
+    version
+        of `instances` that shows all this
+    """
+
+    stored: pa.Table
+    duplicates: pa.Table
+    conflicts: list[dict[str, Any]]
+    version: int
+
+    @property
+    def duplicate(self) -> int:
+        """The number of duplicates."""
+        return int(self.duplicates.num_rows)
+
+
+def commit_files(
+    storage: Storage,
+    table_name: str,
+    added: Sequence[AddedFile],
+    *,
+    app_transaction: tuple[str, int] | None = None,
+    run_id: str,
+    operation: str,
+) -> int:
+    """Make finished data files visible, all in one step.
+
+    Parameters
+    ----------
+    storage
+        the archive
+    table_name
+        the table that the files were written for
+    added
+        from :meth:`DataFile.close` and :meth:`ObjectFile.close`
+    app_transaction
+        name and number of what is committed: where the table has seen this number of this name, or
+        a later one, nothing is done. Numbers of a name have to grow
+    run_id, operation
+        for the history
+
+    Returns
+    -------
+    int
+        a version of the table that shows the files
+
+    Raises
+    ------
+    CommitConflictError
+        where other writers won every attempt
+    StorageError
+        where the storage fails
+    """
+    snapshot = Snapshot(storage, table_name)
+
+    def files(now: Snapshot) -> Sequence[AddedFile]:
+        if app_transaction is not None:
+            seen = now.transaction_version(app_transaction[0])
+            if seen is not None and seen >= app_transaction[1]:
+                return ()
+        return added
+
+    return _compare_and_set(snapshot, files, app_transaction, run_id, operation)
+
+
+def append_rows(
+    storage: Storage,
+    table_name: str,
+    rows: pa.Table,
+    *,
+    app_transaction: tuple[str, int] | None = None,
+    run_id: str,
+    operation: str,
+) -> int:
+    """Write rows into one data file and commit it; for the small tables.
+
+    Parameters and errors are those of :func:`commit_files`.
+    """
+    spec = TABLES[table_name]
+    with DataFile(storage, spec) as file:
+        file.append(rows.select(spec.arrow_schema.names).cast(spec.arrow_schema))
+    return commit_files(
+        storage,
+        table_name,
+        [file.close()],
+        app_transaction=app_transaction,
+        run_id=run_id,
+        operation=operation,
+    )
+
+
+def commit_instances(
+    storage: Storage, rows: pa.Table, *, run_id: str, operation: str = "ingest"
+) -> CommitOutcome:
+    """Make instances part of the archive: at most one row per SOP Instance UID, ever.
+
+    Parameters
+    ----------
+    storage
+        the archive
+    rows
+        of `instances`, whose bytes are committed to `objects` already; of several with one UID the
+        first counts
+    run_id, operation
+        for the history
+
+    Raises
+    ------
+    CommitConflictError
+        where other writers won every attempt; none of the rows is stored then
+    StorageError
+        where the storage fails
+    """
+    rows = rows.select(INSTANCES.arrow_schema.names).cast(INSTANCES.arrow_schema)
+    batch = _Batch(storage, rows)
+    version = _compare_and_set(Snapshot(storage, "instances"), batch.files, None, run_id, operation)
+    return CommitOutcome(
+        _take(rows, batch.stored),
+        _take(rows, batch.duplicates),
+        _take(rows, batch.conflicts).to_pylist(),
+        version,
+    )
+
+
+class _Batch:
+    """Rows on their way: which of them are new, as seen from one version after the other."""
+
+    def __init__(self, storage: Storage, rows: pa.Table) -> None:
+        self._storage = storage
+        self._rows = rows
+        self._uids: list[str] = rows["sop_instance_uid"].to_pylist()
+        self._digests: list[str] = rows["sha256"].to_pylist()
+        self._known_of_file: dict[str, dict[str, str]] = {}
+        self._file: tuple[list[int], AddedFile] | None = None
+        self.stored: list[int] = []
+        self.duplicates: list[int] = []
+        self.conflicts: list[int] = []
+
+    def files(self, snapshot: Snapshot) -> Sequence[AddedFile]:
+        """Give the file that stores what is new to a version: none where nothing is."""
+        self._sort_out(self._known(snapshot))
+        if self._file is not None and self._file[0] == self.stored:
+            return (self._file[1],)
+        self.discard()
+        if not self.stored:
+            return ()
+        with DataFile(self._storage, INSTANCES) as file:
+            file.append(_take(self._rows, self.stored).sort_by(list(_CLUSTERING)))
+        self._file = (self.stored, file.close())
+        return (self._file[1],)
+
+    def discard(self) -> None:
+        """Remove the file of an attempt that failed: its version belongs to somebody else now."""
+        if self._file is not None:
+            path = self._storage.path("instances", self._file[1].path)
+            with suppress(OSError, pa.ArrowException):
+                self._storage.filesystem.delete_file(path)
+            self._file = None
+
+    def _known(self, snapshot: Snapshot) -> dict[str, str]:
+        """Look the UIDs up, in the files that earlier attempts have not looked into."""
+        known: dict[str, str] = {}
+        for file in snapshot.files({"sop_instance_uid": self._uids}) if self._uids else ():
+            if file.path not in self._known_of_file:
+                found = find_rows(
+                    self._storage, file, self._uids, ("sop_instance_uid", "sha256")
+                ).to_pydict()
+                self._known_of_file[file.path] = dict(
+                    zip(found["sop_instance_uid"], found["sha256"], strict=True)
+                )
+            known |= self._known_of_file[file.path]
+        return known
+
+    def _sort_out(self, known: dict[str, str]) -> None:
+        self.stored, self.duplicates, self.conflicts = [], [], []
+        seen = dict(known)
+        for number, (uid, digest) in enumerate(zip(self._uids, self._digests, strict=True)):
+            if uid not in seen:
+                seen[uid] = digest
+                self.stored.append(number)
+            elif seen[uid] == digest:
+                self.duplicates.append(number)
+            else:
+                self.conflicts.append(number)
+
+
+def _compare_and_set(
+    snapshot: Snapshot,
+    files: Callable[[Snapshot], Sequence[AddedFile]],
+    app_transaction: tuple[str, int] | None,
+    run_id: str,
+    operation: str,
+) -> int:
+    """Commit what `files` gives for the newest version, as the version after it."""
+    storage, name = snapshot.storage, snapshot.spec.name
+    tried: Sequence[AddedFile] = ()
+    for attempt in range(MAX_ATTEMPTS):
+        if tried and _lists(snapshot, tried):
+            # the commit arrived and only the answer was lost
+            return snapshot.version
+        tried = files(snapshot)
+        if not tried:
+            return snapshot.version
+        try:
+            _commit(snapshot, tried, app_transaction, run_id, operation)
+        except CommitFailedError:
+            # jitter, so that writers which failed together do not fail together again
+            ceiling_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt, 16))
+            time.sleep(random.uniform(0, ceiling_s))  # noqa: S311
+            snapshot.refresh()
+        except (DeltaError, OSError):
+            # whether the commit arrived is unknown: look, and never remove its files
+            with suppress(StorageError):
+                snapshot.refresh()
+                if _lists(snapshot, tried):
+                    return snapshot.version
+            with storage.errors(f"commit to {name}"):
+                raise
+        else:
+            return snapshot.version + 1
+    if _lists(snapshot, tried):
+        return snapshot.version
+    message = (
+        f"{storage.root}: {name}: other writers were faster {MAX_ATTEMPTS} times in a row; repeat "
+        "the command when there are fewer"
+    )
+    raise CommitConflictError(message)
+
+
+def _commit(
+    snapshot: Snapshot,
+    added: Sequence[AddedFile],
+    app_transaction: tuple[str, int] | None,
+    run_id: str,
+    operation: str,
+) -> None:
+    origin = {"operation": operation, "run_id": run_id, "pacspark": __version__}
+    snapshot.delta.create_write_transaction(
+        [
+            AddAction(file.path, file.size_bytes, {}, file.modified_ms, True, file.statistics)
+            for file in added
+        ],
+        "append",
+        snapshot.delta.schema(),
+        commit_properties=CommitProperties(
+            custom_metadata={"userMetadata": json.dumps(origin)},
+            max_commit_retries=0,
+            app_transactions=None if app_transaction is None else [Transaction(*app_transaction)],
+        ),
+    )
+    version = snapshot.version + 1
+    with snapshot.storage.errors(f"commit to {snapshot.spec.name}"):
+        entry = snapshot.storage.path(snapshot.spec.name, "_delta_log", f"{version:020}.json")
+        snapshot.storage.make_durable(entry)
+
+
+def _lists(snapshot: Snapshot, added: Sequence[AddedFile]) -> bool:
+    paths = {file.path for file in snapshot.files()}
+    return all(file.path in paths for file in added)
+
+
+def _take(rows: pa.Table, numbers: Sequence[int]) -> pa.Table:
+    return rows.take(pa.array(numbers, pa.int64()))
