@@ -66,16 +66,16 @@ def _body(value: str, *, person_name: bool, atomic: bool) -> str:
         return f"(?:[^=]*=){{0,2}}{_person_name_group(texts[0], atomic=atomic)}(?:=.*)?"
     body, optional = "", True
     for text in reversed(texts):
-        # a group that may be anything may be absent, if all that follow may
-        optional = optional and not text.strip("*")
+        # a group that may be empty may be absent, if all that follow may
+        optional = optional and not text.strip("*^")
         group = f"={_person_name_group(text, atomic=atomic)}{body}"
         body = f"(?:{group})?" if optional else group
     return f"{body.removeprefix('=')}(?:=.*)?"
 
 
 def _person_name_group(text: str, *, atomic: bool) -> str:
-    if not text:
-        return "[^=]*"
+    if not text.strip("^"):
+        return "[^=]*"  # an empty group asks for nothing
     end = _OPEN_COMPONENTS.search(text)
     start = len(text) if end is None else end.start()
     tail = text[start:]

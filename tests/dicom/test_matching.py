@@ -91,7 +91,9 @@ def name_oracle(pattern: str, name: str) -> bool:
     if len(asked) == 1:
         return any(same(asked[0], group) for group in groups[:3])
     groups += [""] * (len(asked) - len(groups))
-    return all(not one or same(one, other) for one, other in zip(asked, groups, strict=False))
+    return all(
+        not one.strip("^") or same(one, other) for one, other in zip(asked, groups, strict=False)
+    )
 
 
 @cache
