@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pydicom.uid import UID
+from pydicom.uid import AllTransferSyntaxes
 
 FrameKind = Literal["none", "native", "encapsulated", "deflated"]
 
@@ -18,6 +18,7 @@ _VIDEO: Final = re.compile(r"1\.2\.840\.10008\.1\.2\.(4\.10[0-8](\.1)?|7\.[0-9]+
 _DEFLATED: Final = frozenset(
     {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
 )
+_ENCAPSULATED: Final = frozenset(str(uid) for uid in AllTransferSyntaxes if uid.is_encapsulated)
 # JPEG, JPEG-LS and JPEG 2000 all end with this mark; padding may follow it
 END_OF_IMAGE: Final = b"\xff\xd9"
 END_OF_IMAGE_REACH_BYTES: Final = 10
@@ -139,8 +140,7 @@ def native_frames(
     if row["photometric_interpretation"] in {"YBR_FULL_422", "YBR_PARTIAL_422"}:
         frame_size_bits = frame_size_bits * 2 // 3
     count = frame_count(row)
-    uid = UID(transfer_syntax_uid)
-    compressed = uid.is_transfer_syntax and uid.is_encapsulated
+    compressed = transfer_syntax_uid in _ENCAPSULATED
     if compressed or not frame_size_bits or count * frame_size_bits > length * 8:
         return FrameIndex("native", 0, offset, length)
     return FrameIndex("native", count, offset, length, frame_size_bits)

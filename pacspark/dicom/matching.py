@@ -127,14 +127,15 @@ def parse_query(
 
 
 def _key(name: str) -> QueryKey:
-    if "." in name:
-        message = f"{name}: matching inside sequences is not supported"
+    shown = name[:64] if name.isprintable() else repr(name[:64])
+    if re.fullmatch(r"[0-9A-Za-z]+(?:\.[0-9A-Za-z]+)+", name):
+        message = f"{shown}: matching inside sequences is not supported"
         raise QueryError(message)
     tag = int(name, 16) if re.fullmatch("[0-9A-Fa-f]{8}", name) else tag_for_keyword(name)
     if tag is None:
         near = difflib.get_close_matches(name, BY_KEYWORD, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        message = f"{name[:64]}: expected a DICOM keyword or a tag of eight hex digits{hint}"
+        message = f"{shown}: expected a DICOM keyword or a tag of eight hex digits{hint}"
         raise QueryError(message)
     promoted = BY_TAG.get(tag)
     if promoted is not None:

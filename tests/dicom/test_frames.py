@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.encaps import generate_frames
 
@@ -49,6 +49,7 @@ def fragmented_frames(draw: st.DrawFn) -> list[list[bytes]]:
     return draw(st.lists(st.lists(fragment, min_size=1, max_size=3), min_size=1, max_size=6))
 
 
+@settings(deadline=None)
 @given(fragmented_frames(), st.sampled_from(["basic", "extended"]))
 def test_frame_index__does_follow_offset_tables(frames: list[list[bytes]], table: str) -> None:
     data = encapsulated(
@@ -62,6 +63,7 @@ def test_frame_index__does_follow_offset_tables(frames: list[list[bytes]], table
     assert bool(index.fragments_of_frame) == any(len(fragments) > 1 for fragments in frames)
 
 
+@settings(deadline=None)
 @given(fragmented_frames())
 def test_frame_index__does_find_frames_by_their_end_marks(frames: list[list[bytes]]) -> None:
     marked = [
@@ -128,6 +130,7 @@ def test_frame_index__does_cut_native_frames(n_frames: int, bits: int, samples: 
     assert all(index.first_bit(frame) == 0 for frame in range(n_frames))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
 def test_frame_index__does_cut_frames_of_single_bits(
     n_frames: int, n_rows: int, n_columns: int
