@@ -1,0 +1,27 @@
+"""The physics: geometry, preprocessing, reconstruction; NumPy, SciPy's FFT and Numba.
+
+Names are resolved on first use, so that the vocabulary of geometry does not load a compiler.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "ConeBeamGeometry": "geometry",
+    "FlatPanel": "geometry",
+    "Geometry": "geometry",
+    "ParallelBeamGeometry": "geometry",
+    "VolumeGrid": "geometry",
+    "FDKOptions": "filtering",
+    "SlabReconstruction": "fdk",
+    "reconstruct_fdk": "fdk",
+}
+
+__all__ = list(_HOMES)  # noqa: PLE0605 -- the table is the list
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

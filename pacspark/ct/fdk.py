@@ -1,0 +1,250 @@
+"""FDK (Feldkamp, Davis and Kress, J. Opt. Soc. Am. A 1, 1984) on one machine, and its one-row and
+parallel relatives.
+
+`SlabReconstruction` does the work: it takes blocks of views in any order and adds them to a slab.
+`reconstruct_fdk` feeds it a whole array; Spark tasks feed it what they read. Checks are here,
+arithmetic is in `filtering` and `kernels`.
+"""
+
+import math
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from pacspark.ct.filtering import FDKOptions, RowFilter
+from pacspark.ct.geometry import (
+    ConeBeamGeometry,
+    Geometry,
+    VolumeGrid,
+    largest_gap_rad,
+)
+from pacspark.ct.kernels.backproject import RUN
+from pacspark.ct.kernels.variants import VARIANTS, available_variants, default_variant
+from pacspark.errors import GeometryError, ProjectionDataError, UsageError
+
+WORK_BYTES = 48 << 20
+"""Views are filtered in runs that need about this much beside the slab."""
+LARGEST_GAP_RAD = math.radians(20)
+"""A larger arc without views is a scan that does not close, unless its steps are that coarse."""
+
+
+class SlabReconstruction:
+    """Adds filtered views to a slab of a volume; blocks of views may come in any order.
+
+    Parameters
+    ----------
+    geometry
+        The whole scan.
+    grid
+        The slab, or a whole volume. A voxel that a view does not see gets nothing from that view.
+    options
+        Filter and cut-off.
+    n_threads
+        Threads of the transforms and the kernel.
+    variant
+        ``avx512``, ``avx2`` or ``portable``; None: the fastest here.
+
+    Raises
+    ------
+    GeometryError
+        When the views do not close the circle or the grid reaches the source.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        grid: VolumeGrid,
+        options: FDKOptions | None = None,
+        n_threads: int = 1,
+        variant: str | None = None,
+    ) -> None:
+        _require_closed(geometry)
+        self._geometry = geometry
+        self._grid = grid
+        self._n_threads = n_threads
+        self._kernel = VARIANTS[variant or default_variant()][0]
+        if variant is not None and variant not in available_variants():
+            message = f"variant: expected one of {available_variants()}, found {variant!r}"
+            raise UsageError(message)
+        self.row_band = geometry.row_band(grid)
+        """Detector rows ``(start, stop)`` that the slab needs."""
+        self._filter = RowFilter(geometry, *self.row_band, options or FDKOptions())
+        n_z, n_y, n_x = grid.shape
+        # runs of slices begin at absolute multiples of RUN: see kernels.backproject
+        self._lead = grid.z_start % RUN
+        n_padded = math.ceil((self._lead + n_z) / RUN) * RUN
+        self._slab = np.zeros((n_y, n_x, n_padded), np.float32)
+
+    def add(self, projections: NDArray[np.float32], angle_start: int = 0) -> None:
+        """Filter views and add them to the slab.
+
+        Parameters
+        ----------
+        projections
+            ``(n, row_stop - row_start, n_columns)`` line integrals of the views ``angle_start..``,
+            float32.
+        angle_start
+            Index in the scan of the first of them.
+
+        Raises
+        ------
+        ProjectionDataError
+            When the shape is not that, or a value is not finite.
+        """
+        row_start, row_stop = self.row_band
+        expected = (row_stop - row_start, self._geometry.detector.n_columns)
+        if projections.ndim != 3 or projections.shape[1:] != expected:
+            message = (
+                f"projections: expected shape (n, {expected[0]}, {expected[1]}), found "
+                f"{projections.shape}"
+            )
+            raise ProjectionDataError(message)
+        if not 0 <= angle_start <= self._geometry.n_angles - len(projections):
+            message = (
+                f"angle_start: expected 0 to {self._geometry.n_angles - len(projections)}, found "
+                f"{angle_start}"
+            )
+            raise ProjectionDataError(message)
+        at_once = self._filter.angles_within(WORK_BYTES)
+        before = numba.get_num_threads()
+        numba.set_num_threads(min(self._n_threads, numba.config.NUMBA_NUM_THREADS))
+        try:
+            for start in range(0, len(projections), at_once):
+                block = np.asarray(projections[start : start + at_once], np.float32)
+                _require_finite(block, angle_start + start, row_start)
+                self._backproject(
+                    self._filter.filter(block, angle_start + start, self._n_threads),
+                    angle_start + start,
+                )
+        finally:
+            numba.set_num_threads(before)
+
+    def result(self) -> NDArray[np.float32]:
+        """Return the slab so far, float32 ``(n_z, n_y, n_x)``, 1/mm."""
+        n_z = self._grid.shape[0]
+        inside = self._slab[:, :, self._lead : self._lead + n_z]
+        return np.ascontiguousarray(inside.transpose(2, 0, 1))
+
+    def _backproject(self, filtered: NDArray[np.float32], angle_start: int) -> None:
+        geometry, grid = self._geometry, self._grid
+        detector = geometry.detector
+        angles = geometry.gantry_angles_rad[angle_start : angle_start + len(filtered)]
+        cone = isinstance(geometry, ConeBeamGeometry)
+        # rows of the kernel rise with v, whatever their order in the data
+        row_start, row_stop = self.row_band
+        first_row = detector.n_rows - row_stop if detector.row_order == "top_down" else row_start
+        n_z = grid.shape[0] if grid.parent_n_z is None else grid.parent_n_z
+        self._kernel(
+            filtered,
+            self._slab,
+            np.cos(angles),
+            np.sin(angles),
+            grid.x_mm,
+            grid.y_mm,
+            geometry.source_to_isocenter_mm if cone else 1.0,
+            geometry.source_to_detector_mm if cone else 1.0,
+            1 / detector.column_spacing_mm,
+            (detector.n_columns - 1) / 2 - detector.offset_u_mm / detector.column_spacing_mm + 1,
+            1 / detector.row_spacing_mm,
+            (detector.n_rows - 1) / 2 - detector.offset_v_mm / detector.row_spacing_mm,
+            grid.center_mm[0] - (n_z - 1) / 2 * grid.voxel_mm[0],
+            grid.voxel_mm[0],
+            grid.z_start - self._lead,
+            first_row,
+            not cone,
+        )
+
+
+def reconstruct_fdk(
+    projections: NDArray[np.float32],
+    geometry: Geometry,
+    grid: VolumeGrid | None = None,
+    options: FDKOptions | None = None,
+    n_threads: int | None = None,
+) -> NDArray[np.float32]:
+    """Reconstruct a volume from line integrals of a full circle (a half one for parallel rays).
+
+    Parameters
+    ----------
+    projections
+        ``(n_angles, n_rows, n_columns)`` line integrals, dimensionless.
+    geometry
+        Where source and detector were.
+    grid
+        Where the voxels are; None: ``geometry.fit_grid()``.
+    options
+        Filter and cut-off; None: Ram-Lak up to the Nyquist frequency.
+    n_threads
+        Threads; None: as many as Numba is set to use.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 ``(n_z, n_y, n_x)``, attenuation in 1/mm.
+
+    Raises
+    ------
+    ProjectionDataError
+        When shape or values of the projections cannot be.
+    GeometryError
+        When the views do not close the circle or the grid reaches the source.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pacspark.ct import FlatPanel, ParallelBeamGeometry, reconstruct_fdk
+    >>> angles = np.arange(90) * np.pi / 90
+    >>> panel = FlatPanel(n_rows=1, n_columns=65, row_spacing_mm=1.0, column_spacing_mm=1.0)
+    >>> geometry = ParallelBeamGeometry(angles, panel)
+    >>> disk = 2 * np.sqrt(np.maximum(0, 20.0**2 - panel.u_mm**2)) * 0.02
+    >>> projections = np.broadcast_to(disk, (90, 1, 65)).astype(np.float32)
+    >>> volume = reconstruct_fdk(projections, geometry)
+    >>> f"{volume[0, 32, 32]:.4f} {volume[0, 32, 60]:.3f}".replace("-0.000", "0.000")
+    '0.0200 0.000'
+    """
+    projections = np.asarray(projections)
+    detector = geometry.detector
+    expected = (geometry.n_angles, detector.n_rows, detector.n_columns)
+    if projections.shape != expected:
+        message = (
+            f"projections: expected shape (n_angles, n_rows, n_columns) = {expected}, found "
+            f"{projections.shape}"
+        )
+        raise ProjectionDataError(message)
+    if not np.issubdtype(projections.dtype, np.number) or np.iscomplexobj(projections):
+        message = f"projections: expected real numbers, found {projections.dtype}"
+        raise ProjectionDataError(message)
+    if n_threads is not None and n_threads < 1:
+        message = f"n_threads: expected at least 1, found {n_threads}"
+        raise UsageError(message)
+    slab = SlabReconstruction(
+        geometry, grid or geometry.fit_grid(), options, n_threads or numba.get_num_threads()
+    )
+    row_start, row_stop = slab.row_band
+    slab.add(projections[:, row_start:row_stop])
+    return slab.result()
+
+
+def _require_closed(geometry: Geometry) -> None:
+    gap_rad = largest_gap_rad(geometry)
+    period_rad = math.pi if not isinstance(geometry, ConeBeamGeometry) else 2 * math.pi
+    equal_step_rad = period_rad / geometry.n_angles
+    if gap_rad > max(LARGEST_GAP_RAD, 3 * equal_step_rad):
+        message = (
+            f"gantry_angles_rad: expected views all around {math.degrees(period_rad):.0f} degrees, "
+            f"found none for {math.degrees(gap_rad):.1f} degrees; short scans are not supported yet"
+        )
+        raise GeometryError(message)
+
+
+def _require_finite(block: NDArray[np.float32], angle_start: int, row_start: int) -> None:
+    # one sum is cheaper than a test of every value; only a sum that is not finite needs the search
+    if math.isfinite(float(np.sum(block, dtype=np.float64))):
+        return
+    angle, row, column = (int(places[0]) for places in np.nonzero(~np.isfinite(block)))
+    message = (
+        f"projections[{angle_start + angle}, {row_start + row}, {column}]: expected a finite line "
+        f"integral, found {block[angle, row, column]}"
+    )
+    raise ProjectionDataError(message)

@@ -1,0 +1,425 @@
+"""Scanners, detectors and grids, in millimetres and radians.
+
+One convention, right-handed: the origin is the isocenter, z is the rotation axis. At gantry angle
+``beta`` the source lies at ``(cos beta, sin beta, 0)`` times its distance, so it starts on +x and
+moves counterclockwise as seen from +z::
+
+              y                      u = (-sin beta, cos beta, 0)   along a detector row
+              ^    . source          v = (0, 0, 1)                  along a detector column
+              |   /
+              |  / beta              detector point of pixel (row, column):
+      --------o---------> x            (iso_to_source - source_to_detector) * (cos, sin, 0)
+             /|                        + u_mm * u + v_mm * v
+            / |
+      =====+===== detector           u_mm = (column - (n_columns - 1) / 2) * column_spacing + offset_u
+                                     v_mm = +-(row - (n_rows - 1) / 2) * row_spacing + offset_v
+
+``row_order`` says the sign of v: ``top_down`` (row 0 is the highest v) or ``bottom_up``. An offset
+is the position of the detector's centre along +u or +v, from where the ray through the isocenter
+meets it. Clockwise scans have negative angles. In a parallel beam the rays run along
+``-(cos beta, sin beta, 0)`` and u and v mean the same.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pacspark.errors import GeometryError
+
+RowOrder = Literal["top_down", "bottom_up"]
+
+FULL_CIRCLE_RAD = 2 * math.pi
+MAX_SPAN_RAD = 64 * math.pi
+"""Angles that reach further than 32 turns are degrees by mistake."""
+ROW_MARGIN = 2
+"""Rows that a band has beyond the outermost interpolated one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlatPanel:
+    """A flat detector whose columns are parallel to the rotation axis.
+
+    Parameters
+    ----------
+    n_rows, n_columns
+        Pixels along v and u, >= 1.
+    row_spacing_mm, column_spacing_mm
+        Distance of neighbouring rows and columns, > 0.
+    offset_u_mm, offset_v_mm
+        Position of the detector's centre along +u and +v.
+    row_order
+        ``top_down``: row 0 is the highest v; ``bottom_up``: the lowest.
+    """
+
+    n_rows: int
+    n_columns: int
+    row_spacing_mm: float
+    column_spacing_mm: float
+    offset_u_mm: float = 0.0
+    offset_v_mm: float = 0.0
+    row_order: RowOrder = "top_down"
+
+    def __post_init__(self) -> None:
+        for name in ("n_rows", "n_columns"):
+            _require_count(f"detector.{name}", getattr(self, name))
+        for name in ("row_spacing_mm", "column_spacing_mm"):
+            _require_positive(f"detector.{name}", getattr(self, name))
+        for name in ("offset_u_mm", "offset_v_mm"):
+            _require_finite(f"detector.{name}", getattr(self, name))
+        if self.row_order not in {"top_down", "bottom_up"}:
+            message = (
+                f"detector.row_order: expected top_down or bottom_up, found {self.row_order!r}"
+            )
+            raise GeometryError(message)
+
+    @property
+    def u_mm(self) -> NDArray[np.float64]:
+        """Position of each column along u, mm."""
+        columns = np.arange(self.n_columns) - (self.n_columns - 1) / 2
+        return columns * self.column_spacing_mm + self.offset_u_mm
+
+    @property
+    def v_mm(self) -> NDArray[np.float64]:
+        """Position of each row along v, mm, in the order of the rows."""
+        rows = np.arange(self.n_rows) - (self.n_rows - 1) / 2
+        sign = -1.0 if self.row_order == "top_down" else 1.0
+        return sign * rows * self.row_spacing_mm + self.offset_v_mm
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeGrid:
+    """A box of voxels, axes parallel to the scanner's; every triple in array order z, y, x.
+
+    Parameters
+    ----------
+    shape
+        Voxels ``(n_z, n_y, n_x)``, each >= 1.
+    voxel_mm
+        Edges ``(dz, dy, dx)``, > 0.
+    center_mm
+        Centre of the box ``(z, y, x)``.
+    z_start
+        Where this grid is a slab of a larger one: the index of its first slice there.
+    parent_n_z
+        The number of slices of that larger grid.
+    """
+
+    shape: tuple[int, int, int]
+    voxel_mm: tuple[float, float, float]
+    center_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    z_start: int = 0
+    parent_n_z: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (("shape", int), ("voxel_mm", float), ("center_mm", float)):
+            values = tuple(getattr(self, name))
+            if len(values) != 3:
+                message = f"grid.{name}: expected three values (z, y, x), found {len(values)}"
+                raise GeometryError(message)
+            for axis, value in zip("zyx", values, strict=True):
+                if name == "shape":
+                    _require_count(f"grid.{name}[{axis}]", value)
+                elif name == "voxel_mm":
+                    _require_positive(f"grid.{name}[{axis}]", value)
+                else:
+                    _require_finite(f"grid.{name}[{axis}]", value)
+            object.__setattr__(self, name, tuple(kind(value) for value in values))
+
+    def slab(self, start: int, stop: int) -> "VolumeGrid":
+        """Return slices ``start..stop``; they lie exactly where they lie in this grid."""
+        if not 0 <= start < stop <= self.shape[0]:
+            message = f"grid.slab: expected 0 <= start < stop <= {self.shape[0]}, found {start}, {stop}"
+            raise GeometryError(message)
+        return VolumeGrid(
+            (stop - start, *self.shape[1:]),
+            self.voxel_mm,
+            self.center_mm,
+            self.z_start + start,
+            self.shape[0] if self.parent_n_z is None else self.parent_n_z,
+        )
+
+    @property
+    def z_mm(self) -> NDArray[np.float64]:
+        """Centres of the slices, mm."""
+        n_z = self.shape[0] if self.parent_n_z is None else self.parent_n_z
+        index = np.arange(self.z_start, self.z_start + self.shape[0])
+        return (index - (n_z - 1) / 2) * self.voxel_mm[0] + self.center_mm[0]
+
+    @property
+    def y_mm(self) -> NDArray[np.float64]:
+        """Centres of the voxels along y, mm."""
+        n_y = self.shape[1]
+        return (np.arange(n_y) - (n_y - 1) / 2) * self.voxel_mm[1] + self.center_mm[1]
+
+    @property
+    def x_mm(self) -> NDArray[np.float64]:
+        """Centres of the voxels along x, mm."""
+        n_x = self.shape[2]
+        return (np.arange(n_x) - (n_x - 1) / 2) * self.voxel_mm[2] + self.center_mm[2]
+
+
+
+class _Views:
+    """What both beams share: angles that compare, hash, and weigh."""
+
+    __slots__ = ()
+    gantry_angles_rad: NDArray[np.float64]
+    detector: FlatPanel
+
+    @property
+    def n_angles(self) -> int:
+        """Number of views."""
+        return len(self.gantry_angles_rad)
+
+    def _key(self) -> tuple[Any, ...]:
+        names = [item.name for item in fields(self)]  # type: ignore[arg-type]
+        values = (getattr(self, name) for name in names if name != "gantry_angles_rad")
+        return (type(self).__name__, self.gantry_angles_rad.tobytes(), *values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Views) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConeBeamGeometry(_Views):
+    """A point source and a flat detector on a circle around the rotation axis.
+
+    A fan beam is a cone beam with one detector row.
+
+    Parameters
+    ----------
+    source_to_isocenter_mm
+        > 0.
+    source_to_detector_mm
+        > 0, along the ray through the isocenter.
+    gantry_angles_rad
+        ``(n_angles,)``, finite; any start, order and steps. Clockwise scans have falling angles.
+    detector
+        The flat panel.
+
+    Raises
+    ------
+    GeometryError
+        When a value cannot be, or the angles look like degrees.
+
+    Examples
+    --------
+    >>> panel = FlatPanel(n_rows=4, n_columns=6, row_spacing_mm=1.0, column_spacing_mm=1.0)
+    >>> ConeBeamGeometry(500.0, 1000.0, [0.0, 3.14], panel).magnification
+    2.0
+    """
+
+    source_to_isocenter_mm: float
+    source_to_detector_mm: float
+    gantry_angles_rad: NDArray[np.float64]
+    detector: FlatPanel
+
+    def __post_init__(self) -> None:
+        for name in ("source_to_isocenter_mm", "source_to_detector_mm"):
+            _require_positive(name, getattr(self, name))
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "gantry_angles_rad", _checked_angles(self.gantry_angles_rad))
+
+    @property
+    def magnification(self) -> float:
+        """How much larger a shadow at the isocenter is on the detector."""
+        return self.source_to_detector_mm / self.source_to_isocenter_mm
+
+    def angular_weights_rad(self) -> NDArray[np.float64]:
+        """Return the arc that each view stands for, ``(n_angles,)``; they sum to the full circle.
+
+        Half of the gap to each neighbour on the circle, so unequal steps, any order and a repeated
+        end point weigh what they should.
+        """
+        return _circular_weights(self.gantry_angles_rad, FULL_CIRCLE_RAD)
+
+    def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
+        """Return the detector rows ``(start, stop)`` that can contribute to a grid.
+
+        Raises
+        ------
+        GeometryError
+            When the grid reaches the source's circle.
+        """
+        reach_mm = _reach_mm(grid)
+        if reach_mm >= self.source_to_isocenter_mm:
+            message = (
+                f"grid: expected voxels less than source_to_isocenter_mm = "
+                f"{self.source_to_isocenter_mm:g} from the rotation axis, found {reach_mm:g}"
+            )
+            raise GeometryError(message)
+        scales = [
+            self.source_to_detector_mm / (self.source_to_isocenter_mm + side * reach_mm)
+            for side in (-1, 1)
+        ]
+        z_mm = grid.z_mm
+        reached = [z * scale for z in (z_mm[0], z_mm[-1]) for scale in scales]
+        return _rows_between(self.detector, min(reached), max(reached))
+
+    def fit_grid(self) -> VolumeGrid:
+        """Return the field of view, at the detector's resolution at the isocenter.
+
+        The field of view is the cylinder that every view sees whole; its ends are where the cone
+        still sees the axis.
+        """
+        detector = self.detector
+        half_u_mm = min(-detector.u_mm[0], detector.u_mm[-1]) + detector.column_spacing_mm / 2
+        _require_view_of_axis(half_u_mm)
+        radius_mm = self.source_to_isocenter_mm * math.sin(
+            math.atan2(half_u_mm, self.source_to_detector_mm)
+        )
+        return _fitted(self.detector, radius_mm, self.magnification)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ParallelBeamGeometry(_Views):
+    """Parallel rays and a flat detector that turn around the rotation axis.
+
+    Parameters
+    ----------
+    gantry_angles_rad
+        ``(n_angles,)``; half a circle is enough.
+    detector
+        The flat panel.
+    """
+
+    gantry_angles_rad: NDArray[np.float64]
+    detector: FlatPanel
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gantry_angles_rad", _checked_angles(self.gantry_angles_rad))
+
+    @property
+    def magnification(self) -> float:
+        """One: parallel rays do not magnify."""
+        return 1.0
+
+    def angular_weights_rad(self) -> NDArray[np.float64]:
+        """Return the arc that each view stands for, ``(n_angles,)``; they sum to half a circle.
+
+        Opposite views see the same rays, so angles count modulo half a circle.
+        """
+        return _circular_weights(self.gantry_angles_rad, math.pi)
+
+    def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
+        """Return the detector rows ``(start, stop)`` that can contribute to a grid."""
+        z_mm = grid.z_mm
+        return _rows_between(self.detector, z_mm[0], z_mm[-1])
+
+    def fit_grid(self) -> VolumeGrid:
+        """Return the cylinder that every view sees whole, at the detector's resolution."""
+        detector = self.detector
+        half_u_mm = min(-detector.u_mm[0], detector.u_mm[-1]) + detector.column_spacing_mm / 2
+        _require_view_of_axis(half_u_mm)
+        return _fitted(detector, half_u_mm, 1.0)
+
+
+Geometry = ConeBeamGeometry | ParallelBeamGeometry
+
+
+def largest_gap_rad(geometry: Geometry) -> float:
+    """Return the largest arc without a view, on the circle that the beam needs."""
+    period = math.pi if isinstance(geometry, ParallelBeamGeometry) else FULL_CIRCLE_RAD
+    return float(_gaps(np.sort(np.mod(geometry.gantry_angles_rad, period)), period).max())
+
+
+def _gaps(ordered: NDArray[np.float64], period: float) -> NDArray[np.float64]:
+    """Return the gap from each angle to the next, around the circle."""
+    return np.diff(ordered, append=ordered[:1] + period)
+
+
+def _circular_weights(angles: NDArray[np.float64], period: float) -> NDArray[np.float64]:
+    turned = np.mod(angles, period)
+    # rounding may leave an angle of exactly one period just below it: the gaps absorb that
+    order = np.argsort(turned, kind="stable")
+    gaps = _gaps(turned[order], period)
+    weights = np.empty_like(gaps)
+    weights[order] = (gaps + np.roll(gaps, 1)) / 2
+    return weights
+
+
+def _reach_mm(grid: VolumeGrid) -> float:
+    """Return the distance of the farthest voxel centre from the rotation axis."""
+    y_mm, x_mm = grid.y_mm, grid.x_mm
+    return math.hypot(
+        max(abs(y_mm[0]), abs(y_mm[-1])),
+        max(abs(x_mm[0]), abs(x_mm[-1])),
+    )
+
+
+def _rows_between(detector: FlatPanel, low_mm: float, high_mm: float) -> tuple[int, int]:
+    first_mm = detector.v_mm[0]
+    step_mm = detector.row_spacing_mm * (-1.0 if detector.row_order == "top_down" else 1.0)
+    ends = sorted(((low_mm - first_mm) / step_mm, (high_mm - first_mm) / step_mm))
+    start = min(max(math.floor(ends[0]) - ROW_MARGIN, 0), detector.n_rows - 1)
+    stop = max(min(math.ceil(ends[1]) + ROW_MARGIN + 1, detector.n_rows), start + 1)
+    return start, stop
+
+
+def _fitted(detector: FlatPanel, radius_mm: float, magnification: float) -> VolumeGrid:
+    edge_mm = detector.column_spacing_mm / magnification
+    n_xy = max(1, min(detector.n_columns, math.floor(2 * radius_mm / edge_mm)))
+    dz_mm = detector.row_spacing_mm / magnification
+    center_z_mm = detector.offset_v_mm / magnification if detector.n_rows > 1 else 0.0
+    return VolumeGrid(
+        (detector.n_rows, n_xy, n_xy), (dz_mm, edge_mm, edge_mm), (center_z_mm, 0.0, 0.0)
+    )
+
+
+def _require_view_of_axis(half_u_mm: float) -> None:
+    if half_u_mm <= 0:
+        message = (
+            "detector.offset_u_mm: expected a detector that sees the rotation axis, found one whose "
+            f"edge is {-half_u_mm:g} mm beside it; give a grid, or correct the offset"
+        )
+        raise GeometryError(message)
+
+
+def _checked_angles(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    try:
+        checked = np.array(angles, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        message = f"gantry_angles_rad: expected numbers, found {error}"
+        raise GeometryError(message) from error
+    if checked.ndim != 1 or not checked.size:
+        message = f"gantry_angles_rad: expected a list of angles, found shape {checked.shape}"
+        raise GeometryError(message)
+    if not np.isfinite(checked).all():
+        first = int(np.flatnonzero(~np.isfinite(checked))[0])
+        message = f"gantry_angles_rad[{first}]: expected a number, found {checked[first]}"
+        raise GeometryError(message)
+    span = float(checked.max() - checked.min())
+    if span > MAX_SPAN_RAD:
+        message = (
+            f"gantry_angles_rad: expected radians, found a span of {span:g}, which looks like "
+            "degrees; convert with numpy.radians"
+        )
+        raise GeometryError(message)
+    checked.flags.writeable = False
+    return checked
+
+
+def _require_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        message = f"{name}: expected a whole number >= 1, found {value!r}"
+        raise GeometryError(message)
+
+
+def _require_finite(name: str, value: object) -> None:
+    if not isinstance(value, int | float | np.number) or not math.isfinite(float(value)):
+        message = f"{name}: expected a finite number, found {value!r}"
+        raise GeometryError(message)
+
+
+def _require_positive(name: str, value: object) -> None:
+    _require_finite(name, value)
+    if float(value) <= 0:  # type: ignore[arg-type]
+        message = f"{name}: expected a number > 0, found {value!r}"
+        raise GeometryError(message)
