@@ -1,0 +1,302 @@
+"""A CT series of the archive as a volume: lazy, in the unit of its rescale, with pictures.
+
+`read_slice_stack` finds out, from headers alone, how the images of a series lie in space;
+`Volume` reads voxels, and only those that are asked for.
+"""
+
+import base64
+import html
+import io
+from typing import Any, Final
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
+
+from pacspark.errors import DicomDecodeError, MissingDependencyError, UsageError
+from pacspark.pictures import Drawable, ImagePlane, Picture, Window, draw_panels
+from pacspark.stack import patient_letters, read_slice_stack
+from pacspark.tables.catalog import Catalog
+
+EXPLICIT_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
+
+
+class Volume(Drawable):
+    """A CT series: voxels ``[z, y, x]``, read when they are asked for.
+
+    x runs along the rows of the images and y down their columns, as they are stored; z runs along
+    the normal of the images, from the first slice to the last. For a series that pacspark made
+    these are the axes of the scanner.
+
+    Parameters
+    ----------
+    catalog
+        The archive.
+    series_uid
+        A series of single-frame images of one size and orientation at distinct places.
+
+    Raises
+    ------
+    SeriesNotFoundError
+        When the archive does not hold it.
+    UsageError
+        When it is no stack of images; the message says what it is instead.
+
+    Examples
+    --------
+    >>> volume = Volume(catalog, series_uid)                          # doctest: +SKIP
+    >>> volume.slice(z=100).show(); volume.to_numpy(100, 110).mean()  # doctest: +SKIP
+    """
+
+    def __init__(self, catalog: Catalog, series_uid: str) -> None:
+        self._catalog = catalog
+        self._stack = read_slice_stack(catalog, series_uid)
+
+    @property
+    def series_uid(self) -> str:
+        """The Series Instance UID."""
+        return self._stack.series_uid
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels (n_z, n_y, n_x)."""
+        return self._stack.shape
+
+    @property
+    def voxel_mm(self) -> tuple[float, float, float]:
+        """Distances of neighbouring voxels (dz, dy, dx); dz is the mean where slices are uneven."""
+        return self._stack.voxel_mm
+
+    @property
+    def z_mm(self) -> NDArray[np.float64]:
+        """Position of each slice along the normal of the images."""
+        return self._stack.z_mm
+
+    @property
+    def affine_lps_mm(self) -> NDArray[np.float64]:
+        """The (4, 4) matrix from voxel indices (x, y, z, 1) to the patient's L, P, S."""
+        return self._stack.affine_lps_mm
+
+    @property
+    def unit(self) -> str:
+        """Of the values: ``HU``, or what the rescale says; empty where nothing says it."""
+        return self._stack.unit
+
+    @property
+    def is_even(self) -> bool:
+        """Whether the slices are equally far apart, so that `affine_lps_mm` holds for all."""
+        return self._stack.is_even
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is unusual: uneven slices, a tilt. Empty for an ordinary series."""
+        return self._stack.notes
+
+    @property
+    def description(self) -> str:
+        """The Series Description."""
+        return self._stack.description
+
+    def __repr__(self) -> str:
+        n_z, n_y, n_x = self.shape
+        dz, dy, dx = self.voxel_mm
+        notes = "".join(f"; {note}" for note in self.notes)
+        return (
+            f"Volume({self.description!r}, {n_z} x {n_y} x {n_x} voxels (z, y, x) of "
+            f"{dz:.4g} x {dy:.4g} x {dx:.4g} mm, unit {self.unit or 'unknown'!r}{notes})"
+        )
+
+    def to_numpy(self, z_start: int = 0, z_stop: int | None = None) -> NDArray[np.float32]:
+        """Read the slices ``z_start..z_stop`` (all, unless given) as float32 (n_z, n_y, n_x)."""
+        stop = self.shape[0] if z_stop is None else z_stop
+        if not 0 <= z_start < stop <= self.shape[0]:
+            message = (
+                f"slices: expected 0 <= start < stop <= {self.shape[0]}, found {z_start}, {stop}"
+            )
+            raise UsageError(message)
+        values = np.empty((stop - z_start, *self.shape[1:]), np.float32)
+        for place, z in enumerate(range(z_start, stop)):
+            values[place] = self._read_rows(z, 0, self.shape[1])
+        return values
+
+    def slice(
+        self,
+        *,
+        z: int | None = None,
+        y: int | None = None,
+        x: int | None = None,
+        window: Window | None = None,
+    ) -> ImagePlane:
+        """Read one plane: ``z=`` across the axis, ``y=`` or ``x=`` along it.
+
+        The plane at z is an array [y, x] and drawn as it is stored; those at y and x are [z, x] and
+        [z, y], drawn with z upwards.
+
+        Parameters
+        ----------
+        z, y, x
+            exactly one index, from 0; negative ones count from the end
+        window
+            of the picture; None: the series' own, else chosen from the values
+        """
+        asked = {
+            axis: index for axis, index in zip("zyx", (z, y, x), strict=True) if index is not None
+        }
+        if len(asked) != 1:
+            message = f"slice: expected one of z, y, x, found {', '.join(asked) or 'none'}"
+            raise UsageError(message)
+        ((axis, index),) = asked.items()
+        place = self._index(axis, index)
+        return self._plane(axis, place, self._values(axis, place), window)
+
+    def view(
+        self,
+        *,
+        z: int | None = None,
+        y: int | None = None,
+        x: int | None = None,
+        window: Window | None = None,
+    ) -> Picture:
+        """Draw the three orthogonal planes through a voxel, the middle one unless given."""
+        given = {"z": z, "y": y, "x": x}
+        place = {
+            axis: self._index(axis, count // 2 if given[axis] is None else given[axis])
+            for axis, count in zip("zyx", self.shape, strict=True)
+        }
+        if self.shape[0] == 1:
+            return draw_panels([[self.slice(z=0, window=window)]], self._title())
+        values = {axis: self._values(axis, place[axis]) for axis in "zyx"}
+        drawn = np.concatenate([plane.ravel() for plane in values.values()])
+        common = window or self._stack.window or Window.of(drawn)
+        planes = [self._plane(axis, place[axis], values[axis], common) for axis in "zyx"]
+        return draw_panels([planes], self._title())
+
+    def picture(self) -> Picture:
+        """Draw the middle slice."""
+        return self.slice(z=self.shape[0] // 2).picture()
+
+    def _repr_html_(self) -> str:
+        png = base64.b64encode(self.picture().to_png()).decode()
+        return (
+            f"<div><code>{html.escape(repr(self))}</code><br>"
+            '<img alt="middle slice" style="max-width: 480px" '
+            f'src="data:image/png;base64,{png}"></div>'
+        )
+
+    def _title(self) -> str:
+        return "; ".join([self.description or "CT series", *self.notes])
+
+    def _index(self, axis: str, index: int | None) -> int:
+        count = self.shape["zyx".index(axis)]
+        if index is None or not -count <= index < count:
+            message = f"slice: expected {axis} from 0 to {count - 1}, found {index}"
+            raise UsageError(message)
+        return index % count
+
+    def _values(self, axis: str, place: int) -> NDArray[np.float32]:
+        n_z, n_y, _ = self.shape
+        if axis == "z":
+            return self._read_rows(place, 0, n_y)
+        if axis == "y":
+            return np.concatenate([self._read_rows(z, place, place + 1) for z in range(n_z)])
+        return np.stack([self._read_rows(z, 0, n_y)[:, place] for z in range(n_z)])
+
+    def _plane(
+        self, axis: str, place: int, values: NDArray[np.float32], window: Window | None
+    ) -> ImagePlane:
+        dz, dy, dx = self.voxel_mm
+        x_axis, y_axis, z_axis = (patient_letters(axis) for axis in self._stack.axes_lps)
+        position_mm = self._position_mm(axis, place)
+        names = {"z": "axial", "y": "coronal", "x": "sagittal"} if self._stack.is_axial else {}
+        across = x_axis if axis in "zy" else y_axis
+        # y grows downwards in an image, z is drawn upwards
+        upright = (y_axis[0], y_axis[1]) if axis == "z" else (z_axis[1], z_axis[0])
+        return ImagePlane(
+            values=values,
+            pixel_mm={"z": (dy, dx), "y": (dz, dx), "x": (dz, dy)}[axis],
+            unit=self.unit,
+            title=f"{names.get(axis, 'plane')}, {axis} = {place} ({position_mm:+.4g} mm)",
+            left=across[0],
+            right=across[1],
+            top=upright[0],
+            bottom=upright[1],
+            rows_upwards=axis != "z",
+            window=window or self._stack.window,
+        )
+
+    def _position_mm(self, axis: str, place: int) -> float:
+        """Give the position of a plane along its own axis, from the frame of reference's origin."""
+        if axis == "z":
+            return float(self.z_mm[place])
+        number = "xy".index(axis)
+        first_mm = self._stack.axes_lps[number] @ self.affine_lps_mm[:3, 3]
+        return float(first_mm + place * self.voxel_mm[2 - number])
+
+    def _read_rows(self, z: int, start: int, stop: int) -> NDArray[np.float32]:
+        """Read rows of one image, rescaled: a range read where the pixels are native."""
+        row = self._stack.rows[z]
+        n_x = self.shape[2]
+        if row["frame_kind"] == "native" and row["bits_allocated"] in {8, 16, 32}:
+            row_bytes = n_x * row["bits_allocated"] // 8
+            first_byte = row["pixel_data_offset"] + start * row_bytes
+            pixels = self._catalog.read_range(row, first_byte, (stop - start) * row_bytes)
+            stored = native_pixels(pixels, row).reshape(stop - start, n_x)
+        else:
+            stored = _decoded_pixels(self._catalog.read_object(row), row)[start:stop]
+        slope = 1.0 if row["rescale_slope"] is None else row["rescale_slope"]
+        intercept = 0.0 if row["rescale_intercept"] is None else row["rescale_intercept"]
+        return (stored * slope + intercept).astype(np.float32)
+
+
+def native_pixels(pixels: bytes, row: dict[str, Any]) -> NDArray[Any]:
+    """Read native pixel cells (PS3.5 8.1.1): the stored bits, with their sign.
+
+    Parameters
+    ----------
+    pixels
+        whole cells
+    row
+        columns of the image: bits_allocated (8, 16, 32), bits_stored, high_bit,
+        pixel_representation, transfer_syntax_uid
+    """
+    allocated = row["bits_allocated"]
+    stored = row["bits_stored"] or allocated
+    high = stored - 1 if row["high_bit"] is None else row["high_bit"]
+    order = ">" if row["transfer_syntax_uid"] == EXPLICIT_BIG_ENDIAN else "<"
+    kind = "i" if row["pixel_representation"] == 1 else "u"
+    cells = np.frombuffer(pixels, f"{order}{kind}{allocated // 8}")
+    cells = cells.astype(cells.dtype.newbyteorder("="))
+    if not 0 < stored <= high + 1 <= allocated:
+        message = (
+            f"pixels: expected 0 < BitsStored <= HighBit + 1 <= BitsAllocated, "
+            f"found {stored}, {high} + 1, {allocated}"
+        )
+        raise DicomDecodeError(message)
+    # what lies beside the stored bits (overlays of old) is pushed out on both sides
+    shifted: NDArray[Any] = (cells << (allocated - 1 - high)) >> (allocated - stored)
+    return shifted
+
+
+def _decoded_pixels(data: bytes, row: dict[str, Any]) -> NDArray[Any]:
+    """Decode compressed pixels with whatever pydicom finds installed."""
+    uid, syntax = row["sop_instance_uid"], row["transfer_syntax_uid"]
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        message = f"{uid}: expected a transfer syntax that can be decoded, found {syntax}"
+        raise DicomDecodeError(message) from error
+    if not decoder.is_available:
+        message = (
+            f"{uid}: no decoder for transfer syntax {syntax} is installed: "
+            "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg pyjpegls"
+        )
+        raise MissingDependencyError(message)
+    try:
+        return np.asarray(pixel_array(pydicom.dcmread(io.BytesIO(data), force=True), raw=True))
+    except Exception as error:
+        # decoders are many, and each has its own errors
+        told = " ".join(str(error).split())
+        message = f"{uid}: expected pixels in transfer syntax {syntax}: {told}"
+        raise DicomDecodeError(message) from error
