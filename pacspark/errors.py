@@ -17,6 +17,7 @@ through Spark. A message says what was expected, what was found, and where::
     │   ├── InstanceNotFoundError
     │   └── SeriesNotFoundError
     ├── CommitConflictError(RuntimeError)     other writers won every attempt
+    ├── JobError(RuntimeError)                a Spark task that ended in an error that is none of these
     └── MissingDependencyError(ImportError)   an optional package or program, with the line that installs it
 """
 
@@ -75,6 +76,10 @@ class SeriesNotFoundError(NotInArchiveError):
 
 class CommitConflictError(PacsparkError, RuntimeError):
     """Other writers won every attempt to commit."""
+
+
+class JobError(PacsparkError, RuntimeError):
+    """A Spark task ended in an error that is none of pacspark's."""
 
 
 class MissingDependencyError(PacsparkError, ImportError):

@@ -44,6 +44,13 @@ _SCHEMES: Final[Mapping[str, Kind]] = MappingProxyType(
 )
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MAX_REASON_CHARS: Final = 300
+# delta-rs would try for three minutes before it says that nobody answers
+_S3_PATIENCE: Final = {
+    "connect_timeout": "5s",
+    "timeout": "60s",
+    "max_retries": "4",
+    "retry_timeout": "20s",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ class Storage:
         if self.kind != "s3":
             return {}
         # a conditional put needs no lock table, and answers "not there yet" as one atomic step
-        return _s3_environment() | {"conditional_put": "etag"}
+        return _s3_environment() | _S3_PATIENCE | {"conditional_put": "etag"}
 
     def path(self, *parts: str) -> str:
         """Give the path of something under the root, for :attr:`filesystem`.
@@ -198,7 +205,10 @@ _REASONS: Final[Mapping[Kind, tuple[tuple[str, str], ...]]] = MappingProxyType(
             ("not a directory|file exists", _NO_FOLDER),
         ),
         "s3": (
-            ("NoSuchBucket|bucket does not exist", "no bucket {authority}; create it first"),
+            (
+                "NoSuchBucket|bucket .*(does not exist|not found)",
+                "no bucket {authority}; create it first",
+            ),
             ("InvalidAccessKeyId|SignatureDoesNotMatch|Access.?Denied|Forbidden|: 403", _NO_KEYS),
             ("http.* not allowed|scheme is not allowed|BadScheme|builder error", _NO_HTTP),
             ("error sending request|NETWORK_CONNECTION|connect|timed? ?out|dns", _NO_SERVER),
@@ -282,9 +292,9 @@ def _s3_environment() -> dict[str, str]:
         "AWS_ALLOW_HTTP",
     )
     found = {name: os.environ[name] for name in names if os.environ.get(name)}
-    if "AWS_REGION" not in found:
-        found["AWS_REGION"] = os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    return found
+    found.setdefault("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION") or "us-east-1")
+    allowed = found.get("AWS_ALLOW_HTTP", "").lower() in {"1", "true", "yes", "on"}
+    return found | {"AWS_ALLOW_HTTP": "true" if allowed else "false"}
 
 
 @cache
@@ -306,8 +316,7 @@ def _s3_filesystem(environment: tuple[tuple[str, str], ...]) -> pafs.FileSystem:
     endpoint = settings.get("AWS_ENDPOINT_URL")
     if endpoint:
         url = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
-        allowed = settings.get("AWS_ALLOW_HTTP", "").lower() in {"1", "true", "yes", "on"}
-        if url.scheme == "http" and not allowed:
+        if url.scheme == "http" and settings["AWS_ALLOW_HTTP"] != "true":
             message = (
                 f"AWS_ENDPOINT_URL={endpoint}: plain http is refused; set AWS_ALLOW_HTTP=true if "
                 "that is meant"

@@ -1,0 +1,139 @@
+"""A scan from files to a CT series in the archive: seconds and memory of the whole, JVM included.
+
+Run: python benchmarks/benchmark_archive.py [--size 256] [--views 360]
+Runs the two commands that a user would (`import-scan`, `reconstruct`) as fresh processes, samples the resident memory of
+the process tree (shared pages counted once: PSS), and prints one JSON line.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from pacspark.ct import ConeBeamGeometry, FlatPanel
+from pacspark.ct.phantom import SHEPP_LOGAN, project
+
+DESCRIPTION = """format_version = 1
+[projections]
+files = "stack.npy"
+kind = "line_integrals"
+axes = ["angle", "row", "column"]
+[geometry]
+beam = "cone"
+source_to_isocenter_mm = 500.0
+source_to_detector_mm = 1000.0
+column_spacing_mm = {spacing}
+row_spacing_mm = {spacing}
+[angles]
+start_deg = 0.0
+step_deg = {step}
+count = {views}
+[subject]
+PatientID = "BENCH"
+StudyDate = "20260101"
+"""
+
+
+class MemoryWatch:
+    """Samples the memory of a process and all its children."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.peak_bytes = 0
+        self._process = psutil.Process(process.pid)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.2):
+            total = 0
+            try:
+                for member in [self._process, *self._process.children(recursive=True)]:
+                    total += member.memory_full_info().pss
+            except psutil.Error:
+                continue
+            self.peak_bytes = max(self.peak_bytes, total)
+
+    def stop(self) -> int:
+        self._done.set()
+        self._thread.join()
+        return self.peak_bytes
+
+
+def run(*arguments: str) -> tuple[str, float, int]:
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pacspark", *arguments], stdout=subprocess.PIPE, text=True
+    )
+    watch = MemoryWatch(process)
+    output, _ = process.communicate()
+    if process.returncode:
+        sys.exit(process.returncode)
+    return output.strip(), time.perf_counter() - started, watch.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--views", type=int, default=360)
+    arguments = parser.parse_args()
+    size, views = arguments.size, arguments.views
+    n_pixels = size + size // 2
+    spacing = 2 * 256 / size
+    geometry = ConeBeamGeometry(
+        source_to_isocenter_mm=500.0,
+        source_to_detector_mm=1000.0,
+        gantry_angles_rad=np.arange(views) * 2 * math.pi / views,
+        detector=FlatPanel(
+            n_rows=n_pixels, n_columns=n_pixels, row_spacing_mm=spacing, column_spacing_mm=spacing
+        ),
+    )
+    work = Path(tempfile.mkdtemp(prefix="pacspark-bench-"))
+    try:
+        np.save(work / "stack.npy", project(SHEPP_LOGAN, geometry))
+        (work / "SCAN.toml").write_text(
+            DESCRIPTION.format(spacing=spacing, step=360 / views, views=views)
+        )
+        root = str(work / "archive")
+        imported, import_s, import_bytes = run("import-scan", root, str(work / "SCAN.toml"))
+        series_uid = imported.split()[-1]
+        output, reconstruct_s, reconstruct_bytes = run(
+            "reconstruct", root, series_uid, "--size", *[str(size)] * 3,
+            "--voxel-mm", str(spacing / 2), "--json",
+        )  # fmt: skip
+        report = json.loads(output.splitlines()[-1])[0]
+        print(
+            json.dumps(
+                {
+                    "benchmark": "archive",
+                    "size": size,
+                    "views": views,
+                    "import_s": round(import_s, 1),
+                    "reconstruct_s": round(reconstruct_s, 1),
+                    "total_s": round(import_s + reconstruct_s, 1),
+                    "peak_gib": round(max(import_bytes, reconstruct_bytes) / 2**30, 2),
+                    "seconds": report["seconds"],
+                    "peak_task_gib": round(report["peak_task_bytes"] / 2**30, 2),
+                    "predicted_task_gib": round(report["predicted_task_bytes"] / 2**30, 2),
+                    "cores": os.cpu_count(),
+                    "machine": platform.processor() or platform.machine(),
+                }
+            )
+        )
+    finally:
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,452 @@
+"""The archive, as a notebook holds it.
+
+>>> import pacspark
+>>> archive = pacspark.open("archive")                              # doctest: +SKIP
+>>> series_uid = archive.import_scan("examples/walnut/SCAN.toml")   # doctest: +SKIP
+>>> archive.reconstruct(series_uid).slice(z=0).show()               # doctest: +SKIP
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from pacspark.ct.filtering import FDKOptions
+from pacspark.ct.geometry import VolumeGrid
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.schema import TABLES, check_tables, create_tables
+from pacspark.tables.storage import Storage, open_storage
+
+from pacspark.dicom.attributes import LEVELS
+from pacspark.dicom.matching import parse_query
+from pacspark.errors import ArchiveNotFoundError, UsageError
+from pacspark.progress import SILENT, Progress
+from pacspark.spark.partition import (
+    SUBJECTS,
+    Cluster,
+    ReconstructionPlan,
+    plan_reconstruction,
+    subject_scan,
+)
+from pacspark.tables.intake import IngestReport
+
+if TYPE_CHECKING:
+    from pacspark.check import GeometryCheck
+    from pacspark.volume import Volume
+    from pyspark.sql import DataFrame, SparkSession
+
+    from pacspark.spark.reconstruct import ReconstructionReport
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedScan:
+    """A scan that is in the archive."""
+
+    series_instance_uid: str
+    stored: int
+    duplicate: int
+    bytes_stored: int
+
+
+def open_archive(
+    root: str | Path,
+    spark: "SparkSession | None" = None,
+    as_of: int | datetime | None = None,
+) -> "Archive":
+    """Open an archive that exists.
+
+    Parameters
+    ----------
+    root
+        A folder, ``hdfs://...``, ``s3a://...`` or ``s3://...``.
+    spark
+        The session to use; None: one is made on first need.
+    as_of
+        A version of the `instances` table, or a time: the archive as it was then.
+
+    Raises
+    ------
+    ArchiveNotFoundError
+        When there is none; `create_archive` makes one.
+    """
+    storage = open_storage(root)
+    check_tables(storage)
+    return Archive(storage, spark, as_of)
+
+
+def create_archive(root: str | Path, spark: "SparkSession | None" = None) -> "Archive":
+    """Create an archive's tables where they are missing, and open it."""
+    storage = open_storage(root)
+    create_tables(storage)
+    return Archive(storage, spark, None)
+
+
+class Archive:
+    """DICOM in tables, and what can be done with it. Made by `open_archive` and `create_archive`.
+
+    Parameters
+    ----------
+    storage
+        Where the tables are.
+    spark
+        The session to use; None: one is made on first need.
+    as_of
+        A version of `instances` or a time to look from; None: now.
+    """
+
+    def __init__(
+        self, storage: Storage, spark: "SparkSession | None", as_of: int | datetime | None
+    ) -> None:
+        self._storage = storage
+        self._spark = spark
+        self._as_of = as_of
+
+    def __repr__(self) -> str:
+        seen = "" if self._as_of is None else f", as_of={self._as_of!r}"
+        return f"Archive({self.root!r}{seen})"
+
+    @property
+    def root(self) -> str:
+        """Where the archive is."""
+        return self._storage.root
+
+    @property
+    def table_names(self) -> list[str]:
+        """The tables that every archive has."""
+        return list(TABLES)
+
+    @property
+    def spark(self) -> "SparkSession":
+        """The session: the given one, else the active one, else a local one made now."""
+        if self._spark is None:
+            from pacspark.spark.session import session_for
+
+            self._spark = session_for(self.root)
+        return self._spark
+
+    @property
+    def catalog(self) -> Catalog:
+        """The tables without Spark."""
+        return Catalog(self._storage, self._as_of)
+
+    # what comes in
+
+    def ingest(
+        self, paths: str | Path | Iterable[str | Path], *, progress: Progress = SILENT
+    ) -> IngestReport:
+        """Store DICOM objects: files, folders, globs, zips, DICOMDIRs.
+
+        Returns
+        -------
+        IngestReport
+            How many were stored, duplicates, conflicts and rejects; together, all that were given.
+        """
+        from pacspark.spark.ingest import ingest
+
+        self._require_now()
+        listed = [paths] if isinstance(paths, str | Path) else list(paths)
+        return ingest(self.spark, self._storage, listed, progress=progress)
+
+    def import_scan(self, description: str | Path, *, progress: Progress = SILENT) -> ImportedScan:
+        """Store the projections that a ``SCAN.toml`` describes, as DICOM.
+
+        The same scan always makes the same objects, so importing it again stores nothing.
+
+        Raises
+        ------
+        ScanDescriptionError
+            When the description or its files cannot be followed; nothing is stored then.
+        """
+        from pacspark.dicom.scan import encode_scan
+        from pacspark.scans.description import read_scan_description
+        from pacspark.scans.readers import open_frames
+
+        from pacspark.tables.intake import Intake, commit_intake
+
+        self._require_now()
+        scan = read_scan_description(description)
+        run_id = os.urandom(16).hex()
+        intake = Intake(self._storage, run_id)
+        series_uid = ""
+        with progress.stage("import", None, "objects") as stage, open_frames(scan) as frames:
+            for encoded in encode_scan(scan, frames):
+                intake.add(str(description), encoded.data)
+                series_uid = encoded.series_instance_uid
+                stage.advance()
+        report = commit_intake(self._storage, [intake.finish()], run_id)
+        return ImportedScan(series_uid, report.stored, report.duplicate, report.bytes_stored)
+
+    # what is asked
+
+    def find(self, level: str = "study", **query: Any) -> pd.DataFrame:
+        """Find by PS3.4 matching: ``archive.find(level="series", Modality="CT",
+        StudyDate="2026-")``.
+
+        Parameters
+        ----------
+        level
+            patient, study, series or instance.
+        query
+            DICOM keywords and what to match: values, ``*`` and ``?``, ranges, lists of UIDs.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per match, columns named by DICOM keyword.
+        """
+        if level not in LEVELS:
+            message = f"level: expected one of {', '.join(LEVELS)}, found {level!r}"
+            raise UsageError(message)
+        parsed = parse_query({keyword: str(value) for keyword, value in query.items()}, level)
+        return self.catalog.find(level, parsed).to_pandas()
+
+    @property
+    def instances(self) -> "DataFrame":
+        """The `instances` table as a Spark DataFrame."""
+        return self._table("instances")
+
+    def sql(self, statement: str) -> "DataFrame":
+        """Ask the tables in SQL; any DICOM keyword is a column of `instances`."""
+        from pacspark.spark.query import sql
+
+        return sql(self._delta_spark(), self._storage, statement, self._as_of)
+
+    def versions(self) -> pd.DataFrame:
+        """List the versions of the tables: which run made each, and when."""
+        return self.catalog.versions().to_pandas()
+
+    # what is reconstructed
+
+    def grid(
+        self,
+        series_uid: str,
+        *,
+        size: Sequence[int] | None = None,
+        voxel_mm: float | None = None,
+        center_mm: Sequence[float] | None = None,
+    ) -> VolumeGrid:
+        """Make a grid for a scan: the field of view, or what is given of it.
+
+        Parameters
+        ----------
+        series_uid
+            A projection series.
+        size
+            Voxels along x, y, z; the field of view is divided by them unless `voxel_mm` is given
+            too.
+        voxel_mm
+            Edge of a voxel.
+        center_mm
+            Centre along x, y, z.
+        """
+        fitted = self._scan(series_uid).geometry.fit_grid()
+        return refit(fitted, size, voxel_mm, center_mm)
+
+    def plan(
+        self,
+        series_uid: str,
+        grid: VolumeGrid | None = None,
+        cluster: Cluster | None = None,
+    ) -> ReconstructionPlan:
+        """Plan a reconstruction: slabs, bytes per task, time. Runs nothing."""
+        geometry = self._scan(series_uid).geometry
+        return plan_reconstruction(geometry, grid or geometry.fit_grid(), cluster or cluster_of())
+
+    def reconstruct(
+        self,
+        series_uid: str,
+        grid: VolumeGrid | None = None,
+        options: FDKOptions | None = None,
+        *,
+        energy_bin: int = 0,
+        water_mu_per_mm: float | None = None,
+        cluster: Cluster | None = None,
+        progress: Progress = SILENT,
+    ) -> "Volume":
+        """Reconstruct a projection series with Spark into a CT series of the archive.
+
+        Asking the same again finds what was made.
+
+        Returns
+        -------
+        Volume
+            Lazy: slices are read when they are looked at.
+        """
+        report = self.reconstruct_series(
+            series_uid,
+            grid,
+            options,
+            energy_bins=[energy_bin],
+            water_mu_per_mm=water_mu_per_mm,
+            cluster=cluster,
+            progress=progress,
+        )[0]
+        return self.volume(report.series_instance_uid)
+
+    def reconstruct_series(
+        self,
+        series_uid: str,
+        grid: VolumeGrid | None = None,
+        options: FDKOptions | None = None,
+        *,
+        energy_bins: Sequence[int] | None = None,
+        water_mu_per_mm: float | None = None,
+        cluster: Cluster | None = None,
+        progress: Progress = SILENT,
+    ) -> "list[ReconstructionReport]":
+        """Reconstruct energy bins (all unless given), one CT series each, and report on each."""
+        from pacspark.spark.reconstruct import ReconstructionRequest, reconstruct
+
+        self._require_now()
+        scan = self._scan(series_uid)
+        request = ReconstructionRequest(
+            series_instance_uid=series_uid,
+            grid=grid or scan.geometry.fit_grid(),
+            options=options or FDKOptions(),
+            water_mu_per_mm=water_mu_per_mm,
+        )
+        bins = range(scan.n_energy_bins) if energy_bins is None else energy_bins
+        for energy_bin in bins:
+            if not 0 <= energy_bin < scan.n_energy_bins:
+                message = f"energy bin: expected 0 to {scan.n_energy_bins - 1}, found {energy_bin}"
+                raise UsageError(message)
+        return [
+            reconstruct(
+                self.spark,
+                self._storage,
+                replace(request, energy_bin=energy_bin),
+                cluster or cluster_of(),
+                progress=progress,
+            )
+            for energy_bin in bins
+        ]
+
+    def volume(self, series_uid: str) -> "Volume":
+        """Open a CT series as a volume; lazy."""
+        from pacspark.volume import Volume
+
+        return Volume(self.catalog, series_uid)
+
+    def check(self, series_uid: str) -> "GeometryCheck":
+        """Look for a wrong axis offset or rotation sense of a scan."""
+        from pacspark.check import check_series
+
+        return check_series(self.catalog, series_uid)
+
+    # what goes out
+
+    def export(
+        self,
+        directory: str | Path,
+        *,
+        study: str | None = None,
+        series: str | None = None,
+        instance: str | None = None,
+        format: str = "dicom",  # noqa: A002 -- the contract's word
+        progress: Progress = SILENT,
+    ) -> list[Path]:
+        """Write a study, a series or an instance as files.
+
+        Returns
+        -------
+        list[Path]
+            The files.
+        """
+        from pacspark.export import export
+
+        given = {"study": study, "series": series, "instance": instance}
+        chosen = {level: uid for level, uid in given.items() if uid is not None}
+        if len(chosen) != 1:
+            message = f"export: expected one of study, series, instance, found {len(chosen)}"
+            raise UsageError(message)
+        ((level, uid),) = chosen.items()
+        return export(self.catalog, Path(directory), level, uid, format, progress)
+
+    def _table(self, name: str) -> "DataFrame":
+        from pacspark.spark.query import table
+
+        return table(self._delta_spark(), self._storage, name, self._as_of)
+
+    def _delta_spark(self) -> "SparkSession":
+        from pacspark.spark.session import require_delta
+
+        require_delta(self.spark)
+        return self.spark
+
+    def _scan(self, series_uid: str) -> Any:
+        from pacspark.dicom.scan import scan_from_headers
+
+        return scan_from_headers(self.catalog.instances_of(series_uid).to_pylist())
+
+    def _require_now(self) -> None:
+        if self._as_of is not None:
+            message = "expected an archive opened without as_of to write into, found one as of then"
+            raise UsageError(message)
+
+
+def refit(
+    grid: VolumeGrid,
+    size: Sequence[int] | None,
+    voxel_mm: float | None,
+    center_mm: Sequence[float] | None,
+) -> VolumeGrid:
+    """Change a grid's size, voxels or centre; what is not given follows from the rest.
+
+    `size` and `center_mm` are along x, y, z, as on the command line.
+    """
+    extent_mm = [count * edge for count, edge in zip(grid.shape, grid.voxel_mm, strict=True)]
+    shape = grid.shape if size is None else tuple(reversed(size))
+    voxel = grid.voxel_mm if voxel_mm is None else (voxel_mm,) * 3
+    if size is None and voxel_mm is not None:
+        shape = tuple(
+            max(1, round(extent / edge)) for extent, edge in zip(extent_mm, voxel, strict=True)
+        )
+    elif size is not None and voxel_mm is None:
+        # cubic voxels that let the wider of x and y reach across the field of view
+        edge = max(extent_mm[1] / shape[1], extent_mm[2] / shape[2])
+        voxel = (grid.voxel_mm[0] if shape[0] == grid.shape[0] == 1 else edge, edge, edge)
+    center = grid.center_mm if center_mm is None else tuple(reversed(center_mm))
+    return VolumeGrid(shape=shape, voxel_mm=voxel, center_mm=center)
+
+
+def cluster_of(
+    executors: int | None = None, cores: int | None = None, memory_bytes: int | None = None
+) -> Cluster:
+    """Describe a cluster; what is not given is this machine, with half of its memory for Python
+    workers.
+    """
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Cluster(
+        executors=executors or 1,
+        cores_per_executor=cores or os.cpu_count() or 1,
+        memory_per_executor_bytes=memory_bytes or available // 2,
+    )
+
+
+def plan_preset(name: str, cluster: Cluster) -> ReconstructionPlan:
+    """Plan a class of subjects without a scan.
+
+    Raises
+    ------
+    UsageError
+        When there is no such preset.
+    """
+    if name not in SUBJECTS:
+        message = f"preset: expected one of {', '.join(SUBJECTS)}, found {name!r}"
+        raise UsageError(message)
+    geometry, grid = subject_scan(SUBJECTS[name])
+    return plan_reconstruction(geometry, grid, cluster)
+
+
+__all__ = [
+    "Archive",
+    "ArchiveNotFoundError",
+    "ImportedScan",
+    "cluster_of",
+    "create_archive",
+    "open_archive",
+    "plan_preset",
+]

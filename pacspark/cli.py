@@ -1,0 +1,431 @@
+"""The command line: arguments and printing, nothing else.
+
+Results go to standard output, progress and errors to standard error. Exit status 0 is done, 1
+failed, 2 wrong usage. With ``--json`` the last thing on standard output is one JSON value.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pacspark.archive import create_archive, open_archive
+from pacspark.errors import PacsparkError, UsageError
+from pacspark.progress import Progress, progress_for_stderr
+
+app = typer.Typer(
+    name="pacspark",
+    help="A PACS on Spark that reconstructs inside the archive.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Root = Annotated[
+    str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://... or s3://...")
+]
+SeriesUID = Annotated[str, typer.Argument(help="Series Instance UID.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", is_eager=True)]
+Size = Annotated[
+    tuple[int, int, int] | None,
+    typer.Option("--size", help="Voxels along x, y, z.", metavar="NX NY NZ"),
+]
+VoxelMm = Annotated[float | None, typer.Option("--voxel-mm", help="Edge of a voxel, mm.")]
+Center = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option("--center", help="Centre of the grid, mm.", metavar="X Y Z"),
+]
+Filter = Annotated[
+    str, typer.Option("--filter", help="ram-lak, shepp-logan, cosine, hamming or hann.")
+]
+Cutoff = Annotated[float, typer.Option("--cutoff", help="Cut-off, part of the Nyquist frequency.")]
+EnergyBins = Annotated[
+    str | None, typer.Option("--energy-bins", help="Indices like 0,2; all unless given.")
+]
+Executors = Annotated[int | None, typer.Option("--executors", help="Executors of the cluster.")]
+Cores = Annotated[int | None, typer.Option("--cores", help="Cores per executor.")]
+Memory = Annotated[
+    str | None, typer.Option("--memory", help="Memory per executor for Python workers, like 8G.")
+]
+
+
+def say(text: str) -> None:
+    """Print a line for people on standard error."""
+    print(text, file=sys.stderr)
+
+
+def show_json(value: object) -> None:
+    """Print one JSON value as the last thing on standard output."""
+    print(json.dumps(value, default=str))
+
+
+def _progress() -> Progress:
+    return progress_for_stderr()
+
+
+@app.command(epilog="Example: pacspark init archive")
+def init(root: Root, as_json: AsJson = False) -> None:
+    """Create the tables of an archive; safe to repeat."""
+    archive = create_archive(root)
+    if as_json:
+        show_json({"root": archive.root, "tables": archive.table_names})
+    else:
+        print(f"{archive.root}: {len(archive.table_names)} tables")
+
+
+@app.command(epilog="Example: pacspark ingest archive incoming/ study.zip")
+def ingest(
+    root: Root,
+    paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, zips, DICOMDIRs.")],
+    as_json: AsJson = False,
+) -> None:
+    """Store DICOM objects: counts stored, duplicate, conflicting and rejected ones."""
+    report = create_archive(root).ingest(paths, progress=_progress())
+    counts = {
+        "stored": report.stored,
+        "duplicate": report.duplicate,
+        "conflict": report.conflict,
+        "rejected": report.rejected,
+    }
+    for refused in report.refused:
+        say(f"{refused.error_class}: {refused.source}: {refused.message}")
+    hidden = report.conflict + report.rejected - len(report.refused)
+    if hidden > 0:
+        say(f"... and {hidden} more in the table `rejects`")
+    if as_json:
+        show_json(
+            counts
+            | {"bytes": report.bytes_stored, "seconds": report.seconds, "run_id": report.run_id}
+        )
+    else:
+        print(", ".join(f"{name} {count}" for name, count in counts.items()))
+    if not report.clean:
+        raise typer.Exit(1)
+
+
+@app.command(
+    "import-scan", epilog="Example: pacspark import-scan archive examples/walnut/SCAN.toml"
+)
+def import_scan(
+    root: Root,
+    scan: Annotated[Path, typer.Argument(help="The scan's description, SCAN.toml.")],
+    as_json: AsJson = False,
+) -> None:
+    """Store projections as DICOM; the last word is the series' UID."""
+    imported = create_archive(root).import_scan(scan, progress=_progress())
+    if as_json:
+        show_json(asdict(imported))
+    else:
+        print(
+            f"stored {imported.stored}, duplicate {imported.duplicate}: {imported.series_instance_uid}"
+        )
+
+
+@app.command(epilog="Example: pacspark find archive --level series Modality=CT 'PatientName=WAL*'")
+def find(
+    root: Root,
+    query: Annotated[
+        list[str] | None, typer.Argument(help="KEYWORD=VALUE: *, ?, ranges, UID lists.")
+    ] = None,
+    level: Annotated[
+        str, typer.Option("--level", help="patient, study, series or instance.")
+    ] = "study",
+    as_json: AsJson = False,
+) -> None:
+    """Find by PS3.4 matching."""
+    found = open_archive(root).find(level=level, **_query(query or []))
+    records = [
+        {key: value for key, value in record.items() if _given(value)}
+        for record in found.to_dict("records")
+    ]
+    if as_json:
+        show_json(records)
+        return
+    columns = [name for name in FIND_COLUMNS[level] if name in found.columns]
+    show_table(columns, [[record.get(name, "") for name in columns] for record in records])
+
+
+FIND_COLUMNS: Mapping[str, Sequence[str]] = {
+    "patient": ["PatientID", "PatientName", "NumberOfPatientRelatedStudies"],
+    "study": ["PatientID", "StudyDate", "StudyDescription", "ModalitiesInStudy",
+              "NumberOfStudyRelatedInstances", "StudyInstanceUID"],
+    "series": ["PatientID", "Modality", "SeriesNumber", "SeriesDescription",
+               "NumberOfSeriesRelatedInstances", "SeriesInstanceUID"],
+    "instance": ["Modality", "InstanceNumber", "Rows", "Columns", "NumberOfFrames", "SOPInstanceUID"],
+}  # fmt: skip
+"""What a person sees of each level; ``--json`` has everything."""
+
+
+def _query(items: Sequence[str]) -> dict[str, str]:
+    query = {}
+    for item in items:
+        keyword, equals, value = item.partition("=")
+        if not equals:
+            message = f"query: expected KEYWORD=VALUE, found {item!r}"
+            raise UsageError(message)
+        query[keyword] = value
+    return query
+
+
+def _given(value: object) -> bool:
+    return value is not None and value == value and not (isinstance(value, str) and not value)  # noqa: PLR0124 -- NaN
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table: aligned for a person, tab-separated for a pipe."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(str(cell) for cell in row))
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    Console().print(table)
+
+
+@app.command(
+    epilog="Example: pacspark sql archive 'SELECT Modality, KVP, count(*) FROM instances GROUP BY ALL'"
+)
+def sql(
+    root: Root,
+    statement: Annotated[str, typer.Argument(help="A query; any DICOM keyword is a column.")],
+    as_json: AsJson = False,
+) -> None:
+    """Ask the tables in SQL; any DICOM attribute is a column of `instances`."""
+    frame = open_archive(root).sql(statement)
+    rows = frame.collect()
+    if as_json:
+        show_json([row.asDict(recursive=True) for row in rows])
+    else:
+        show_table(frame.columns, rows)
+
+
+@app.command(epilog="Example: pacspark check archive 1.2.3 --picture check.png")
+def check(
+    root: Root,
+    series_uid: SeriesUID,
+    picture: Annotated[Path, typer.Option("--picture", help="Where the picture goes.")] = Path(
+        "check.png"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Check a scan's geometry: candidate axis shifts and both rotation senses, as one picture."""
+    result = open_archive(root).check(series_uid)
+    result.picture.save(picture)
+    if as_json:
+        show_json(result.summary() | {"picture": str(picture)})
+    else:
+        print(result.message)
+        print(f"picture: {picture}")
+
+
+@app.command(
+    epilog="Example: pacspark plan archive 1.2.3 --size 512 512 512 --executors 4 --cores 8 --memory 32G"
+)
+def plan(
+    root: Annotated[str | None, typer.Argument(help="The archive.")] = None,
+    series_uid: Annotated[str | None, typer.Argument(help="A projection series.")] = None,
+    size: Size = None,
+    voxel_mm: VoxelMm = None,
+    center: Center = None,
+    executors: Executors = None,
+    cores: Cores = None,
+    memory: Memory = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", help="stone, arteria, thorax, thorax-720 or full-body."),
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option("--price-per-core-hour", help="For the cost.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a reconstruction would run and cost; runs nothing."""
+    from pacspark.archive import plan_preset
+
+    cluster = _cluster(executors, cores, memory)
+    if preset is not None:
+        planned = plan_preset(preset, cluster)
+    elif root is None or series_uid is None:
+        message = "plan: expected ROOT SERIES_UID or --preset, found neither"
+        raise UsageError(message)
+    else:
+        archive = open_archive(root)
+        grid = archive.grid(series_uid, size=size, voxel_mm=voxel_mm, center_mm=center)
+        planned = archive.plan(series_uid, grid=grid, cluster=cluster)
+    summary = dict(planned.summary())
+    if price is not None:
+        summary["cost"] = summary["core_hours"] * price
+    if as_json:
+        show_json(summary)
+    else:
+        for name, value in summary.items():
+            print(f"{name:<22} {_human(name, value)}")
+
+
+def _human(name: str, value: float) -> str:
+    if name.endswith("bytes") or name == "bytes_per_task":
+        units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+        power = min(len(units) - 1, max(0, (int(value).bit_length() - 1) // 10))
+        return f"{value / 1024**power:.1f} {units[power]}"
+    return f"{value:.2f}" if isinstance(value, float) else f"{value}"
+
+
+def _cluster(executors: int | None, cores: int | None, memory: str | None) -> Any:
+    from pacspark.archive import cluster_of
+
+    return cluster_of(executors, cores, None if memory is None else parse_bytes(memory))
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size like ``512M``, ``8G`` or ``8GiB`` as bytes."""
+    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+    number = text.strip().lower().removesuffix("b").removesuffix("i")
+    unit = number[-1:] if number[-1:].isalpha() else ""
+    try:
+        size_bytes = int(float(number.removesuffix(unit)) * units[unit])
+    except (ValueError, KeyError, OverflowError):
+        size_bytes = 0
+    if size_bytes <= 0:
+        message = f"memory: expected a size like 8G or 512M, found {text!r}"
+        raise UsageError(message)
+    return size_bytes
+
+
+@app.command(epilog="Example: pacspark reconstruct archive 1.2.3 --size 256 256 256 --filter hann")
+def reconstruct(
+    root: Root,
+    series_uid: SeriesUID,
+    size: Size = None,
+    voxel_mm: VoxelMm = None,
+    center: Center = None,
+    filter_name: Filter = "ram-lak",
+    cutoff: Cutoff = 1.0,
+    energy_bins: EnergyBins = None,
+    water_mu: Annotated[
+        float | None, typer.Option("--water-mu-per-mm", help="Attenuation of water, for HU.")
+    ] = None,
+    executors: Executors = None,
+    cores: Cores = None,
+    memory: Memory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Reconstruct a scan with Spark; the last word is the UID of the CT series in the archive."""
+    archive = open_archive(root)
+    reports = archive.reconstruct_series(
+        series_uid,
+        grid=archive.grid(series_uid, size=size, voxel_mm=voxel_mm, center_mm=center),
+        filter=filter_name,
+        cutoff=cutoff,
+        energy_bins=None if energy_bins is None else _indices(energy_bins),
+        water_mu_per_mm=water_mu,
+        cluster=_cluster(executors, cores, memory),
+        progress=_progress(),
+    )
+    if as_json:
+        show_json([report.summary() for report in reports])
+        return
+    for report in reports:
+        made = "found" if report.found else "made"
+        print(f"{made} {report.n_slices} slices: {report.series_instance_uid}")
+
+
+def _indices(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        message = f"energy-bins: expected indices like 0,2, found {text!r}"
+        raise UsageError(message) from error
+
+
+@app.command(epilog="Example: pacspark export archive out --series 1.2.3 --format nifti")
+def export(
+    root: Root,
+    directory: Annotated[Path, typer.Argument(help="Where the files go.")],
+    study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
+    series: Annotated[str | None, typer.Option("--series", help="Series Instance UID.")] = None,
+    instance: Annotated[str | None, typer.Option("--instance", help="SOP Instance UID.")] = None,
+    file_format: Annotated[str, typer.Option("--format", help="dicom or nifti.")] = "dicom",
+    as_json: AsJson = False,
+) -> None:
+    """Write a study, a series or an instance as files."""
+    files = open_archive(root).export(
+        directory,
+        study=study,
+        series=series,
+        instance=instance,
+        format=file_format,
+        progress=_progress(),
+    )
+    if as_json:
+        show_json([str(file) for file in files])
+    else:
+        print(f"{len(files)} files in {directory}")
+
+
+@app.command(epilog="Example: pacspark view archive 1.2.3 slice.png")
+def view(
+    root: Root,
+    series_uid: SeriesUID,
+    picture: Annotated[Path, typer.Argument(help="The PNG to write.")] = Path("view.png"),
+    as_json: AsJson = False,
+) -> None:
+    """Draw a CT series as orthogonal views into a PNG."""
+    open_archive(root).volume(series_uid).view().save(picture)
+    if as_json:
+        show_json({"picture": str(picture)})
+    else:
+        print(picture)
+
+
+@app.command(epilog="Example: pacspark history archive")
+def history(root: Root, as_json: AsJson = False) -> None:
+    """Tell which run changed which table, and when."""
+    versions = open_archive(root).versions()
+    if as_json:
+        show_json(versions.to_dict("records"))
+    else:
+        show_table(list(versions.columns), versions.to_numpy().tolist())
+
+
+def run(command: Callable[[], Any], *, debug: bool) -> int:
+    """Run a command; errors of ours become one line, others too unless `debug`."""
+    try:
+        command()
+    except PacsparkError as error:
+        if debug:
+            raise
+        say(f"{type(error).__name__}: {error}")
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        say("interrupted; asking again finishes the work")
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        say(f"{type(error).__name__}: {error} (--debug shows where)")
+        return 1
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    status = 0
+
+    def command() -> None:
+        nonlocal status
+        result = app(given, standalone_mode=False)
+        status = result if isinstance(result, int) else 0
+
+    return run(command, debug=debug) or status

@@ -1,0 +1,131 @@
+"""From counts to line integrals; plain functions on one block of projections.
+
+``line integral = -log((counts - dark) / (flat - dark))`` with the mean of the flats and of the
+darks. What the logarithm has no answer for is handled in the open:
+
+* a pixel whose mean flat is not above its mean dark is *dead*: its line integral is interpolated
+  along the row from its live neighbours; a detector that is mostly dead is an error;
+* counts at or below the dark level, which a strong absorber and noise make, count as half a count.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pacspark.errors import ProjectionDataError
+
+Kind = Literal["counts", "transmission", "line_integrals"]
+KINDS: tuple[Kind, ...] = ("counts", "transmission", "line_integrals")
+
+MAX_DEAD_PART = 0.5
+"""More dead pixels than this part of a detector are a wrong flat, not a bad detector."""
+SMALLEST_COUNT = 0.5
+"""What counts at or below the dark level stand for."""
+SMALLEST_TRANSMISSION = 1e-6
+"""What a transmission at or below zero stands for: a line integral of 13.8."""
+
+
+def line_integrals(
+    values: NDArray[np.generic],
+    kind: Kind,
+    *,
+    flats: NDArray[np.generic] | None = None,
+    darks: NDArray[np.generic] | None = None,
+    unattenuated_counts: float | None = None,
+) -> NDArray[np.float32]:
+    """Return line integrals, float32, of one block of projections.
+
+    Parameters
+    ----------
+    values
+        ``(n, n_rows, n_columns)``.
+    kind
+        ``counts``, ``transmission`` (counts over unattenuated counts) or ``line_integrals``.
+    flats, darks
+        ``(m, n_rows, n_columns)`` frames without object, and without beam; for counts.
+    unattenuated_counts
+        The flat where there are no `flats`.
+
+    Raises
+    ------
+    ProjectionDataError
+        When shapes differ, the flat is dead or missing, or `kind` is none of the three.
+    """
+    if kind == "line_integrals":
+        return np.asarray(values, np.float32)
+    if kind == "transmission":
+        return _negative_log(np.asarray(values, np.float32), np.float32(SMALLEST_TRANSMISSION))
+    if kind != "counts":
+        message = f"kind: expected one of {', '.join(KINDS)}, found {kind!r}"
+        raise ProjectionDataError(message)
+    frame_shape = values.shape[1:]
+    dark = np.zeros(frame_shape) if darks is None else _mean("dark", darks, frame_shape)
+    if flats is not None:
+        beam = _mean("flat", flats, frame_shape) - dark
+    elif unattenuated_counts is not None and unattenuated_counts > 0:
+        beam = unattenuated_counts - dark
+    else:
+        message = (
+            "counts: expected flats or unattenuated_counts > 0, found "
+            f"{'neither' if unattenuated_counts is None else unattenuated_counts}"
+        )
+        raise ProjectionDataError(message)
+    dead = ~(beam > 0)
+    if dead.mean() > MAX_DEAD_PART:
+        row, column = (int(places[0]) for places in np.nonzero(dead))
+        message = (
+            f"flat: expected counts above the dark level, found {int(dead.sum())} of {dead.size} "
+            f"pixels at or below it, the first at row {row}, column {column}"
+        )
+        raise ProjectionDataError(message)
+    beam[dead] = 1.0
+    lit = np.asarray(values, np.float32) - dark.astype(np.float32)
+    np.maximum(lit, np.float32(SMALLEST_COUNT), out=lit)
+    lit /= beam.astype(np.float32)
+    integrals = _negative_log(lit, np.float32(0))
+    _repair(integrals, dead)
+    return integrals
+
+
+def _mean(
+    name: str, frames: NDArray[np.generic], frame_shape: tuple[int, ...]
+) -> NDArray[np.float64]:
+    if frames.shape[1:] != frame_shape or not len(frames):
+        message = f"{name}: expected frames of shape {frame_shape}, found {frames.shape}"
+        raise ProjectionDataError(message)
+    mean: NDArray[np.float64] = frames.mean(axis=0, dtype=np.float64)
+    if not np.isfinite(mean).all():
+        row, column = (int(places[0]) for places in np.nonzero(~np.isfinite(mean)))
+        message = f"{name}: expected finite counts, found {mean[row, column]} at {row}, {column}"
+        raise ProjectionDataError(message)
+    return mean
+
+
+def _negative_log(
+    transmission: NDArray[np.float32], smallest: np.float32
+) -> NDArray[np.float32]:
+    integrals = np.maximum(transmission, smallest)
+    np.log(integrals, out=integrals)
+    np.negative(integrals, out=integrals)
+    return integrals
+
+
+def _repair(integrals: NDArray[np.float32], dead: NDArray[np.bool_]) -> None:
+    """Fill dead pixels along their rows; a row that is wholly dead takes its nearest live row."""
+    columns = np.arange(dead.shape[1])
+    live_rows = np.flatnonzero(~dead.all(axis=1))
+    for row in np.flatnonzero(dead.any(axis=1)):
+        if dead[row].all():
+            integrals[:, row] = integrals[:, live_rows[np.abs(live_rows - row).argmin()]]
+            continue
+        live = columns[~dead[row]]
+        missing = columns[dead[row]]
+        after = np.clip(np.searchsorted(live, missing), 0, live.size - 1)
+        before = np.maximum(after - 1, 0)
+        left, right = live[before], live[after]
+        span = np.maximum(right - left, 1)
+        part = np.clip((missing - left) / span, 0, 1).astype(np.float32)
+        integrals[:, row, missing] = (1 - part) * integrals[:, row, left] + part * integrals[
+            :, row, right
+        ]

@@ -1,0 +1,290 @@
+"""Reconstructed slices as CT images (PS3.3 A.3).
+
+The axes of the patient (L, P, S) are the scanner's x, y, z: rows of an image run along x, columns
+along y, slices along z. Values are Hounsfield units where the attenuation of water is known; else a
+linear map of 1/mm, with Rescale Type ``US`` (unspecified), whose slope and intercept give 1/mm back.
+
+Objects derive from the run alone, without clock or chance: the same run gives the same bytes.
+"""
+
+import io
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.filewriter import dcmwrite
+from pydicom.uid import CTImageStorage
+
+from pacspark import __version__
+from pacspark.ct.geometry import VolumeGrid
+from pacspark.dicom.enhanced_xa import MANUFACTURER, file_meta
+from pacspark.dicom.numbers import decimal_string
+from pacspark.dicom.scan import StoredScan
+from pacspark.dicom.uids import derived_uid
+from pacspark.errors import GeometryError
+
+HU_INTERCEPT: Final = -1024
+MAX_EDGE: Final = 65535
+
+_COPIED: Final = (
+    "SpecificCharacterSet PatientName PatientID IssuerOfPatientID PatientBirthDate PatientSex "
+    "PatientAge PatientWeight PatientSpeciesDescription StudyInstanceUID StudyDate StudyTime "
+    "AccessionNumber ReferringPhysicianName StudyID StudyDescription FrameOfReferenceUID "
+    "PositionReferenceIndicator BodyPartExamined InstitutionName AcquisitionDateTime"
+).split()
+_REQUIRED_EMPTY: Final = (
+    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber "
+    "ReferringPhysicianName StudyID PositionReferenceIndicator KVP AcquisitionNumber"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class ValueMap:
+    """How attenuation is stored in 16 bits.
+
+    Attributes
+    ----------
+    unit
+        ``HU`` or ``1/mm``: what ``stored * slope + intercept`` is in.
+    slope, intercept
+        As written, decimal strings that PS3.5 permits.
+    signed
+        Whether pixels are signed.
+    water_mu_per_mm
+        For HU.
+    window_center, window_width
+        What a viewer shows first, in `unit`.
+    """
+
+    unit: str
+    slope: str
+    intercept: str
+    signed: bool
+    water_mu_per_mm: float
+    window_center: str
+    window_width: str
+
+    @classmethod
+    def hounsfield(cls, water_mu_per_mm: float) -> "ValueMap":
+        """Map to Hounsfield units: 1000 (mu / mu_water - 1), whole numbers."""
+        if not math.isfinite(water_mu_per_mm) or water_mu_per_mm <= 0:
+            message = f"water_mu_per_mm: expected a number > 0, found {water_mu_per_mm!r}"
+            raise GeometryError(message)
+        return cls("HU", "1", str(HU_INTERCEPT), True, water_mu_per_mm, "0", "2000")
+
+    @classmethod
+    def linear(cls, lowest: float, highest: float, headroom: float) -> "ValueMap":
+        """Map a range of 1/mm, widened by `headroom` of its span at both ends, to 0..65535."""
+        span = highest - lowest if highest > lowest else max(abs(highest), 1e-6)
+        slope = decimal_string((1 + 2 * headroom) * span / MAX_EDGE)
+        intercept = decimal_string(lowest - headroom * span)
+        center = decimal_string((lowest + highest) / 2)
+        return cls("1/mm", slope, intercept, False, 0.0, center, decimal_string(span))
+
+    def stored(self, values: NDArray[np.float32]) -> NDArray[np.integer[Any]]:
+        """Return 16-bit pixels of attenuation values in 1/mm; what does not fit is clamped."""
+        scaled, limits = self._scaled(values), self._limits
+        return np.clip(np.rint(scaled), *limits).astype("<i2" if self.signed else "<u2")
+
+    def clamped(self, values: NDArray[np.float32]) -> int:
+        """Count the values that do not fit."""
+        scaled, (lowest, highest) = self._scaled(values), self._limits
+        return int(np.count_nonzero((scaled < lowest - 0.5) | (scaled > highest + 0.5)))
+
+    @property
+    def _limits(self) -> tuple[int, int]:
+        return (-32768, 32767) if self.signed else (0, 65535)
+
+    def _scaled(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
+        wide = values.astype(np.float64)
+        if self.unit == "HU":
+            wide = 1000 * (wide / self.water_mu_per_mm - 1)
+        return (wide - float(self.intercept)) / float(self.slope)
+
+
+@dataclass(frozen=True, slots=True)
+class CTSeries:
+    """Encodes the slices of one reconstruction.
+
+    Attributes
+    ----------
+    run_id
+        What all UIDs derive from.
+    header
+        DICOM JSON of a source instance: patient, study and frame of reference.
+    source_series_uid
+        What was reconstructed.
+    grid
+        Where the voxels are.
+    values
+        How they are stored.
+    derivation
+        What was done, for people.
+    series_description
+        Of the new series.
+    """
+
+    run_id: str
+    header: str
+    source_series_uid: str
+    grid: VolumeGrid
+    values: ValueMap
+    derivation: str
+    series_description: str
+    series_number: int = 100
+
+    @classmethod
+    def of_scan(
+        cls,
+        scan: StoredScan,
+        run_id: str,
+        grid: VolumeGrid,
+        values: ValueMap,
+        energy_bin: int,
+        filter_name: str,
+    ) -> "CTSeries":
+        """Make the series of a reconstruction of a stored scan."""
+        if max(grid.shape[1:]) > MAX_EDGE:
+            message = f"grid.shape: expected at most {MAX_EDGE} rows and columns, found {grid.shape}"
+            raise GeometryError(message)
+        edges = scan.energy_bin_edges_kev
+        energies = f", {edges[energy_bin]:g}-{edges[energy_bin + 1]:g} keV" if edges else ""
+        given = json.loads(scan.header).get("0008103E", {}).get("Value", [""])[0]
+        return cls(
+            run_id=run_id,
+            header=scan.header,
+            source_series_uid=scan.series_instance_uid,
+            grid=grid,
+            values=values,
+            derivation=(
+                f"FDK reconstruction, {filter_name} filter, of {scan.geometry.n_angles} views of "
+                f"series {scan.series_instance_uid}{energies} by pacspark {__version__}"
+            ),
+            series_description=f"{given or 'scan'}, FDK {filter_name}{energies}"[:64],
+            series_number=100 + energy_bin,
+        )
+
+    @property
+    def series_instance_uid(self) -> str:
+        """Derived from the run."""
+        return ct_series_uid(self.run_id)
+
+    def encode_slab(self, slab: NDArray[np.float32], z_start: int) -> Iterator[bytes]:
+        """Encode a slab's slices.
+
+        Parameters
+        ----------
+        slab
+            ``(n, n_y, n_x)`` attenuation in 1/mm.
+        z_start
+            Index in the grid of its first slice.
+
+        Yields
+        ------
+        bytes
+            One Part 10 object per slice.
+        """
+        dataset = self._template()
+        z_mm, y_mm, x_mm = self.grid.z_mm, self.grid.y_mm, self.grid.x_mm
+        for offset, values in enumerate(slab):
+            z = z_start + offset
+            uid = derived_uid("ct slice", self.run_id, str(z))
+            dataset.file_meta = file_meta(CTImageStorage, uid)
+            dataset.SOPInstanceUID = uid
+            dataset.InstanceNumber = z + 1
+            position = [decimal_string(mm) for mm in (x_mm[0], y_mm[0], z_mm[z])]
+            dataset.ImagePositionPatient = position
+            dataset.SliceLocation = position[2]
+            pixels = self.values.stored(values).tobytes()
+            dataset.PixelData = pixels  # 16 bits each: always of even length
+            buffer = io.BytesIO()
+            dcmwrite(buffer, dataset, enforce_file_format=True)
+            yield buffer.getvalue()
+
+    def _template(self) -> Dataset:
+        dataset = Dataset()
+        source = Dataset.from_json(_without_bulk(self.header))
+        for keyword in _REQUIRED_EMPTY:
+            setattr(dataset, keyword, "" if keyword != "KVP" else None)
+        for keyword in _COPIED:
+            if keyword in source:
+                dataset[keyword] = source[keyword]
+        dz_mm, dy_mm, dx_mm = self.grid.voxel_mm
+        signed = self.values.signed
+        dataset.SOPClassUID = CTImageStorage
+        dataset.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
+        dataset.Modality = "CT"
+        dataset.Manufacturer = MANUFACTURER
+        dataset.SoftwareVersions = __version__
+        dataset.SeriesDescription = self.series_description
+        dataset.SeriesInstanceUID = self.series_instance_uid
+        dataset.SeriesNumber = self.series_number
+        dataset.PatientPosition = "HFS"
+        dataset.SliceThickness = decimal_string(dz_mm)
+        dataset.SpacingBetweenSlices = decimal_string(dz_mm)
+        dataset.PixelSpacing = [decimal_string(dy_mm), decimal_string(dx_mm)]
+        dataset.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+        dataset.Rows, dataset.Columns = self.grid.shape[1:]
+        dataset.SamplesPerPixel = 1
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+        dataset.BitsAllocated = dataset.BitsStored = 16
+        dataset.HighBit = 15
+        dataset.PixelRepresentation = int(signed)
+        dataset.RescaleSlope = self.values.slope
+        dataset.RescaleIntercept = self.values.intercept
+        dataset.RescaleType = "HU" if self.values.unit == "HU" else "US"
+        dataset.WindowCenter = self.values.window_center
+        dataset.WindowWidth = self.values.window_width
+        dataset.VOILUTFunction = "LINEAR_EXACT"  # LINEAR permits no window narrower than 1
+        dataset.BurnedInAnnotation = "NO"
+        dataset.LossyImageCompression = "00"
+        dataset.DerivationDescription = self.derivation
+        dataset.ContributingEquipmentSequence = [_processing_equipment()]
+        dataset.RelatedSeriesSequence = [self._source_series(source.StudyInstanceUID)]
+        if "BodyPartExamined" not in dataset:
+            dataset.Laterality = ""
+        return dataset
+
+    def _source_series(self, study_instance_uid: str) -> Dataset:
+        """Return the reference to the projections.
+
+        By series, not by instance: it is one item however many instances a scan has, and a series
+        that is looked at alone refers to nothing that is missing.
+        """
+        purpose = Dataset()
+        purpose.CodeValue = "121322"
+        purpose.CodingSchemeDesignator = "DCM"
+        purpose.CodeMeaning = "Source image for image processing operation"
+        item = Dataset()
+        item.StudyInstanceUID = study_instance_uid
+        item.SeriesInstanceUID = self.source_series_uid
+        item.PurposeOfReferenceCodeSequence = [purpose]
+        return item
+
+
+def ct_series_uid(run_id: str) -> str:
+    """Return the Series Instance UID of a run's result."""
+    return derived_uid("ct series", run_id)
+
+
+def _without_bulk(header: str) -> dict[str, Any]:
+    return {tag: item for tag, item in json.loads(header).items() if "BulkDataURI" not in item}
+
+
+def _processing_equipment() -> Dataset:
+    purpose = Dataset()
+    purpose.CodeValue = "109102"
+    purpose.CodingSchemeDesignator = "DCM"
+    purpose.CodeMeaning = "Processing Equipment"
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [purpose]
+    item.Manufacturer = MANUFACTURER
+    item.ManufacturerModelName = "pacspark"
+    item.SoftwareVersions = __version__
+    item.ContributionDescription = "FDK reconstruction"
+    return item

@@ -1,0 +1,122 @@
+"""Progress of long work, on standard error: bars on a terminal, plain lines elsewhere.
+
+The work calls ``with progress.stage("reconstruct", total, "slabs") as stage: stage.advance()`` and
+knows nothing of how it is shown. `Progress` itself shows nothing: the silent case.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Stage:
+    """One stretch of work with a known or unknown total; shows nothing."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Count `amount` more as done."""
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Set how much is done, and the total where it has become known."""
+
+
+class Progress:
+    """Shows nothing; the base of those that do."""
+
+    @contextmanager
+    def stage(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Stage]:
+        """Enter one stretch of work."""
+        del label, total, unit
+        yield Stage()
+
+
+SILENT = Progress()
+
+
+class _BarStage(Stage):
+    def __init__(self, bars: Bars, label: str, total: int | None, unit: str) -> None:
+        self._bars = bars
+        self._task = bars.add_task(label, total=total, unit=unit)
+
+    def advance(self, amount: int = 1) -> None:
+        self._bars.advance(self._task, amount)
+
+    def update(self, done: int, total: int | None = None) -> None:
+        self._bars.update(self._task, completed=done, total=total)
+
+
+class TerminalProgress(Progress):
+    """Bars for a person at a terminal."""
+
+    @contextmanager
+    def stage(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Stage]:
+        """Enter one stretch of work, drawn as a bar."""
+        bars = Bars(
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        with bars:
+            yield _BarStage(bars, label, total, unit)
+
+
+class _LineStage(Stage):
+    def __init__(self, stream: TextIO, label: str, total: int | None, unit: str) -> None:
+        self._stream, self._label, self._total, self._unit = stream, label, total, unit
+        self._done = 0
+        self._started = self._spoken = time.monotonic()
+
+    def advance(self, amount: int = 1) -> None:
+        self.update(self._done + amount)
+
+    def update(self, done: int, total: int | None = None) -> None:
+        self._done = done
+        self._total = self._total if total is None else total
+        if time.monotonic() - self._spoken >= SECONDS_BETWEEN_LINES:
+            self.speak()
+
+    def speak(self) -> None:
+        self._spoken = time.monotonic()
+        of = "" if self._total is None else f" of {self._total}"
+        seconds = self._spoken - self._started
+        print(
+            f"{self._label}: {self._done}{of} {self._unit}, {seconds:.1f} s".replace("  ", " "),
+            file=self._stream,
+            flush=True,
+        )
+
+
+class LineProgress(Progress):
+    """A line when a stage ends, and every few seconds meanwhile: for logs and pipes."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+
+    @contextmanager
+    def stage(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Stage]:
+        """Enter one stretch of work, told in lines."""
+        line = _LineStage(self._stream or sys.stderr, label, total, unit)
+        yield line
+        line.speak()
+
+
+def progress_for_stderr() -> Progress:
+    """Return bars when standard error is a terminal, else lines."""
+    return TerminalProgress() if sys.stderr.isatty() else LineProgress()

@@ -1,0 +1,245 @@
+"""Bodies of the reconstruction's Spark tasks: plain functions on what pickles, no pyspark, tested
+without Spark.
+
+::
+
+    prepare_frames   FrameRun ──▶ line integrals ──▶ chunks of the `projections` table
+    survey_slice     one slice of the volume ──▶ its smallest and largest value
+    reconstruct_slab SlabTask ──▶ slab ──▶ CT objects ──▶ IntakeResult
+    partial_slab     SlabTask (one group of angles) ──▶ slab, to be summed by sum_slab
+"""
+
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pacspark.ct.fdk import SlabReconstruction
+from pacspark.ct.filtering import FDKOptions
+from pacspark.ct.geometry import Geometry, VolumeGrid
+from pacspark.ct.preprocess import line_integrals
+from pacspark.dicom.encode import CTSeries
+from pacspark.dicom.scan import FrameRun, StoredScan, decode_frames
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.datafile import AddedFile
+from pacspark.tables.storage import Storage
+
+from pacspark.spark.partition import SlabTask
+from pacspark.tables.intake import Intake, IntakeResult
+from pacspark.tables.projections import Chunk, ProjectionReader, ProjectionWriter
+
+FRAMES_AT_ONCE_BYTES = 32 << 20
+"""Frames are decoded in runs of about this much float32, so that a task's memory does not follow
+the object's size."""
+
+Mark = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareJob:
+    """What every prepare task needs."""
+
+    storage: Storage
+    scan: StoredScan
+    rows: Mapping[str, Mapping[str, Any]]
+    energy_bin: int
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlabJob:
+    """What every slab task needs."""
+
+    storage: Storage
+    geometry: Geometry
+    grid: VolumeGrid
+    options: FDKOptions
+    angle_block: int
+    chunks: tuple[Chunk, ...]
+    series: CTSeries | None
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCost:
+    """What a task took: seconds by phase, and its worker's peak resident bytes."""
+
+    seconds: Mapping[str, float]
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlabOutcome:
+    """A slab that is written but not yet visible."""
+
+    intake: IntakeResult
+    clamped_voxels: int
+    cost: TaskCost
+
+
+class Stopwatch:
+    """Adds up the seconds of named phases."""
+
+    def __init__(self) -> None:
+        self._seconds: Counter[str] = Counter()
+        self._since = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Charge the time since the last lap to `phase`."""
+        now = time.perf_counter()
+        self._seconds[phase] += now - self._since  # type: ignore[assignment]
+        self._since = now
+
+    def cost(self) -> TaskCost:
+        """Return the sums, with the peak memory of this process."""
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return TaskCost(dict(self._seconds), peak_bytes)
+
+
+def prepare_frames(job: PrepareJob, runs: list[FrameRun], mark: Mark) -> list[AddedFile]:
+    """Decode runs of frames, make line integrals of them, write them as chunks."""
+    geometry = job.scan.geometry
+    writer = ProjectionWriter(job.storage, job.scan.series_instance_uid, job.energy_bin, job.run_id)
+    catalog = Catalog(job.storage)
+    flats, darks = _flats_and_darks(job)
+    for run in runs:
+        at_once = frames_at_once(run)
+        for start in range(0, run.count, at_once):
+            count = min(at_once, run.count - start)
+            values = _read_frames(catalog, job, run, start, count)
+            integrals = line_integrals(
+                values,
+                job.scan.kind,
+                flats=flats,
+                darks=darks,
+                unattenuated_counts=job.scan.unattenuated_counts,
+            )
+            angle_start = run.angle_start + start
+            angles = geometry.gantry_angles_rad[angle_start : angle_start + count]
+            writer.write(integrals, angle_start, angles)
+            mark(f"prepare-{job.energy_bin}-{angle_start}")
+    return [writer.close()]
+
+
+def frames_at_once(run: FrameRun) -> int:
+    """Return how many frames of a run are decoded at once."""
+    return max(1, FRAMES_AT_ONCE_BYTES // (4 * run.n_rows * run.n_columns))
+
+
+def frame_blocks(run: FrameRun) -> int:
+    """Return in how many blocks a run of frames is decoded."""
+    return -(-run.count // frames_at_once(run))
+
+
+def _read_frames(
+    catalog: Catalog, job: PrepareJob, run: FrameRun, start: int, count: int
+) -> NDArray[np.float32]:
+    row = job.rows[run.sop_instance_uid]
+    frame_bytes = row["frame_size_bits"] // 8
+    first_byte = row["pixel_data_offset"] + (run.frame_start + start) * frame_bytes
+    pixels = catalog.read_range(row, first_byte, count * frame_bytes)
+    return decode_frames(pixels, run)
+
+
+def _flats_and_darks(
+    job: PrepareJob,
+) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    catalog = Catalog(job.storage)
+
+    def read(runs: tuple[FrameRun, ...]) -> NDArray[np.float32] | None:
+        frames = [
+            _read_frames(catalog, job, run, 0, run.count)
+            for run in runs
+            if run.energy_bin == job.energy_bin
+        ]
+        return np.concatenate(frames) if frames else None
+
+    return read(job.scan.flats), read(job.scan.darks)
+
+
+def reconstruct_slab(job: SlabJob, task: SlabTask, mark: Mark) -> SlabOutcome:
+    """Stream the angle blocks of a slab's row band, backproject, encode, write."""
+    watch = Stopwatch()
+    slab = _accumulate(job, task, mark, watch)
+    return _write_slab(job, task.z_start, slab, watch)
+
+
+def partial_slab(job: SlabJob, task: SlabTask, mark: Mark) -> Iterator[pa.RecordBatch]:
+    """Backproject one group of angles; one row per slice: ``slab, z, values``."""
+    slab = _accumulate(job, task, mark, Stopwatch())
+    for offset, values in enumerate(slab):
+        yield pa.RecordBatch.from_arrays(
+            [
+                pa.array([task.slab], pa.int64()),
+                pa.array([task.z_start + offset], pa.int64()),
+                pa.array([values.tobytes()], pa.binary()),
+            ],
+            ["slab", "z", "values"],
+        )
+
+
+def sum_slab(
+    job: SlabJob, z_start: int, z_stop: int, batches: Iterator[pa.RecordBatch]
+) -> SlabOutcome:
+    """Add up the partial slabs of one slab, encode and write it.
+
+    Partial slices come in any order; they are added in double precision, so that the order does not
+    show in float32.
+    """
+    watch = Stopwatch()
+    _, n_y, n_x = job.grid.shape
+    total = np.zeros((z_stop - z_start, n_y, n_x), np.float64)
+    for batch in batches:
+        for z, values in zip(batch["z"].to_pylist(), batch["values"], strict=True):
+            total[z - z_start] += np.frombuffer(values.as_buffer(), np.float32).reshape(n_y, n_x)
+    watch.lap("sum")
+    return _write_slab(job, z_start, total.astype(np.float32), watch)
+
+
+def survey_slice(job: SlabJob, task: SlabTask, mark: Mark) -> tuple[float, float]:
+    """Return the smallest and largest value of one slice, 1/mm: what the linear map of a series is
+    chosen from.
+    """
+    slab = _accumulate(job, task, mark, Stopwatch())
+    return float(slab.min()), float(slab.max())
+
+
+def _accumulate(job: SlabJob, task: SlabTask, mark: Mark, watch: Stopwatch) -> NDArray[np.float32]:
+    reconstruction = SlabReconstruction(
+        job.geometry, job.grid.slab(task.z_start, task.z_stop), job.options, n_threads=1
+    )
+    row_start, row_stop = reconstruction.row_band
+    reader = ProjectionReader(job.storage, job.chunks, job.geometry.detector.n_columns)
+    watch.lap("start")
+    for start in range(task.angle_start, task.angle_stop, job.angle_block):
+        stop = min(task.angle_stop, start + job.angle_block)
+        block = reader.read(start, stop, row_start, row_stop)
+        watch.lap("read")
+        reconstruction.add(block, start)
+        watch.lap("filter and backproject")
+        mark(f"slab-{task.slab}-{task.z_start}-{start}")
+    slab = reconstruction.result()
+    watch.lap("transpose")
+    return slab
+
+
+def _write_slab(
+    job: SlabJob, z_start: int, slab: NDArray[np.float32], watch: Stopwatch
+) -> SlabOutcome:
+    if job.series is None:
+        message = "a slab job that writes needs its CT series"
+        raise ValueError(message)
+    intake = Intake(job.storage, job.run_id)
+    clamped = sum(job.series.values.clamped(values) for values in slab)
+    for encoded in job.series.encode_slab(slab, z_start):
+        watch.lap("encode")
+        intake.add(f"run:{job.run_id}", encoded)
+        watch.lap("index and write")
+    result = intake.finish()
+    watch.lap("index and write")
+    return SlabOutcome(result, clamped, watch.cost())

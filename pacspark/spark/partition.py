@@ -1,0 +1,387 @@
+"""The planner: geometry + grid + cluster -> slabs, angle groups, bytes, seconds. Pure arithmetic,
+no Spark.
+
+A volume is cut into *slabs* of contiguous z slices. The task of a slab streams blocks of angles,
+each cut to the *band* of detector rows that the slab can see, so what a task holds does not grow
+with the number of angles::
+
+    task bytes = worker + slab (accumulator) + one angle block (stored, filtered, FFT work) + CT
+    encoding
+
+When there are fewer slabs than cores, the angles are split into groups as well: each group makes a
+partial slab, and partial slabs, never volumes, are summed. All sizes are bytes, all times seconds
+on one core unless said otherwise.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry, VolumeGrid
+
+from pacspark.errors import MemoryBudgetError, UsageError
+
+WORKER_BYTES = 480 << 20
+"""A Python worker with NumPy, Numba, PyArrow and pydicom loaded and kernels compiled (measured:
+380-440 MiB)."""
+ANGLE_BLOCK_BYTES = 64 << 20
+"""Aim for one block of angles cut to a slab's band, as float32."""
+BLOCK_COPIES = 6
+"""Copies of a block alive at once: read, assembled, padded and transformed (complex), filtered and
+transposed."""
+SLAB_COPIES = 2
+"""The accumulator `[y, x, z]` and the slices `[z, y, x]` on their way to DICOM."""
+FILTER_SECONDS_PER_SAMPLE = 2.2e-8
+BACKPROJECT_SECONDS_PER_UPDATE = 4.0e-10
+READ_BYTES_PER_SECOND = 300e6
+ENCODE_SECONDS_PER_SLICE_BYTE = 6.0e-9
+STARTUP_SECONDS = 12.0
+"""JVM, Python workers, kernels from their cache, table look-ups and commits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What a plan may use.
+
+    Parameters
+    ----------
+    executors
+        Number of executors, >= 1 (local mode is one).
+    cores_per_executor
+        Tasks that run at once in each, >= 1.
+    memory_per_executor_bytes
+        Memory for the Python workers of one executor; each running task gets an equal share.
+    """
+
+    executors: int = 1
+    cores_per_executor: int = 2
+    memory_per_executor_bytes: int = 4 << 30
+
+    def __post_init__(self) -> None:
+        for name in ("executors", "cores_per_executor", "memory_per_executor_bytes"):
+            if getattr(self, name) < 1:
+                message = f"cluster.{name}: expected at least 1, found {getattr(self, name)}"
+                raise UsageError(message)
+
+    @property
+    def cores(self) -> int:
+        """Tasks that run at once."""
+        return self.executors * self.cores_per_executor
+
+    @property
+    def memory_per_task_bytes(self) -> int:
+        """What one running task may hold."""
+        return self.memory_per_executor_bytes // self.cores_per_executor
+
+
+@dataclass(frozen=True, slots=True)
+class SlabTask:
+    """One task: z slices ``z_start..z_stop`` from angles ``angle_start..angle_stop``."""
+
+    slab: int
+    z_start: int
+    z_stop: int
+    angle_start: int
+    angle_stop: int
+    row_start: int
+    row_stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructionPlan:
+    """What a reconstruction would run and what it would cost.
+
+    Attributes
+    ----------
+    tasks
+        Every (angle, slice) pair lies in exactly one of them.
+    angle_block
+        Angles that a task holds at once.
+    task_bytes
+        Predicted peak of the largest task's Python worker.
+    projection_bytes, volume_bytes
+        All line integrals and the whole volume, as float32.
+    read_bytes
+        What all tasks read together; bands of neighbouring slabs overlap.
+    shuffle_bytes
+        Partial slabs that travel between tasks; 0 when slabs suffice.
+    voxel_updates
+        Voxels times angles.
+    core_seconds, wall_seconds
+        Predicted time on one core, and on the cluster.
+    """
+
+    grid: VolumeGrid
+    cluster: Cluster
+    tasks: tuple[SlabTask, ...]
+    n_slabs: int
+    n_angle_groups: int
+    angle_block: int
+    task_bytes: int
+    projection_bytes: int
+    volume_bytes: int
+    read_bytes: int
+    shuffle_bytes: int
+    voxel_updates: int
+    core_seconds: float
+    wall_seconds: float
+
+    def summary(self) -> Mapping[str, int | float]:
+        """Every figure but the list of tasks, for people and JSON."""
+        n_z, n_y, n_x = self.grid.shape
+        return MappingProxyType(
+            {
+                "n_x": n_x,
+                "n_y": n_y,
+                "n_z": n_z,
+                "slabs": self.n_slabs,
+                "angle_groups": self.n_angle_groups,
+                "tasks": len(self.tasks),
+                "angle_block": self.angle_block,
+                "cores": self.cluster.cores,
+                "bytes_per_task": self.task_bytes,
+                "memory_per_task_bytes": self.cluster.memory_per_task_bytes,
+                "projection_bytes": self.projection_bytes,
+                "volume_bytes": self.volume_bytes,
+                "read_bytes": self.read_bytes,
+                "shuffle_bytes": self.shuffle_bytes,
+                "voxel_updates": self.voxel_updates,
+                "core_hours": self.core_seconds / 3600,
+                "wall_seconds": self.wall_seconds,
+            }
+        )
+
+
+def plan_reconstruction(
+    geometry: Geometry,
+    grid: VolumeGrid,
+    cluster: Cluster,
+    *,
+    n_slabs: int | None = None,
+    angle_block: int | None = None,
+    n_angle_groups: int | None = None,
+) -> ReconstructionPlan:
+    """Cut a reconstruction into tasks that fit the cluster.
+
+    Parameters
+    ----------
+    geometry, grid
+        What is reconstructed, and where.
+    cluster
+        What it runs on.
+    n_slabs, angle_block, n_angle_groups
+        Forced values, for tests and experts; the memory bound is checked all the same.
+
+    Returns
+    -------
+    ReconstructionPlan
+        As few slabs as fill the cores and fit the memory.
+
+    Raises
+    ------
+    MemoryBudgetError
+        When a task with a single slice and a single angle does not fit; the message has the
+        smallest budget that would.
+    UsageError
+        When a forced value is out of range.
+    """
+    n_z = grid.shape[0]
+    n_angles = len(geometry.gantry_angles_rad)
+    _check_forced("n_slabs", n_slabs, n_z)
+    _check_forced("angle_block", angle_block, n_angles)
+    _check_forced("n_angle_groups", n_angle_groups, n_angles)
+
+    budget = cluster.memory_per_task_bytes
+    slabs = n_slabs or min(n_z, cluster.cores)
+    groups = 1
+    while True:
+        bounds = _cuts(n_z, slabs)
+        groups = n_angle_groups or max(1, min(n_angles // 16, cluster.cores // len(bounds)))
+        largest = max(bounds, key=lambda bound: bound[1] - bound[0])
+        band_rows = max(_band_rows(geometry, grid.slab(*bound)) for bound in bounds)
+        block = angle_block or _angle_block(geometry, band_rows, math.ceil(n_angles / groups))
+        task_bytes = _task_bytes(geometry, grid, largest[1] - largest[0], band_rows, block)
+        if task_bytes <= budget or (n_slabs and angle_block):
+            break
+        if angle_block is None and block > 1:
+            smaller = _fitting_block(
+                geometry, grid, largest[1] - largest[0], band_rows, block, budget
+            )
+            if smaller:
+                block = smaller
+                task_bytes = _task_bytes(geometry, grid, largest[1] - largest[0], band_rows, block)
+                break
+        if n_slabs or slabs >= n_z:
+            break
+        slabs = min(n_z, slabs * 2)
+    if task_bytes > budget:
+        smallest = _smallest_task_bytes(geometry, grid) if not n_slabs else task_bytes
+        message = (
+            f"memory: expected at least {smallest / 2**30:.2f} GiB per task for a grid of "
+            f"{grid.shape[2]} x {grid.shape[1]} x {n_z} voxels, found {budget / 2**30:.2f} GiB; give "
+            f"{math.ceil(smallest * cluster.cores_per_executor / 2**30)} GiB per executor, fewer cores each, "
+            "or a smaller grid"
+        )
+        raise MemoryBudgetError(message)
+    return _assemble(geometry, grid, cluster, bounds, groups, block, task_bytes)
+
+
+def _assemble(
+    geometry: Geometry,
+    grid: VolumeGrid,
+    cluster: Cluster,
+    bounds: list[tuple[int, int]],
+    groups: int,
+    block: int,
+    task_bytes: int,
+) -> ReconstructionPlan:
+    n_z, n_y, n_x = grid.shape
+    n_angles = len(geometry.gantry_angles_rad)
+    tasks = []
+    read_samples = 0
+    for slab, (z_start, z_stop) in enumerate(bounds):
+        row_start, row_stop = geometry.row_band(grid.slab(z_start, z_stop))
+        read_samples += (row_stop - row_start) * geometry.detector.n_columns * n_angles
+        tasks += [
+            SlabTask(slab, z_start, z_stop, angle_start, angle_stop, row_start, row_stop)
+            for angle_start, angle_stop in _cuts(n_angles, groups)
+        ]
+    volume_bytes = 4 * n_z * n_y * n_x
+    shuffle_bytes = volume_bytes * groups if groups > 1 else 0
+    updates = n_z * n_y * n_x * n_angles
+    core_seconds = (
+        updates * BACKPROJECT_SECONDS_PER_UPDATE
+        + read_samples * (FILTER_SECONDS_PER_SAMPLE + 4 / READ_BYTES_PER_SECOND)
+        + volume_bytes * ENCODE_SECONDS_PER_SLICE_BYTE
+        + 2 * shuffle_bytes / READ_BYTES_PER_SECOND
+    )
+    waves = math.ceil(len(tasks) / cluster.cores)
+    return ReconstructionPlan(
+        grid=grid,
+        cluster=cluster,
+        tasks=tuple(tasks),
+        n_slabs=len(bounds),
+        n_angle_groups=groups,
+        angle_block=block,
+        task_bytes=task_bytes,
+        projection_bytes=4 * n_angles * geometry.detector.n_rows * geometry.detector.n_columns,
+        volume_bytes=volume_bytes,
+        read_bytes=4 * read_samples,
+        shuffle_bytes=shuffle_bytes,
+        voxel_updates=updates,
+        core_seconds=core_seconds,
+        wall_seconds=STARTUP_SECONDS + core_seconds / len(tasks) * waves,
+    )
+
+
+def _check_forced(name: str, value: int | None, largest: int) -> None:
+    if value is not None and not 1 <= value <= largest:
+        message = f"{name}: expected 1 to {largest}, found {value}"
+        raise UsageError(message)
+
+
+def _cuts(length: int, parts: int) -> list[tuple[int, int]]:
+    """Contiguous ranges that cover 0..length once, sizes differing by at most one."""
+    edges = [length * part // parts for part in range(parts + 1)]
+    return [(start, stop) for start, stop in itertools.pairwise(edges) if stop > start]
+
+
+def _band_rows(geometry: Geometry, grid: VolumeGrid) -> int:
+    row_start, row_stop = geometry.row_band(grid)
+    return max(1, row_stop - row_start)
+
+
+def _angle_block(geometry: Geometry, band_rows: int, n_angles: int) -> int:
+    frame_bytes = 4 * band_rows * geometry.detector.n_columns
+    return max(1, min(n_angles, ANGLE_BLOCK_BYTES // frame_bytes))
+
+
+def _task_bytes(
+    geometry: Geometry, grid: VolumeGrid, slices: int, band_rows: int, block: int
+) -> int:
+    _, n_y, n_x = grid.shape
+    slab_bytes = 4 * slices * n_y * n_x
+    block_bytes = 4 * block * (band_rows + 64) * geometry.detector.n_columns
+    return WORKER_BYTES + SLAB_COPIES * slab_bytes + BLOCK_COPIES * block_bytes + 16 * n_y * n_x
+
+
+def _fitting_block(
+    geometry: Geometry, grid: VolumeGrid, slices: int, band_rows: int, block: int, budget: int
+) -> int:
+    """Return the largest block <= `block` that fits and is worth a pass over the slab, or 0."""
+    fixed = _task_bytes(geometry, grid, slices, band_rows, 0)
+    per_angle = _task_bytes(geometry, grid, slices, band_rows, 1) - fixed
+    fitting = min(block, max(0, budget - fixed) // per_angle)
+    return fitting if fitting >= min(block, 8) else 0
+
+
+def _smallest_task_bytes(geometry: Geometry, grid: VolumeGrid) -> int:
+    band_rows = max(_band_rows(geometry, grid.slab(z, z + 1)) for z in {0, grid.shape[0] - 1})
+    return _task_bytes(geometry, grid, 1, band_rows, min(8, len(geometry.gantry_angles_rad)))
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A class of subjects that a plan can be made for without a scan.
+
+    Parameters
+    ----------
+    size_cm
+        Extent along x, y and the rotation axis z.
+    n_angles
+        Views of the full circle.
+    data_bytes
+        All uncompressed projections; with float32 samples this fixes the sampling distance.
+    """
+
+    size_cm: tuple[float, float, float]
+    n_angles: int
+    data_bytes: float
+
+
+SUBJECTS: Mapping[str, Subject] = MappingProxyType(
+    {
+        "stone": Subject((1, 1, 3), 360, 12e9),
+        "arteria": Subject((3, 5, 5), 360, 60e9),
+        "thorax": Subject((20, 20, 30), 360, 2.5e12),
+        "thorax-720": Subject((20, 20, 30), 720, 5e12),
+        "full-body": Subject((80, 80, 210), 720, 150e12),
+    }
+)
+
+
+def subject_scan(subject: Subject) -> tuple[ConeBeamGeometry, VolumeGrid]:
+    """Geometry and grid of a subject's scan.
+
+    The scanner is scaled to the subject: the source four times its width from the axis,
+    magnification 1.5, a detector that just covers its shadow; one sample is the square root of
+    shadow area x angles x 4 bytes / data.
+    """
+    width_mm = 10 * math.hypot(subject.size_cm[0], subject.size_cm[1])
+    height_mm = 10 * subject.size_cm[2]
+    sample_mm = math.sqrt(width_mm * height_mm * 4 * subject.n_angles / subject.data_bytes)
+    magnification = 1.5
+    n_columns = math.ceil(width_mm / sample_mm)
+    n_rows = math.ceil(height_mm / sample_mm)
+    detector = FlatPanel(
+        n_rows=n_rows,
+        n_columns=n_columns,
+        row_spacing_mm=sample_mm * magnification,
+        column_spacing_mm=sample_mm * magnification,
+    )
+    angles = tuple(2 * math.pi * view / subject.n_angles for view in range(subject.n_angles))
+    geometry = ConeBeamGeometry(
+        source_to_isocenter_mm=4 * width_mm,
+        source_to_detector_mm=4 * width_mm * magnification,
+        gantry_angles_rad=angles,
+        detector=detector,
+    )
+    shape = (n_rows, *(math.ceil(10 * size / sample_mm) for size in reversed(subject.size_cm[:2])))
+    return geometry, VolumeGrid(shape=shape, voxel_mm=(sample_mm,) * 3)
+
+
+def with_memory(cluster: Cluster, memory_bytes: int) -> Cluster:
+    """Return the same cluster with other memory per executor."""
+    return replace(cluster, memory_per_executor_bytes=memory_bytes)

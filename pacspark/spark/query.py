@@ -1,0 +1,125 @@
+"""The tables as Spark sees them, and SQL in which any DICOM keyword is a column of `instances`."""
+
+import re
+from datetime import datetime
+
+from pacspark.tables.schema import TABLES
+from pacspark.tables.storage import Storage
+from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
+from pyspark.errors import AnalysisException, ParseException, PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as sf
+
+from pacspark.dicom.attributes import PROMOTED, kind_of_vr
+from pacspark.errors import JobError, QueryError
+
+SPARK_TYPES = {"string": "string", "int64": "bigint", "double": "double"}
+_COLUMN_OF_KEYWORD = {attribute.keyword: attribute.column for attribute in PROMOTED}
+
+
+def table(
+    spark: SparkSession, storage: Storage, name: str, as_of: int | datetime | None = None
+) -> DataFrame:
+    """Open one table of an archive as a Spark DataFrame.
+
+    Parameters
+    ----------
+    spark
+        A session with Delta.
+    storage
+        The archive.
+    name
+        One of `tables.schema.TABLES`.
+    as_of
+        A version, or a time.
+    """
+    reader = spark.read.format("delta")
+    if isinstance(as_of, datetime):
+        reader = reader.option("timestampAsOf", as_of.isoformat(sep=" "))
+    elif as_of is not None:
+        reader = reader.option("versionAsOf", as_of)
+    return reader.load(storage.spark_uri(name))
+
+
+def attribute(keyword: str) -> Column:
+    """Give any DICOM attribute as a column of the `instances` DataFrame.
+
+    A promoted attribute is its column; any other is read from the DICOM JSON. A single value is a
+    string, a bigint or a double by its VR, several are an array, a sequence is a VARIANT.
+
+    Raises
+    ------
+    QueryError
+        When PS3.6 knows no such keyword.
+    """
+    column = _COLUMN_OF_KEYWORD.get(keyword)
+    if column is not None:
+        return sf.col(column).alias(keyword)
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        message = f"{keyword}: expected a DICOM keyword, found none of that name in PS3.6"
+        raise QueryError(message)
+    vr = dictionary_VR(tag)
+    path = f'$["{tag:08X}"].Value'
+    kind = SPARK_TYPES[kind_of_vr(vr)]
+    if vr == "SQ":
+        kind = "variant"
+    elif vr == "PN":
+        path += "[0].Alphabetic"
+    elif dictionary_VM(tag) == "1":
+        path += "[0]"
+    else:
+        kind = f"array<{kind}>"
+    return sf.try_variant_get(sf.parse_json(sf.col("dicom_json")), path, kind).alias(keyword)
+
+
+def sql(
+    spark: SparkSession, storage: Storage, statement: str, as_of: int | datetime | None = None
+) -> DataFrame:
+    """Run a query over the tables of an archive.
+
+    Every table is a view of its name. Each DICOM keyword that the statement names is a column of
+    `instances`, promoted or not, in any letter case that PS3.6 has.
+
+    Raises
+    ------
+    QueryError
+        When the statement is not SQL or names what is not there.
+    """
+    for name in TABLES:
+        frame = table(spark, storage, name, as_of if name == "instances" else None)
+        if name == "instances":
+            frame = frame.select("*", *_named_attributes(statement, frame.columns))
+        frame.createOrReplaceTempView(name)
+    try:
+        return spark.sql(statement)
+    except (ParseException, AnalysisException) as error:
+        raise QueryError(_first_line(error)) from error
+
+
+def collect(frame: DataFrame) -> list[dict[str, object]]:
+    """Run a query and return its rows.
+
+    Raises
+    ------
+    JobError
+        When it fails while it runs; one line.
+    """
+    try:
+        return [row.asDict(recursive=True) for row in frame.collect()]
+    except PySparkException as error:
+        raise JobError(_first_line(error)) from error
+
+
+def _named_attributes(statement: str, columns: list[str]) -> list[Column]:
+    present = {name.lower() for name in columns}
+    words = dict.fromkeys(re.findall(r"\b[A-Z][A-Za-z0-9]+\b", statement))
+    return [
+        attribute(word)
+        for word in words
+        if word.lower() not in present and tag_for_keyword(word) is not None
+    ]
+
+
+def _first_line(error: PySparkException) -> str:
+    return next(line for line in str(error).splitlines() if line.strip())

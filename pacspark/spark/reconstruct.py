@@ -1,0 +1,370 @@
+"""Reconstruction inside the archive: a stored scan in, a stored CT series out, through Spark.
+
+::
+
+    instances ─▶ StoredScan ─▶ stage 1 prepare ─▶ projections   (once per scan)
+                               survey: a few slices tell the range of values   (only without water)
+                               stage 2 slabs ─▶ objects ─▶ instances ─▶ runs
+
+The identity of a run is the digest of what was asked of which scan. A run that is already in the
+archive is found, not made again; a killed one leaves nothing visible and is made whole by asking
+again.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import SparkSession
+
+from pacspark import __version__
+from pacspark.ct.filtering import FDKOptions
+from pacspark.ct.geometry import VolumeGrid
+from pacspark.dicom.encode import CTSeries, ValueMap, ct_series_uid
+from pacspark.dicom.scan import FrameRun, StoredScan, scan_from_headers
+from pacspark.progress import SILENT, Progress
+from pacspark.spark import blocks
+from pacspark.spark.jobs import Marks, counted, run_summed, run_tasks
+from pacspark.spark.partition import Cluster, ReconstructionPlan, SlabTask, plan_reconstruction
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.intake import commit_intake
+from pacspark.tables.projections import list_chunks
+from pacspark.tables.schema import FRAME_COLUMNS, LOCATION_COLUMNS, RUNS
+from pacspark.tables.snapshot import Snapshot
+from pacspark.tables.storage import Storage
+from pacspark.tables.writer import append_rows, commit_files
+
+SURVEY_SLICES = 8
+SURVEY_HEADROOM = 0.5
+"""The linear map of values reaches this part of the surveyed span beyond both its ends."""
+PREPARE_TASK_BYTES = 128 << 20
+
+SCAN_COLUMNS = (
+    "sop_instance_uid",
+    "series_instance_uid",
+    "modality",
+    "dicom_json",
+    *LOCATION_COLUMNS,
+    *FRAME_COLUMNS,
+)
+"""Columns of `instances` that tell a scan and where its frames are."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructionRequest:
+    """What is asked: everything that the result depends on, and so its identity.
+
+    Parameters
+    ----------
+    series_instance_uid
+        A projection series in the archive.
+    grid
+        Where the voxels are.
+    options
+        Filter and cut-off.
+    energy_bin
+        Index of the energy bin.
+    water_mu_per_mm
+        Attenuation of water, 1/mm, for Hounsfield units; None: the scan's own, else a linear map of
+        1/mm.
+    """
+
+    series_instance_uid: str
+    grid: VolumeGrid
+    options: FDKOptions = field(default_factory=FDKOptions)
+    energy_bin: int = 0
+    water_mu_per_mm: float | None = None
+
+    def as_json(self) -> str:
+        """Return the request as JSON, keys in order."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def run_id(self) -> str:
+        """Return the digest of the request and of the code's version."""
+        text = f"reconstruct {__version__} {self.as_json()}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructionReport:
+    """What a reconstruction made.
+
+    Attributes
+    ----------
+    series_instance_uid
+        The CT series.
+    found
+        Whether it was in the archive already; then there are no figures.
+    clamped_voxels
+        Voxels whose value did not fit 16 bits.
+    seconds
+        By phase: of the driver, and of all tasks added up (``tasks: ...``).
+    peak_task_bytes, predicted_task_bytes
+        Largest resident size of a task's worker, and the plan's bound for it.
+    """
+
+    series_instance_uid: str
+    run_id: str
+    n_slices: int
+    found: bool
+    clamped_voxels: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_task_bytes: int = 0
+    predicted_task_bytes: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        """Return all figures, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A stored scan, and the row of each of its instances by SOP Instance UID."""
+
+    scan: StoredScan
+    rows: Mapping[str, Mapping[str, Any]]
+
+
+def reconstruct(
+    spark: SparkSession,
+    storage: Storage,
+    request: ReconstructionRequest,
+    cluster: Cluster,
+    *,
+    n_slabs: int | None = None,
+    angle_block: int | None = None,
+    n_angle_groups: int | None = None,
+    progress: Progress = SILENT,
+) -> ReconstructionReport:
+    """Reconstruct one energy bin of a stored scan into a stored CT series.
+
+    Parameters
+    ----------
+    spark
+        Any session; it needs no Delta.
+    storage
+        The archive.
+    request
+        What to reconstruct.
+    cluster
+        What the plan may use.
+    n_slabs, angle_block, n_angle_groups
+        Forced cuts, for tests and experts; they do not change the numbers.
+    progress
+        Told of blocks of frames, and of blocks of angles per slab.
+
+    Raises
+    ------
+    SeriesNotFoundError, GeometryError, MemoryBudgetError, UsageError
+        Before any task starts.
+    """
+    watch = blocks.Stopwatch()
+    started_at = datetime.now(UTC)
+    catalog = Catalog(storage)
+    rows = catalog.instances_of(request.series_instance_uid, SCAN_COLUMNS).to_pylist()
+    source = _Source(scan_from_headers(rows), {row["sop_instance_uid"]: row for row in rows})
+    if request.water_mu_per_mm is None:
+        request = replace(request, water_mu_per_mm=source.scan.water_mu_per_mm)
+    run_id, grid = request.run_id(), request.grid
+    n_slices = grid.shape[0]
+    if catalog.has_series(ct_series_uid(run_id)):
+        return ReconstructionReport(ct_series_uid(run_id), run_id, n_slices, found=True)
+    geometry = source.scan.geometry
+    plan = plan_reconstruction(
+        geometry,
+        grid,
+        cluster,
+        n_slabs=n_slabs,
+        angle_block=angle_block,
+        n_angle_groups=n_angle_groups,
+    )
+    watch.lap("plan")
+
+    marks = Marks(storage, run_id)
+    marks.begin()
+    _prepare(spark, storage, source, request.energy_bin, cluster, marks, progress)
+    watch.lap("prepare")
+    job = blocks.SlabJob(
+        storage=storage,
+        geometry=geometry,
+        grid=grid,
+        options=request.options,
+        angle_block=plan.angle_block,
+        chunks=tuple(list_chunks(catalog, source.scan.series_instance_uid, request.energy_bin)),
+        series=None,
+        run_id=run_id,
+    )
+    if request.water_mu_per_mm is not None:
+        values = ValueMap.hounsfield(request.water_mu_per_mm)
+    else:
+        values = _survey(spark, job, marks)
+    watch.lap("survey")
+    series = CTSeries.of_scan(
+        source.scan, run_id, grid, values, request.energy_bin, request.options.filter
+    )
+    outcomes = _slabs(spark, replace(job, series=series), plan, marks, progress)
+    watch.lap("slabs")
+    commit_intake(storage, [outcome.intake for outcome in outcomes], run_id)
+    marks.clear()
+    watch.lap("commit")
+
+    seconds: Counter[str] = Counter(watch.cost().seconds)
+    for outcome in outcomes:
+        seconds.update({f"tasks: {phase}": spent for phase, spent in outcome.cost.seconds.items()})
+    report = ReconstructionReport(
+        series_instance_uid=series.series_instance_uid,
+        run_id=run_id,
+        n_slices=n_slices,
+        found=False,
+        clamped_voxels=sum(outcome.clamped_voxels for outcome in outcomes),
+        seconds={phase: round(spent, 3) for phase, spent in seconds.items()},
+        peak_task_bytes=max(outcome.cost.peak_bytes for outcome in outcomes),
+        predicted_task_bytes=plan.task_bytes,
+    )
+    _record(catalog, request, plan, report, started_at)
+    return report
+
+
+def _prepare(
+    spark: SparkSession,
+    storage: Storage,
+    source: _Source,
+    energy_bin: int,
+    cluster: Cluster,
+    marks: Marks,
+    progress: Progress,
+) -> None:
+    """Make line integrals of a scan's frames, once: later reconstructions find them."""
+    scan = source.scan
+    name = f"prepare {scan.series_instance_uid} {energy_bin}"
+    if Snapshot(storage, "projections").transaction_version(name) is not None:
+        return
+    runs = [run for run in scan.projections if run.energy_bin == energy_bin]
+    tasks = cut_runs(runs, cluster.cores)
+    job = blocks.PrepareJob(storage, scan, source.rows, energy_bin, marks.run_id)
+    total = sum(blocks.frame_blocks(run) for task in tasks for run in task)
+    with counted(marks, progress, "prepare", total, "blocks of frames"):
+        made = run_tasks(spark, tasks, partial(_prepare_task, job, marks))
+    files = [file for added in made for file in added]
+    commit_files(
+        storage,
+        "projections",
+        files,
+        app_transaction=(name, 1),
+        run_id=marks.run_id,
+        operation="prepare",
+    )
+    marks.begin()
+
+
+def cut_runs(runs: Sequence[FrameRun], cores: int) -> list[list[FrameRun]]:
+    """Cut runs of frames into tasks: at least one per core, none much over the task's bytes."""
+    n_frames = sum(run.count for run in runs)
+    frame_bytes = 4 * runs[0].n_rows * runs[0].n_columns
+    per_task = min(-(-n_frames // cores), max(1, PREPARE_TASK_BYTES // frame_bytes))
+    tasks: list[list[FrameRun]] = [[]]
+    room = per_task
+    for run in runs:
+        start = 0
+        while start < run.count:
+            if not room:
+                tasks.append([])
+                room = per_task
+            stop = min(run.count, start + room)
+            tasks[-1].append(run.cut(start, stop))
+            room -= stop - start
+            start = stop
+    return tasks
+
+
+def _prepare_task(
+    job: blocks.PrepareJob, marks: Marks, runs: list[FrameRun]
+) -> list[Any]:
+    return blocks.prepare_frames(job, runs, marks.set)
+
+
+def _survey(spark: SparkSession, job: blocks.SlabJob, marks: Marks) -> ValueMap:
+    """Reconstruct a few slices for the range of values that the linear map has to hold."""
+    n_z = job.grid.shape[0]
+    n_slices = min(SURVEY_SLICES, n_z)
+    places = sorted({(2 * number + 1) * n_z // (2 * n_slices) for number in range(n_slices)})
+    tasks = [SlabTask(0, z, z + 1, 0, job.geometry.n_angles, 0, 0) for z in places]
+    ranges = run_tasks(spark, tasks, partial(_survey_task, job, marks))
+    marks.begin()
+    return ValueMap.linear(
+        min(low for low, _ in ranges), max(high for _, high in ranges), SURVEY_HEADROOM
+    )
+
+
+def _survey_task(job: blocks.SlabJob, marks: Marks, task: SlabTask) -> tuple[float, float]:
+    return blocks.survey_slice(job, task, marks.set)
+
+
+def _slabs(
+    spark: SparkSession,
+    job: blocks.SlabJob,
+    plan: ReconstructionPlan,
+    marks: Marks,
+    progress: Progress,
+) -> list[blocks.SlabOutcome]:
+    total = sum(-(-(task.angle_stop - task.angle_start) // plan.angle_block) for task in plan.tasks)
+    with counted(marks, progress, "reconstruct", total, "blocks of angles"):
+        if plan.n_angle_groups == 1:
+            return run_tasks(spark, plan.tasks, partial(_slab_task, job, marks))
+        bounds = {task.slab: (task.z_start, task.z_stop) for task in plan.tasks}
+        return run_summed(
+            spark,
+            plan.tasks,
+            partial(_partial_task, job, marks),
+            partial(_sum_task, job, bounds),
+        )
+
+
+def _slab_task(job: blocks.SlabJob, marks: Marks, task: SlabTask) -> blocks.SlabOutcome:
+    return blocks.reconstruct_slab(job, task, marks.set)
+
+
+def _partial_task(job: blocks.SlabJob, marks: Marks, task: SlabTask) -> Any:
+    return blocks.partial_slab(job, task, marks.set)
+
+
+def _sum_task(
+    job: blocks.SlabJob, bounds: Mapping[int, tuple[int, int]], slab: int, batches: Any
+) -> blocks.SlabOutcome:
+    return blocks.sum_slab(job, *bounds[slab], batches)
+
+
+def _record(
+    catalog: Catalog,
+    request: ReconstructionRequest,
+    plan: ReconstructionPlan,
+    report: ReconstructionReport,
+    started_at: datetime,
+) -> None:
+    """Write the row from which the result can be made again."""
+    row = {
+        "run_id": report.run_id,
+        "operation": "reconstruct",
+        "code_version": __version__,
+        "started_at": started_at,
+        "finished_at": datetime.now(UTC),
+        "outcome": "done",
+        "series_instance_uid": report.series_instance_uid,
+        "source_series_instance_uid": request.series_instance_uid,
+        "options": request.as_json(),
+        "input_versions": json.dumps({"instances": catalog.version("instances")}),
+        "metrics": json.dumps({"report": report.summary(), "plan": dict(plan.summary())}),
+    }
+    append_rows(
+        catalog.storage,
+        "runs",
+        pa.Table.from_pylist([row], schema=RUNS.arrow_schema),
+        run_id=report.run_id,
+        operation="reconstruct",
+    )

@@ -1,0 +1,207 @@
+"""Spark sessions: the caller's own, untouched, or a quiet local one made on first need.
+
+Ingest and reconstruction need no Delta in the session; only what reads tables through Spark does
+(`Archive.instances`, `Archive.sql`).
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from pyspark.sql import SparkSession
+
+from pacspark.errors import MissingDependencyError, UsageError
+
+DELTA_PACKAGE = "io.delta:delta-spark_4.2_2.13:4.4.0"
+HADOOP_AWS_PACKAGE = "org.apache.hadoop:hadoop-aws:3.5.0"
+EXCLUDED_PACKAGES = ",".join(
+    (
+        "org.apache.hadoop:hadoop-client-api",
+        "org.apache.hadoop:hadoop-client-runtime",
+        "org.apache.parquet:parquet-hadoop",
+        "org.apache.logging.log4j:log4j-api",
+        "org.apache.logging.log4j:log4j-core",
+        "org.apache.logging.log4j:log4j-slf4j2-impl",
+        "org.slf4j:slf4j-api",
+        "com.fasterxml.jackson.core:jackson-annotations",
+        "com.fasterxml.jackson.core:jackson-core",
+        "com.fasterxml.jackson.core:jackson-databind",
+        "org.roaringbitmap:RoaringBitmap",
+        "org.roaringbitmap:shims",
+    )
+)
+"""What Spark brings itself, in newer releases than Delta asks for."""
+DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
+DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
+SMALLEST_JAVA = 17
+
+SETTINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "spark.driver.memory": "1g",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "ERROR",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "8",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "64",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.databricks.delta.snapshotPartitions": "2",
+        "spark.sql.extensions": DELTA_EXTENSION,
+        "spark.sql.catalog.spark_catalog": DELTA_CATALOG,
+    }
+)
+"""What a session made here gets unless told otherwise; good for a laptop."""
+
+
+def session_for(root: str, spark: SparkSession | None = None) -> SparkSession:
+    """Return the session to use for an archive.
+
+    Parameters
+    ----------
+    root
+        The archive; one on S3 needs S3A in a session that is made.
+    spark
+        The caller's session: it is returned as it is.
+
+    Returns
+    -------
+    SparkSession
+        The given one, else the active one, else the one of ``spark-submit``, else a new local one.
+    """
+    if spark is not None:
+        return spark
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # begun by spark-submit, whose properties are the truth
+        return SparkSession.builder.getOrCreate()
+    return local_session(s3=root.startswith(("s3://", "s3a://")))
+
+
+def local_session(
+    master: str = "local[*]",
+    app_name: str = "pacspark",
+    conf: Mapping[str, str] | None = None,
+    *,
+    s3: bool = False,
+) -> SparkSession:
+    """Make a quiet session with Delta in this process.
+
+    Parameters
+    ----------
+    master
+        Spark's master.
+    app_name
+        Name of the application.
+    conf
+        Properties on top of `SETTINGS`.
+    s3
+        Whether Spark itself must read S3 (the AWS SDK is large).
+
+    Raises
+    ------
+    MissingDependencyError
+        When there is no Java that Spark 4.2 runs on.
+    """
+    require_java()
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    logging.getLogger("py4j").setLevel(logging.ERROR)
+    properties = dict(SETTINGS) | _jar_properties(s3=s3) | _quiet_properties()
+    if s3:
+        properties |= s3a_properties(os.environ)
+    builder = SparkSession.builder.appName(app_name).master(master)
+    for name, value in (properties | dict(conf or {})).items():
+        builder = builder.config(name, value)
+    return builder.getOrCreate()
+
+
+def require_delta(spark: SparkSession) -> None:
+    """Check that a session can read Delta tables.
+
+    Raises
+    ------
+    UsageError
+        When it cannot; the message has the properties to set.
+    """
+    if DELTA_EXTENSION not in (spark.conf.get("spark.sql.extensions", "") or ""):
+        message = (
+            "spark: expected a session with Delta, found one without; start it with "
+            f"--packages {DELTA_PACKAGE} --conf spark.sql.extensions={DELTA_EXTENSION} "
+            f"--conf spark.sql.catalog.spark_catalog={DELTA_CATALOG}"
+        )
+        raise UsageError(message)
+
+
+def require_java() -> None:
+    """Check that Java 17 or newer is there.
+
+    Raises
+    ------
+    MissingDependencyError
+        When it is not; the message says what to install.
+    """
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home, "bin", "java")) if home else shutil.which("java")
+    found = "none"
+    if java and Path(java).exists():
+        told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+        found = next((part for part in told.stderr.split() if part.startswith('"')), '"?"').strip('"')
+        major = found.split(".")[0]
+        if major.isdigit() and int(major) >= SMALLEST_JAVA:
+            return
+    message = (
+        f"Java: expected {SMALLEST_JAVA} or newer on PATH or in JAVA_HOME, found {found}; on Debian "
+        "or Ubuntu: apt-get install openjdk-17-jre-headless"
+    )
+    raise MissingDependencyError(message)
+
+
+def s3a_properties(environment: Mapping[str, str]) -> dict[str, str]:
+    """Translate the ``AWS_*`` variables that pyarrow and delta-rs read into Spark's S3A properties."""
+    prefix = "spark.hadoop.fs.s3a."
+    endpoint = environment.get("AWS_ENDPOINT_URL", "")
+    given = {
+        "access.key": environment.get("AWS_ACCESS_KEY_ID", ""),
+        "secret.key": environment.get("AWS_SECRET_ACCESS_KEY", ""),
+        "session.token": environment.get("AWS_SESSION_TOKEN", ""),
+        "endpoint": endpoint,
+        "endpoint.region": environment.get("AWS_REGION") or "us-east-1",
+        "path.style.access": "true" if endpoint else "",
+        "connection.ssl.enabled": "false" if endpoint.startswith("http://") else "",
+    }
+    return {prefix + name: value for name, value in given.items() if value}
+
+
+def jar_folder(name: str) -> Path:
+    """Return where the set-up keeps the jars of ``delta`` or ``s3``, outside any checkout."""
+    cache = os.environ.get("PACSPARK_CACHE") or str(Path.home() / ".cache" / "pacspark")
+    return Path(cache) / "jars" / name
+
+
+def _jar_properties(*, s3: bool) -> dict[str, str]:
+    """Name jars that are on this machine; what is missing, Spark fetches from Maven Central."""
+    wanted = {"delta": DELTA_PACKAGE} | ({"s3": HADOOP_AWS_PACKAGE} if s3 else {})
+    jars = {name: sorted(jar_folder(name).glob("*.jar")) for name in wanted}
+    missing = [package for name, package in wanted.items() if not jars[name]]
+    properties = {}
+    present = ",".join(str(jar) for found in jars.values() for jar in found)
+    if present:
+        properties["spark.jars"] = present
+    if missing:
+        properties["spark.jars.packages"] = ",".join(missing)
+        properties["spark.jars.excludes"] = EXCLUDED_PACKAGES
+    return properties
+
+
+def _quiet_properties() -> dict[str, str]:
+    config = Path(__file__).with_name("log4j2.properties")
+    return {"spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={config.as_uri()}"}

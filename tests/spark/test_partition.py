@@ -1,0 +1,112 @@
+"""The planner: every (angle, slice) once, bounded bytes, figures that add up."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
+from pacspark.errors import MemoryBudgetError, UsageError
+from pacspark.spark.partition import (
+    SUBJECTS,
+    WORKER_BYTES,
+    Cluster,
+    ReconstructionPlan,
+    plan_reconstruction,
+    subject_scan,
+)
+
+
+def scan(n_angles: int = 36, n_rows: int = 32, n_columns: int = 40) -> ConeBeamGeometry:
+    return ConeBeamGeometry(
+        source_to_isocenter_mm=500.0,
+        source_to_detector_mm=1000.0,
+        gantry_angles_rad=[2 * math.pi * view / n_angles for view in range(n_angles)],
+        detector=FlatPanel(
+            n_rows=n_rows, n_columns=n_columns, row_spacing_mm=2.0, column_spacing_mm=2.0
+        ),
+    )
+
+
+def covered(plan: ReconstructionPlan) -> list[tuple[int, int]]:
+    return [
+        (angle, z)
+        for task in plan.tasks
+        for angle in range(task.angle_start, task.angle_stop)
+        for z in range(task.z_start, task.z_stop)
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n_angles=st.integers(1, 80),
+    n_z=st.integers(1, 40),
+    executors=st.integers(1, 5),
+    cores=st.integers(1, 9),
+)
+def test_plan__covers_every_angle_and_slice_exactly_once(
+    n_angles: int, n_z: int, executors: int, cores: int
+) -> None:
+    grid = VolumeGrid(shape=(n_z, 24, 20), voxel_mm=(1.0, 1.0, 1.0))
+    plan = plan_reconstruction(scan(n_angles), grid, Cluster(executors, cores, cores << 30))
+    pairs = covered(plan)
+    assert len(pairs) == n_angles * n_z
+    assert set(pairs) == {(angle, z) for angle in range(n_angles) for z in range(n_z)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(n_slabs=st.integers(1, 30), n_groups=st.integers(1, 36), block=st.integers(1, 36))
+def test_plan__keeps_forced_cuts(n_slabs: int, n_groups: int, block: int) -> None:
+    grid = VolumeGrid(shape=(30, 24, 20), voxel_mm=(1.0, 1.0, 1.0))
+    plan = plan_reconstruction(
+        scan(), grid, Cluster(), n_slabs=n_slabs, n_angle_groups=n_groups, angle_block=block
+    )
+    assert (plan.n_slabs, plan.n_angle_groups, plan.angle_block) == (n_slabs, n_groups, block)
+    assert len(covered(plan)) == len(set(covered(plan))) == 36 * 30
+
+
+def test_plan__fills_the_cores_with_angle_groups_when_slabs_are_few() -> None:
+    grid = VolumeGrid(shape=(1, 24, 20), voxel_mm=(1.0, 1.0, 1.0))
+    plan = plan_reconstruction(scan(360), grid, Cluster(2, 4, 16 << 30))
+    assert plan.n_slabs == 1
+    assert plan.n_angle_groups == 8
+    assert plan.shuffle_bytes == 8 * plan.volume_bytes
+
+
+def test_plan__cuts_more_slabs_when_memory_is_short() -> None:
+    geometry = scan(360, 512, 512)
+    grid = VolumeGrid(shape=(512, 512, 512), voxel_mm=(1.0, 1.0, 1.0))
+    roomy = plan_reconstruction(geometry, grid, Cluster(1, 2, 8 << 30))
+    short = plan_reconstruction(geometry, grid, Cluster(1, 2, 2 * (WORKER_BYTES + (256 << 20))))
+    assert short.n_slabs > roomy.n_slabs
+    assert short.task_bytes <= WORKER_BYTES + (256 << 20)
+
+
+def test_plan__names_the_smallest_budget_that_would_do() -> None:
+    geometry = scan(360, 512, 512)
+    grid = VolumeGrid(shape=(512, 8000, 8000), voxel_mm=(1.0, 1.0, 1.0))
+    with pytest.raises(MemoryBudgetError, match=r"expected at least .* GiB per task") as caught:
+        plan_reconstruction(geometry, grid, Cluster(1, 1, 1 << 30))
+    smallest_gib = int(str(caught.value).split("give ")[1].split(" GiB")[0])
+    plan = plan_reconstruction(geometry, grid, Cluster(1, 1, smallest_gib << 30))
+    assert plan.task_bytes <= smallest_gib << 30
+
+
+@pytest.mark.parametrize("forced", ["n_slabs", "angle_block", "n_angle_groups"])
+def test_plan__refuses_forced_cuts_out_of_range(forced: str) -> None:
+    grid = VolumeGrid(shape=(4, 24, 20), voxel_mm=(1.0, 1.0, 1.0))
+    with pytest.raises(UsageError, match=f"{forced}: expected 1 to"):
+        plan_reconstruction(scan(), grid, Cluster(), **{forced: 10_000})
+
+
+@pytest.mark.parametrize("name", ["stone", "arteria"])
+def test_presets__hold_as_much_data_as_the_subject(name: str) -> None:
+    geometry, grid = subject_scan(SUBJECTS[name])
+    plan = plan_reconstruction(geometry, grid, Cluster(4, 4, 64 << 30))
+    assert plan.projection_bytes == pytest.approx(SUBJECTS[name].data_bytes, rel=0.01)
+
+
+def test_cluster__refuses_nothing_to_run_on() -> None:
+    with pytest.raises(UsageError, match=r"cluster.executors: expected at least 1, found 0"):
+        Cluster(executors=0)
