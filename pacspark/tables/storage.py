@@ -42,6 +42,8 @@ Kind = Literal["local", "s3", "hdfs"]
 _SCHEMES: Final[Mapping[str, Kind]] = MappingProxyType(
     {"file": "local", "s3": "s3", "s3a": "s3", "hdfs": "hdfs"}
 )
+# hdfs-native would try for three minutes too; this still outlasts a change of the active namenode
+_HDFS_PATIENCE: Final = {"dfs.client.failover.max.attempts": "3"}
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MAX_REASON_CHARS: Final = 300
 # delta-rs would try for three minutes before it says that nobody answers
@@ -170,7 +172,8 @@ class Storage:
         number = error.errno if isinstance(error, OSError) else None
         if number in _FIXES:
             return _FIXES[number]
-        text = " ".join(str(error).split())
+        # delta-rs draws its chains of causes with colours and arrows
+        text = " ".join(re.sub("\x1b\\[[0-9;]*m|\u21b3", "", str(error)).split())
         for pattern, fix in _REASONS[self.kind]:
             if re.search(pattern, text, re.IGNORECASE):
                 return fix.format(authority=self.authority)
@@ -334,7 +337,8 @@ def _hdfs_filesystem(authority: str) -> pafs.FileSystem:
         message = 'HDFS needs hdfs-native and fsspec: pip install "pacspark[hdfs]"'
         raise MissingDependencyError(message) from error
     address = urlsplit(f"hdfs://{authority}")
-    return pafs.PyFileSystem(pafs.FSSpecHandler(HdfsFileSystem(address.hostname, address.port)))
+    connection = HdfsFileSystem(address.hostname, address.port, **_HDFS_PATIENCE)
+    return pafs.PyFileSystem(pafs.FSSpecHandler(connection))
 
 
 def _sync(path: str) -> None:
