@@ -1,11 +1,13 @@
-"""Is the stated geometry of a scan right? Coarse slices with other axis offsets, and turned the other
-way round, compared by their sharpness.
+"""Whether the stated geometry of a scan is right.
 
-A wrong offset or a wrong sense of rotation smears every point into an arc or a ring, which mixes grey
-values: the histogram of the slice gets flatter. So the sharpness of a slice is ``exp(-H)``, H being
-the Shannon entropy of its grey values, all candidates in one range and with the same number of bins
-(the measure of Donath et al., J. Opt. Soc. Am. A 23, 2006, among those tried on real scans; see
-docs/design/geometry-check.md). Only ratios of sharpness mean anything, and only for one scan.
+Coarse slices with other axis offsets, and turned the other way round, are compared by their
+sharpness. A wrong offset or a wrong sense of rotation smears every point into an arc or a
+ring, which mixes grey values: the histogram of the slice gets flatter. So the sharpness of a slice
+is ``exp(-H)``, with H the Shannon entropy of its grey values, scaled to mean 0 and standard
+deviation 1. Entropy as such is an old measure for this (Donath, Beckmann and Schreyer, J. Opt. Soc.
+Am. A 23, 2006); without the scaling a badly smeared slice, which has hardly any contrast left, can
+win. Only ratios of sharpness mean anything, and only for one scan. docs/design/geometry-check.md
+has what was tried.
 """
 
 import math
@@ -19,8 +21,10 @@ from numpy.typing import NDArray
 
 from pacspark.ct.fdk import reconstruct_fdk
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
-from pacspark.errors import ProjectionDataError, UsageError
+from pacspark.errors import ProjectionDataError
+from pacspark.middle_row import read_middle_row
 from pacspark.pictures import Candidate, ImagePlane, Picture, draw_candidates
+from pacspark.tables.catalog import Catalog
 
 N_PIXELS: Final = 256
 """Slices have at most this many pixels across."""
@@ -28,8 +32,10 @@ COARSEST_COLUMNS: Final = 96
 SEARCHED_PART: Final = 0.1
 """Offsets are looked for within this part of the detector's width, to both sides."""
 FINE_STEP_PIXELS: Final = 0.25
+FITTED_PIXELS: Final = 1.25
 GREY_BINS: Final = 256
-GREY_PERCENT: Final = (0.05, 99.95)
+GREY_RANGE: Final = (-4.0, 6.0)
+"""In standard deviations; what lies beyond counts as its ends."""
 WRONG_PIXELS: Final = 0.5
 """A stated offset that is less than this beside the best one is right."""
 TELLING_GAIN: Final = 1.01
@@ -128,26 +134,35 @@ class GeometryCheck:
         return self.picture.to_png()
 
 
-def sharpness(slices: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return ``exp(-H)`` of each slice, H the entropy of its grey values in nats.
+def check_series(catalog: Catalog, series_uid: str, energy_bin: int = 0) -> GeometryCheck:
+    """Check a projection series of the archive; only one row of each frame is read.
 
-    Parameters
-    ----------
-    slices
-        (n, n_y, n_x), compared in their common range
-    inside
-        (n_y, n_x), the pixels that count
+    Raises
+    ------
+    SeriesNotFoundError
+        When the archive holds no such series, or no projections in it.
+    UsageError
+        When the scan has no such energy bin.
     """
-    values = slices[:, inside]
-    lower, upper = np.percentile(values[:, :: max(1, values.shape[1] // 8192)], GREY_PERCENT)
-    if upper <= lower:
-        return np.ones(len(slices))
-    result = np.empty(len(slices))
-    for number, one in enumerate(values):
-        counts, _ = np.histogram(np.clip(one, lower, upper), GREY_BINS, (lower, upper))
-        parts = counts[counts > 0] / one.size
-        result[number] = math.exp(float((parts * np.log(parts)).sum()))
-    return result
+    scan, sinogram = read_middle_row(catalog, series_uid, energy_bin)
+    return check_geometry(sinogram, scan.geometry)
+
+
+def sharpness(values: NDArray[np.floating[Any]]) -> float:
+    """Return ``exp(-H)``, H the entropy in nats of grey values scaled to mean 0 and deviation 1.
+
+    Two equally frequent grey values have a sharpness of 1/2, whatever they are:
+
+    >>> round(sharpness(np.array([3.0, 3.0, 7.0, 7.0])), 3)
+    0.5
+    """
+    deviation = float(values.std(dtype=np.float64))
+    if deviation == 0.0:
+        return 1.0
+    scaled = (values - values.mean(dtype=np.float64)) / deviation
+    counts, _ = np.histogram(np.clip(scaled, *GREY_RANGE), GREY_BINS, GREY_RANGE)
+    parts = counts[counts > 0] / values.size
+    return math.exp(float((parts * np.log(parts)).sum()))
 
 
 def check_geometry(sinogram: NDArray[np.floating[Any]], geometry: Geometry) -> GeometryCheck:
@@ -177,7 +192,7 @@ def check_geometry(sinogram: NDArray[np.floating[Any]], geometry: Geometry) -> G
         raise ProjectionDataError(message)
     scan = _MiddlePlane(np.asarray(sinogram, np.float32), geometry)
     senses = (False, True) if isinstance(geometry, ConeBeamGeometry) else (False,)
-    found = {reverse: scan.search(reverse) for reverse in senses}
+    found = {reverse: scan.search(reverse=reverse) for reverse in senses}
     return _judge(scan, found)
 
 
@@ -245,7 +260,7 @@ class _MiddlePlane:
         grid = self.grid(binning)
         return np.hypot(grid.y_mm[:, None], grid.x_mm[None, :]) < 0.98 * self.radius_mm()
 
-    def search(self, reverse: bool) -> float:  # noqa: FBT001
+    def search(self, *, reverse: bool) -> float:
         """Find the sharpest offset of one sense, from coarse to fine."""
         binning = 1
         while self.geometry.detector.n_columns // binning > COARSEST_COLUMNS:
@@ -255,17 +270,130 @@ class _MiddlePlane:
         while binning > 1:
             binning //= 2
             best_mm = self._sharpest(best_mm, range(-3, 4), binning, reverse=reverse)
-        steps = [number * FINE_STEP_PIXELS for number in range(-5, 6)]
-        return self._sharpest(best_mm, steps, 1, reverse=reverse)
+        return self._apex(best_mm, reverse=reverse)
+
+    def sharpness(
+        self, offsets_mm: Sequence[float], *, reverse: bool, binning: int = 1
+    ) -> list[float]:
+        """Measure the plane with each of some offsets."""
+        inside = self.inside(binning)
+        slices = self.slices(offsets_mm, reverse=reverse, binning=binning)
+        return [sharpness(one[inside]) for one in slices]
 
     def _sharpest(
-        self, center_mm: float, steps: Sequence[float], binning: int, *, reverse: bool
+        self, center_mm: float, steps: Iterable[int], binning: int, *, reverse: bool
     ) -> float:
         """Try offsets around one, in steps of binned pixels."""
         offsets = [center_mm + step * binning * self.pixel_mm for step in steps]
-        slices = self.slices(offsets, reverse=reverse, binning=binning)
-        return offsets[int(np.argmax(sharpness(slices, self.inside(binning))))]
+        return offsets[int(np.argmax(self.sharpness(offsets, reverse=reverse, binning=binning)))]
+
+    def _apex(self, center_mm: float, *, reverse: bool) -> float:
+        """Fit a parabola to fine steps around the sharpest offset: noise moves its top less."""
+        reach = round(FITTED_PIXELS / FINE_STEP_PIXELS)
+        steps = np.arange(-reach, reach + 1) * FINE_STEP_PIXELS
+        offsets = center_mm + steps * self.pixel_mm
+        bend, slope, _ = np.polyfit(steps, self.sharpness(offsets.tolist(), reverse=reverse), 2)
+        if bend >= 0:
+            return center_mm
+        return center_mm + float(np.clip(-slope / (2 * bend), -1.0, 1.0)) * self.pixel_mm
 
 
 def _judge(scan: _MiddlePlane, found: dict[bool, float]) -> GeometryCheck:
-    raise UsageError
+    stated_mm, pixel_mm = scan.stated_mm, scan.pixel_mm
+    reference = scan.sharpness([stated_mm], reverse=False)[0]
+    peaks = {
+        reverse: scan.sharpness([offset_mm], reverse=reverse)[0] / reference
+        for reverse, offset_mm in found.items()
+    }
+    rotation_known = len(peaks) > 1 and max(peaks.values()) > TELLING_GAIN * min(peaks.values())
+    reverse = rotation_known and peaks[True] > peaks[False]
+    best_mm, gain = found[reverse], peaks[reverse]
+    beside_pixels = abs(best_mm - stated_mm) / pixel_mm
+    if not reverse and (beside_pixels < WRONG_PIXELS or gain < 1.0):
+        best_mm, gain = stated_mm, 1.0
+    step_mm = abs(best_mm - stated_mm)
+    if step_mm < WRONG_PIXELS * pixel_mm:
+        step_mm = 2 * pixel_mm
+    offsets = [best_mm + (number - N_SHOWN // 2) * step_mm for number in range(N_SHOWN)]
+    trials, lines = [], []
+    for sense in found:
+        slices = scan.slices(offsets, reverse=sense)
+        inside = scan.inside()
+        line = []
+        for offset_mm, plane in zip(offsets, slices, strict=True):
+            trial = Trial(offset_mm, sense, sharpness(plane[inside]) / reference)
+            trials.append(trial)
+            line.append(_candidate(scan, trial, plane, best_mm, reverse=reverse))
+        lines.append(tuple(line))
+    rotation = _rotation(scan.geometry)
+    other = {"clockwise": "counterclockwise", "counterclockwise": "clockwise"}[rotation]
+    flat = max(trial.sharpness for trial in trials) < TELLING_GAIN * min(
+        trial.sharpness for trial in trials
+    )
+    check = GeometryCheck(
+        stated_offset_u_mm=stated_mm,
+        best_offset_u_mm=best_mm,
+        best_rotation_axis_column=(scan.geometry.detector.n_columns - 1) / 2 - best_mm / pixel_mm,
+        stated_rotation=rotation,
+        best_rotation=other if reverse else rotation,
+        rotation_known=rotation_known,
+        gain=gain,
+        trials=tuple(trials),
+        message="",
+        shown=tuple(lines),
+    )
+    return replace(check, message=_message(check, scan, is_flat=flat))
+
+
+def _candidate(
+    scan: _MiddlePlane, trial: Trial, plane: NDArray[np.float32], best_mm: float, *, reverse: bool
+) -> Candidate:
+    voxel_mm = scan.grid().voxel_mm[1]
+    stated = not trial.reversed_rotation and math.isclose(
+        trial.offset_u_mm, scan.stated_mm, abs_tol=1e-9 * scan.pixel_mm
+    )
+    best = trial.reversed_rotation == reverse and trial.offset_u_mm == best_mm
+    sense = ", reversed" if trial.reversed_rotation else ""
+    return Candidate(
+        # y upwards, as the scanner's axes are drawn
+        ImagePlane(plane, (voxel_mm, voxel_mm), "1/mm", rows_upwards=True),
+        f"{_offset_text(trial.offset_u_mm, scan)}{sense}: {trial.sharpness:.3f}",
+        best=best,
+        stated=stated,
+    )
+
+
+def _offset_text(offset_mm: float, scan: _MiddlePlane) -> str:
+    """Write an offset to about a hundredth of a pixel."""
+    decimals = max(2, 2 - math.floor(math.log10(scan.pixel_mm)) - 1)
+    return f"{offset_mm:+.{decimals}f} mm"
+
+
+def _rotation(geometry: Geometry) -> str:
+    """Tell the sense of the steps from view to view, seen from +z."""
+    turns = np.diff(geometry.gantry_angles_rad)
+    return "clockwise" if len(turns) and np.median(turns) < 0 else "counterclockwise"
+
+
+def _message(check: GeometryCheck, scan: _MiddlePlane, *, is_flat: bool) -> str:
+    stated = f"stated offset {_offset_text(check.stated_offset_u_mm, scan)}"
+    best = (
+        f"{_offset_text(check.best_offset_u_mm, scan)} (rotation_axis_column = "
+        f"{check.best_rotation_axis_column:.2f})"
+    )
+    if is_flat:
+        return f"{stated}: too little structure in the middle plane to judge it"
+    if check.best_rotation != check.stated_rotation:
+        told = (
+            f"stated rotation {check.stated_rotation} looks wrong: {check.best_rotation} with the "
+            f"offset {best} is sharper (x{check.gain:.2f})"
+        )
+    elif check.ok:
+        told = f"{stated} looks right: no other is sharper"
+    else:
+        told = f"{stated} looks wrong: {best} is sharper (x{check.gain:.2f})"
+    if abs(check.best_offset_u_mm - scan.stated_mm) > (scan.searched_pixels - 1) * scan.pixel_mm:
+        told += "; the best lies at the edge of what was searched"
+    if not check.rotation_known:
+        told += "; the sense of rotation cannot be told from this scan"
+    return told

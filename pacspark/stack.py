@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pacspark.dicom.enhanced_xa import MANUFACTURER
 from pacspark.errors import UsageError
 from pacspark.pictures import Window
 from pacspark.tables.catalog import Catalog
@@ -23,7 +24,7 @@ HEADER_COLUMNS: Final = (
     *("photometric_interpretation", "bits_allocated", "bits_stored", "high_bit"),
     *("pixel_representation", "pixel_spacing", "slice_thickness", "spacing_between_slices"),
     *("image_position_patient", "image_orientation_patient", "rescale_slope"),
-    *("rescale_intercept", "rescale_type", "window_center", "window_width"),
+    *("rescale_intercept", "rescale_type", "window_center", "window_width", "manufacturer"),
     *("frame_kind", "pixel_data_offset", "pixel_data_length", "frame_size_bits"),
     *LOCATION_COLUMNS,
 )
@@ -244,14 +245,20 @@ def _beside_notes(
 
 
 def _unit(series_uid: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Give the unit of rescaled values (PS3.3 C.11.1.1.2); CT that has no type is in HU."""
+    """Give the unit of rescaled values (PS3.3 C.11.1.1.2).
+
+    CT that has no type is in HU. The standard has no name for 1/mm: pacspark's own series that say
+    "unspecified" are in that.
+    """
     types = {row["rescale_type"] for row in rows}
     if len(types) > 1:
         raise _refuse(series_uid, "images of one RescaleType", sorted(map(str, types)))
     (rescale_type,) = types
     if rescale_type in {None, ""}:
         return "HU" if rows[0]["modality"] == "CT" else ""
-    return "" if rescale_type == "US" else str(rescale_type)
+    if rescale_type == "US":
+        return "1/mm" if rows[0]["manufacturer"] == MANUFACTURER else ""
+    return str(rescale_type)
 
 
 def _window(row: Mapping[str, Any]) -> Window | None:

@@ -65,7 +65,7 @@ def test_scale_bar__is_as_long_as_it_says() -> None:
     plane = ImagePlane(np.zeros((40, 100)), (0.5, 0.25), "HU")
     (axes,) = image_axes(plane.picture())
     (bar,) = axes.lines
-    in_axes = bar.get_xdata()
+    in_axes = np.asarray(bar.get_xdata(), dtype=np.float64)
     width_mm = (in_axes[1] - in_axes[0]) * plane.extent_mm[1]
     assert width_mm == pytest.approx(5.0)
     assert "5 mm" in [text.get_text() for text in axes.texts]
