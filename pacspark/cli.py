@@ -6,7 +6,7 @@ failed, 2 wrong usage. With ``--json`` the last thing on standard output is one 
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pacspark.archive import create_archive, open_archive
+from pacspark.ct.filtering import FDKOptions
 from pacspark.errors import PacsparkError, UsageError
 from pacspark.progress import Progress, progress_for_stderr
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     name="pacspark",
     help="A PACS on Spark that reconstructs inside the archive.",
     no_args_is_help=True,
+    epilog="--debug, anywhere, shows the traceback of an error.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -33,7 +35,6 @@ Root = Annotated[
 ]
 SeriesUID = Annotated[str, typer.Argument(help="Series Instance UID.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", is_eager=True)]
 Size = Annotated[
     tuple[int, int, int] | None,
     typer.Option("--size", help="Voxels along x, y, z.", metavar="NX NY NZ"),
@@ -323,8 +324,7 @@ def reconstruct(
     reports = archive.reconstruct_series(
         series_uid,
         grid=archive.grid(series_uid, size=size, voxel_mm=voxel_mm, center_mm=center),
-        filter=filter_name,
-        cutoff=cutoff,
+        options=FDKOptions(filter=filter_name, cutoff=cutoff),
         energy_bins=None if energy_bins is None else _indices(energy_bins),
         water_mu_per_mm=water_mu,
         cluster=_cluster(executors, cores, memory),
@@ -396,36 +396,21 @@ def history(root: Root, as_json: AsJson = False) -> None:
         show_table(list(versions.columns), versions.to_numpy().tolist())
 
 
-def run(command: Callable[[], Any], *, debug: bool) -> int:
-    """Run a command; errors of ours become one line, others too unless `debug`."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; every error is one line unless `--debug`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
     try:
-        command()
-    except PacsparkError as error:
-        if debug:
-            raise
-        say(f"{type(error).__name__}: {error}")
-        return 2 if isinstance(error, UsageError) else 1
+        app([argument for argument in given if argument != "--debug"])
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
-        say("interrupted; asking again finishes the work")
+        say("interrupted; the same command again finishes the work")
         return 1
     except Exception as error:
         if debug:
             raise
-        say(f"{type(error).__name__}: {error} (--debug shows where)")
-        return 1
+        hint = "" if isinstance(error, PacsparkError) else " (--debug shows where)"
+        say(f"{type(error).__name__}: {error}{hint}")
+        return 2 if isinstance(error, UsageError) else 1
     return 0
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
-    given = [argument for argument in given if argument != "--debug"]
-    status = 0
-
-    def command() -> None:
-        nonlocal status
-        result = app(given, standalone_mode=False)
-        status = result if isinstance(result, int) else 0
-
-    return run(command, debug=debug) or status

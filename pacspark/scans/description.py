@@ -1,0 +1,259 @@
+"""The description of a scan, ``SCAN.toml``: parsed, checked, and turned into geometry.
+
+``docs/scan-description.md`` explains every key to people; this module is where each is read. What
+cannot be followed is one line that names the key, what was expected and what was found.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pacspark.ct.geometry import (
+    ConeBeamGeometry,
+    FlatPanel,
+    Geometry,
+    ParallelBeamGeometry,
+    RowOrder,
+)
+from pacspark.ct.preprocess import KINDS, Kind
+from pacspark.errors import GeometryError, ScanDescriptionError
+from pacspark.scans.arrays import AXES, ArraySource, AxedStack, read_array_source
+from pacspark.scans.toml import TomlTable, read_toml
+
+FORMAT_VERSION = 1
+_PROJECTION_KEYS = (
+    "flat_dataset", "dark_dataset", "shape", "flat_shape", "dark_shape", "dtype", "byte_order",
+    "offset_bytes", "dataset",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ScanDescription:
+    """A scan: what its files hold and how it was made.
+
+    Attributes
+    ----------
+    path
+        The ``SCAN.toml``.
+    kind
+        What a pixel is.
+    geometry
+        Scanner and detector; angles of clockwise scans are negated.
+    projections, flat, dark
+        Where the frames are.
+    energy_bin_edges_kev
+        One more than there are bins; empty for a scan without.
+    unattenuated_counts
+        The flat where there are no flats.
+    water_mu_per_mm
+        Attenuation of water, for Hounsfield units.
+    subject
+        DICOM keywords and their values.
+    modified_at
+        Newest modification of a projection file, UTC.
+    """
+
+    path: Path
+    kind: Kind
+    geometry: Geometry
+    projections: ArraySource
+    flat: ArraySource | None
+    dark: ArraySource | None
+    energy_bin_edges_kev: tuple[float, ...]
+    unattenuated_counts: float | None
+    water_mu_per_mm: float | None
+    modified_at: datetime
+    subject: Mapping[str, str | int | float] = field(default_factory=dict)
+
+    @property
+    def beam(self) -> str:
+        """``cone`` or ``parallel``."""
+        return "cone" if isinstance(self.geometry, ConeBeamGeometry) else "parallel"
+
+    @property
+    def n_energy_bins(self) -> int:
+        """Number of energy bins, one for a scan without."""
+        return max(1, len(self.energy_bin_edges_kev) - 1)
+
+
+def read_scan_description(path: str | Path) -> ScanDescription:
+    """Read and check a ``SCAN.toml``; the projection files are opened for their shape.
+
+    Raises
+    ------
+    ScanDescriptionError
+        Naming the key, what was expected and what was found.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path /= "SCAN.toml"
+    whole = read_toml(path)
+    if whole.count("format_version", 1) != FORMAT_VERSION:
+        raise whole.error("format_version", str(FORMAT_VERSION), whole.count("format_version"))
+    images = whole.table("projections", required=True)
+    kind: Kind = images.choice("kind", KINDS)  # type: ignore[assignment]
+    axes = _axes(images)
+    folder = path.resolve().parent
+    projections = read_array_source(images, "files", axes, folder)
+    flat = _optional_frames(images, "flat", axes, folder, projections)
+    dark = _optional_frames(images, "dark", axes, folder, projections)
+    unattenuated = images.optional_number("unattenuated_counts", positive=True)
+    images.require_known(*_PROJECTION_KEYS)
+    if kind == "counts" and flat is None and unattenuated is None:
+        raise images.error("flat", "flats, or unattenuated_counts, for counts", "neither")
+
+    stack = projections.open()
+    try:
+        edges = _edges(whole.table("energy_bins"), stack)
+        angles = _angles(whole.table("angles", required=True), folder, stack.length("angle"))
+        geometry = _geometry(whole.table("geometry", required=True), angles, stack)
+    finally:
+        stack.close()
+    calibration = whole.table("calibration")
+    water = calibration.optional_number("water_mu_per_mm", positive=True)
+    calibration.require_known()
+    subject = whole.table("subject").plain()
+    whole.require_known()
+    newest = max(file.stat().st_mtime for file in projections.paths)
+    return ScanDescription(
+        path=path,
+        kind=kind,
+        geometry=geometry,
+        projections=projections,
+        flat=flat,
+        dark=dark,
+        energy_bin_edges_kev=edges,
+        unattenuated_counts=unattenuated,
+        water_mu_per_mm=water,
+        modified_at=datetime.fromtimestamp(newest, UTC),
+        subject=subject,
+    )
+
+
+def _axes(images: TomlTable) -> tuple[str, ...]:
+    axes = images.texts("axes") if "axes" in images else ["angle", "row", "column"]
+    wrong = [axis for axis in axes if axis not in AXES]
+    if wrong or len(set(axes)) != len(axes) or not {"angle", "column"} <= set(axes):
+        raise images.error(
+            "axes", f"angle and column, and row and energy_bin, each once, of {AXES}", axes
+        )
+    return tuple(axes)
+
+
+def _optional_frames(
+    images: TomlTable, key: str, axes: tuple[str, ...], folder: Path, projections: ArraySource
+) -> ArraySource | None:
+    if key not in images and f"{key}_dataset" not in images:
+        return None
+    return read_array_source(images, key, axes, folder, like=projections)
+
+
+def _edges(table: TomlTable, stack: AxedStack) -> tuple[float, ...]:
+    n_bins = stack.length("energy_bin")
+    if "edges_kev" not in table:
+        table.require_known()
+        if n_bins > 1:
+            raise table.error("edges_kev", f"{n_bins + 1} edges for {n_bins} energy bins", "none")
+        return ()
+    edges = table.numbers("edges_kev")
+    table.require_known()
+    if len(edges) != n_bins + 1 or edges != sorted(set(edges)) or edges[0] < 0:
+        raise table.error(
+            "edges_kev", f"{n_bins + 1} rising edges for {n_bins} energy bins", edges
+        )
+    return tuple(edges)
+
+
+def _angles(table: TomlTable, folder: Path, n_angles: int) -> NDArray[np.float64]:
+    """Read the angles in degrees and return radians; their number must be that of the frames."""
+    given = [key for key in ("values_deg", "file", "step_deg") if key in table]
+    if len(given) != 1:
+        raise table.error(
+            "step_deg", "one of step_deg, values_deg, file", " and ".join(given) or "none"
+        )
+    if given == ["step_deg"]:
+        count = table.count("count", n_angles)
+        degrees = table.number("start_deg", 0.0) + table.number("step_deg") * np.arange(count)
+        key = "count"
+    else:
+        key = given[0]
+        listed = table.numbers(key) if key == "values_deg" else _angle_file(table, folder)
+        first = table.count("first", 0, smallest=0)
+        count = table.count("count", len(listed) - first, smallest=1)
+        degrees = np.array(listed[first : first + count])
+    table.require_known()
+    if len(degrees) != n_angles:
+        raise table.error(key, f"{n_angles} angles, as many as there are frames", len(degrees))
+    return np.radians(degrees)
+
+
+def _angle_file(table: TomlTable, folder: Path) -> list[float]:
+    """Read a text file of angles: numbers parted by white space or commas, ``#`` for comments."""
+    path = folder / table.text("file")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise table.error("file", "a text file of angles", f"{path}: {error}") from error
+    angles = []
+    for number, line in enumerate(lines, start=1):
+        for word in line.split("#")[0].replace(",", " ").split():
+            try:
+                angle = float(word)
+            except ValueError as error:
+                found = f"{word[:20]!r} in line {number} of {path.name}"
+                raise table.error("file", "numbers", found) from error
+            if not math.isfinite(angle):
+                raise table.error("file", "numbers", f"{word} in line {number} of {path.name}")
+            angles.append(angle)
+    if not angles:
+        raise table.error("file", "angles", f"none in {path.name}")
+    return angles
+
+
+def _geometry(table: TomlTable, angles: NDArray[np.float64], stack: AxedStack) -> Geometry:
+    beam = table.choice("beam", ("cone", "parallel"))
+    if table.choice("rotation", ("counterclockwise", "clockwise"), "counterclockwise") == "clockwise":
+        angles = -angles
+    # parallel scans often come without a pixel size: then a pixel is the unit of length
+    default_mm = 1.0 if beam == "parallel" else None
+    n_rows, n_columns = stack.length("row"), stack.length("column")
+    column_spacing_mm = table.number("column_spacing_mm", default_mm, positive=True)
+    row_spacing_mm = table.number("row_spacing_mm", column_spacing_mm, positive=True)
+    row_order: RowOrder = table.choice(  # type: ignore[assignment]
+        "row_order", ("top_down", "bottom_up"), "top_down"
+    )
+    if "rotation_axis_column" in table:
+        if "detector_offset_u_mm" in table:
+            raise table.error(
+                "rotation_axis_column", "it or detector_offset_u_mm", "both of them"
+            )
+        axis = table.number("rotation_axis_column")
+        offset_u_mm = ((n_columns - 1) / 2 - axis) * column_spacing_mm
+    else:
+        offset_u_mm = table.number("detector_offset_u_mm", 0.0)
+    offset_v_mm = table.number("detector_offset_v_mm", 0.0)
+    distances = ("source_to_isocenter_mm", "source_to_detector_mm")
+    values = [table.number(name, positive=True) for name in distances] if beam == "cone" else []
+    table.require_known(*(distances if beam == "parallel" else ()))
+    try:
+        panel = FlatPanel(
+            n_rows=n_rows,
+            n_columns=n_columns,
+            row_spacing_mm=row_spacing_mm,
+            column_spacing_mm=column_spacing_mm,
+            offset_u_mm=offset_u_mm,
+            offset_v_mm=offset_v_mm,
+            row_order=row_order,
+        )
+        if beam == "cone":
+            return ConeBeamGeometry(values[0], values[1], angles, panel)
+        return ParallelBeamGeometry(angles, panel)
+    except GeometryError as error:
+        message = f"{table.path}: geometry: {error}"
+        raise ScanDescriptionError(message) from error
+

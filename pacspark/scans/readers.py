@@ -1,0 +1,136 @@
+"""The frames of a described scan, in bounded memory."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pacspark.errors import ScanDescriptionError
+from pacspark.scans.arrays import AxedStack
+from pacspark.scans.description import ScanDescription
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSource:
+    """Reads projections, flats and darks as ``[angle or frame, row, column]``."""
+
+    description: ScanDescription
+    _projections: AxedStack
+    _flat: AxedStack | None
+    _dark: AxedStack | None
+
+    @property
+    def n_angles(self) -> int:
+        """Number of views."""
+        return self._projections.length("angle")
+
+    @property
+    def n_rows(self) -> int:
+        """Detector rows."""
+        return self._projections.length("row")
+
+    @property
+    def n_columns(self) -> int:
+        """Detector columns."""
+        return self._projections.length("column")
+
+    @property
+    def n_energy_bins(self) -> int:
+        """Energy bins, one for a scan without."""
+        return self._projections.length("energy_bin")
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values in the files."""
+        return self._projections.dtype
+
+    def read(
+        self, angle_start: int, angle_stop: int, energy_bin: int = 0
+    ) -> NDArray[np.generic]:
+        """Return the views ``angle_start..angle_stop`` of an energy bin."""
+        return self._projections.read(angle_start, angle_stop, energy_bin)
+
+    def flats(self, energy_bin: int = 0) -> NDArray[np.generic] | None:
+        """Return the frames without object, or None."""
+        return _all(self._flat, energy_bin)
+
+    def darks(self, energy_bin: int = 0) -> NDArray[np.generic] | None:
+        """Return the frames without beam, or None."""
+        return _all(self._dark, energy_bin)
+
+
+@contextmanager
+def open_frames(description: ScanDescription) -> Iterator[FrameSource]:
+    """Open a scan's files.
+
+    Raises
+    ------
+    ScanDescriptionError
+        When flats or darks are not of the projections' shape, or a flat cannot be one.
+    """
+    with ExitStack() as closing:
+        opened: list[AxedStack | None] = []
+        for source in (description.projections, description.flat, description.dark):
+            stack = None if source is None else source.open()
+            if stack is not None:
+                closing.callback(stack.close)
+            opened.append(stack)
+        projections = opened[0]
+        assert projections is not None  # noqa: S101 -- the first source is never None
+        frames = FrameSource(description, projections, opened[1], opened[2])
+        for name, stack in (("flat", opened[1]), ("dark", opened[2])):
+            if stack is not None:
+                _require_alike(description, name, stack, projections)
+        if description.kind == "counts":
+            for energy_bin in range(frames.n_energy_bins):
+                _require_lit(description, frames, energy_bin)
+        yield frames
+
+
+def _all(stack: AxedStack | None, energy_bin: int) -> NDArray[np.generic] | None:
+    return None if stack is None else stack.read(0, stack.length("angle"), energy_bin)
+
+
+def _require_alike(
+    description: ScanDescription, name: str, stack: AxedStack, projections: AxedStack
+) -> None:
+    for axis in ("row", "column", "energy_bin"):
+        if stack.length(axis) != projections.length(axis):
+            message = (
+                f"{description.path}: projections.{name}: expected {projections.length(axis)} along "
+                f"{axis}, as the projections, found {stack.length(axis)}"
+            )
+            raise ScanDescriptionError(message)
+
+
+def _require_lit(description: ScanDescription, frames: FrameSource, energy_bin: int) -> None:
+    """Refuse flats that are empty or saturated all over; single dead pixels are repaired later."""
+    flats = frames.flats(energy_bin)
+    if flats is None:
+        return
+    darks = frames.darks(energy_bin)
+    level = 0.0 if darks is None else np.asarray(darks).mean(axis=0, dtype=np.float64)
+    mean = np.asarray(flats).mean(axis=0, dtype=np.float64)
+    where = f"{description.path}: projections.flat"
+    if not np.isfinite(mean).all():
+        message = f"{where}: expected finite counts, found {int((~np.isfinite(mean)).sum())} that are not"
+        raise ScanDescriptionError(message)
+    lit = float((mean > level).mean())
+    if lit < 0.5:
+        message = (
+            f"{where}: expected counts above the dark level, found them in {lit:.0%} of the pixels "
+            f"of energy bin {energy_bin}"
+        )
+        raise ScanDescriptionError(message)
+    if np.issubdtype(flats.dtype, np.integer):
+        largest = np.iinfo(flats.dtype).max
+        saturated = float((np.asarray(flats) == largest).mean())
+        if saturated > 0.5:
+            message = (
+                f"{where}: expected counts below saturation ({largest}), found {saturated:.0%} of "
+                f"the pixels of energy bin {energy_bin} saturated"
+            )
+            raise ScanDescriptionError(message)

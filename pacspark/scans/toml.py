@@ -1,0 +1,144 @@
+"""Checked access to a TOML file: every key is named in what is said about it."""
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pacspark.errors import ScanDescriptionError
+
+MAX_TOML_BYTES = 16 << 20
+
+
+class TomlTable:
+    """One table of a TOML file, read key by key; keys that nobody asked for are errors.
+
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    name
+        Of the table; empty for the whole file.
+    values
+        Its content.
+    """
+
+    def __init__(self, path: Path, name: str, values: Mapping[str, Any]) -> None:
+        self.path = path
+        self.name = name
+        self._values = values
+        self._asked: set[str] = set()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def error(self, key: str, expected: str, found: object) -> ScanDescriptionError:
+        """Return the one line that tells what is wrong with a key."""
+        name = f"{self.name}.{key}" if self.name else key
+        return ScanDescriptionError(f"{self.path}: {name}: expected {expected}, found {found}")
+
+    def table(self, key: str, *, required: bool = False) -> "TomlTable":
+        """Return a table below this one; an empty one where it may be missing."""
+        value = self._get(key, {})
+        if not isinstance(value, dict):
+            raise self.error(key, f"a table [{key}]", repr(value))
+        if required and not value:
+            raise self.error(key, f"a table [{key}]", "none")
+        return TomlTable(self.path, f"{self.name}.{key}" if self.name else key, value)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """Return a text."""
+        value = self._get(key, default)
+        if not isinstance(value, str) or not value:
+            raise self.error(key, "a text", _shown(value))
+        return value
+
+    def choice(self, key: str, choices: Sequence[str], default: str | None = None) -> str:
+        """Return a text that is one of several."""
+        value = self._get(key, default)
+        if value not in choices:
+            raise self.error(key, f"one of {', '.join(choices)}", _shown(value))
+        return str(value)
+
+    def number(self, key: str, default: float | None = None, *, positive: bool = False) -> float:
+        """Return a finite number."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.error(key, "a number", _shown(value))
+        if positive and value <= 0:
+            raise self.error(key, "a number > 0", value)
+        return float(value)
+
+    def optional_number(self, key: str, *, positive: bool = False) -> float | None:
+        """Return a finite number, or None where the key is missing."""
+        return self.number(key, positive=positive) if key in self else self._get(key, None)
+
+    def count(self, key: str, default: int | None = None, *, smallest: int = 1) -> int:
+        """Return a whole number of at least `smallest`."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+            raise self.error(key, f"a whole number >= {smallest}", _shown(value))
+        return value
+
+    def numbers(self, key: str) -> list[float]:
+        """Return a list of finite numbers."""
+        value = self._get(key, None)
+        if not isinstance(value, list) or not value:
+            raise self.error(key, "a list of numbers", _shown(value))
+        for place, item in enumerate(value):
+            if isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item):
+                raise self.error(f"{key}[{place}]", "a number", _shown(item))
+        return [float(item) for item in value]
+
+    def texts(self, key: str) -> list[str]:
+        """Return a list of texts."""
+        value = self._get(key, None)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.error(key, "a list of texts", _shown(value))
+        return list(value)
+
+    def plain(self) -> dict[str, str | int | float]:
+        """Return all keys of this table; their values must be texts or numbers."""
+        for key, value in self._values.items():
+            self._asked.add(key)
+            if isinstance(value, bool) or not isinstance(value, str | int | float):
+                raise self.error(key, "a text or a number", _shown(value))
+        return dict(self._values)
+
+    def require_known(self, *others: str) -> None:
+        """Refuse keys that nobody asked for."""
+        unknown = [key for key in self._values if key not in self._asked and key not in others]
+        if unknown:
+            known = sorted(self._asked | set(others))
+            raise self.error(unknown[0], f"one of the keys {', '.join(known)}", "an unknown key")
+
+    def _get(self, key: str, default: Any) -> Any:
+        self._asked.add(key)
+        return self._values.get(key, default)
+
+
+def read_toml(path: Path) -> TomlTable:
+    """Read a TOML file.
+
+    Raises
+    ------
+    ScanDescriptionError
+        When it is missing or no TOML.
+    """
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > MAX_TOML_BYTES:
+            message = f"{path}: expected at most {MAX_TOML_BYTES >> 20} MiB, found {size_bytes} bytes"
+            raise ScanDescriptionError(message)
+        return TomlTable(path, "", tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        message = f"{path}: expected a scan description, found {error.strerror}"
+        raise ScanDescriptionError(message) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        message = f"{path}: expected TOML, found {error}"
+        raise ScanDescriptionError(message) from error
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None else repr(value)[:80]
