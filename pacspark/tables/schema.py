@@ -5,13 +5,15 @@ existing archive, and the page that :func:`describe_tables` writes.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final
 
 import pyarrow as pa
-from deltalake import DeltaTable
+from deltalake import CommitProperties, DeltaTable
+from deltalake.exceptions import CommitFailedError
 from deltalake.schema import Schema
 from pydicom.datadict import dictionary_description
 
@@ -326,15 +328,22 @@ def create_tables(storage: Storage) -> None:
     with storage.errors("create the archive"):
         storage.filesystem.create_dir(storage.path("instances"), recursive=True)
         for spec in TABLES.values():
-            DeltaTable.create(
-                storage.table_uri(spec.name),
-                Schema.from_arrow(spec.arrow_schema),
-                mode="ignore",
-                name=spec.name,
-                description=spec.description,
-                configuration=dict(_CONFIGURATION),
-                storage_options=storage.delta_options,
-            )
+            uri, options = storage.table_uri(spec.name), storage.delta_options
+            if DeltaTable.is_deltatable(uri, options):
+                continue
+            # without retries: the slower of two creators would redefine the table of the faster one
+            with suppress(CommitFailedError):
+                DeltaTable.create(
+                    uri,
+                    Schema.from_arrow(spec.arrow_schema),
+                    mode="ignore",
+                    name=spec.name,
+                    description=spec.description,
+                    configuration=dict(_CONFIGURATION),
+                    storage_options=options,
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                )
+            storage.make_durable(storage.path(spec.name, "_delta_log", f"{0:020}.json"))
     check_tables(storage)
 
 

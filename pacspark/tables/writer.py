@@ -164,7 +164,12 @@ def commit_instances(
     """
     rows = rows.select(INSTANCES.arrow_schema.names).cast(INSTANCES.arrow_schema)
     batch = _Batch(storage, rows)
-    version = _compare_and_set(Snapshot(storage, "instances"), batch.files, None, run_id, operation)
+    snapshot = Snapshot(storage, "instances")
+    try:
+        version = _compare_and_set(snapshot, batch.files, None, run_id, operation)
+    except CommitConflictError:
+        batch.discard()
+        raise
     return CommitOutcome(
         _take(rows, batch.stored),
         _take(rows, batch.duplicates),
@@ -268,7 +273,7 @@ def _compare_and_set(
             with storage.errors(f"commit to {name}"):
                 raise
         else:
-            return snapshot.version + 1
+            return _settle(snapshot, snapshot.version + 1)
     if _lists(snapshot, tried):
         return snapshot.version
     message = (
@@ -299,10 +304,15 @@ def _commit(
             app_transactions=None if app_transaction is None else [Transaction(*app_transaction)],
         ),
     )
-    version = snapshot.version + 1
-    with snapshot.storage.errors(f"commit to {snapshot.spec.name}"):
-        entry = snapshot.storage.path(snapshot.spec.name, "_delta_log", f"{version:020}.json")
+
+
+def _settle(snapshot: Snapshot, version: int) -> int:
+    """Wait until an entry of the log is durable."""
+    name = snapshot.spec.name
+    with snapshot.storage.errors(f"commit to {name}"):
+        entry = snapshot.storage.path(name, "_delta_log", f"{version:020}.json")
         snapshot.storage.make_durable(entry)
+    return version
 
 
 def _lists(snapshot: Snapshot, added: Sequence[AddedFile]) -> bool:

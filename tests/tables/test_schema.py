@@ -1,0 +1,147 @@
+import multiprocessing
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+from deltalake.schema import Field, PrimitiveType
+
+from pacspark.dicom.attributes import PROMOTED
+from pacspark.dicom.frames import FrameIndex
+from pacspark.errors import ArchiveNotFoundError, StorageError
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.schema import (
+    INSTANCES,
+    TABLES,
+    check_tables,
+    create_tables,
+    describe_tables,
+    frame_columns,
+    frame_index,
+)
+from pacspark.tables.storage import Storage, open_storage
+from pacspark.tables.writer import commit_instances
+from tests.tables.samples import instance_row, rows_of, uid_rows
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_create_tables__declares_types_comments_and_keys(storage: Storage, name: str) -> None:
+    spec = TABLES[name]
+    table = DeltaTable(storage.table_uri(name))
+    found = pa.schema(table.schema().to_arrow())
+    assert found.names == spec.arrow_schema.names
+    for column in spec.columns:
+        field = found.field(column.name)
+        assert (field.type, field.nullable) == (column.type, column.nullable)
+        assert field.metadata[b"comment"].decode() == column.description
+    assert set(spec.key) <= set(found.names)
+    assert table.metadata().description == spec.description
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_create_tables__asks_nothing_special_of_readers(storage: Storage, name: str) -> None:
+    protocol = DeltaTable(storage.table_uri(name)).protocol()
+    assert (protocol.min_reader_version, protocol.min_writer_version) == (1, 2)
+    assert not protocol.reader_features
+    assert not protocol.writer_features
+
+
+def test_instances__has_a_column_for_every_promoted_attribute() -> None:
+    columns = {column.keyword: column for column in INSTANCES.columns if column.keyword}
+    assert set(columns) == {attribute.keyword for attribute in PROMOTED}
+    for attribute in PROMOTED:
+        assert columns[attribute.keyword].name == attribute.column
+        assert pa.types.is_list(columns[attribute.keyword].type) == attribute.multiple
+
+
+def test_column_names__are_distinct() -> None:
+    for spec in TABLES.values():
+        assert len(set(spec.arrow_schema.names)) == len(spec.columns)
+
+
+def test_create_tables__changes_nothing_when_repeated(storage: Storage) -> None:
+    commit_instances(storage, uid_rows(["1.2.3"]), run_id="run-1")
+    create_tables(storage)
+    assert Catalog(storage).version() == 1
+    assert set(Catalog(storage).known(["1.2.3"])) == {"1.2.3"}
+
+
+def _create(root: str, barrier: "multiprocessing.synchronize.Barrier") -> None:
+    barrier.wait(60)
+    create_tables(open_storage(root))
+
+
+def test_create_tables__is_safe_in_two_processes_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    makers = [context.Process(target=_create, args=(str(tmp_path), barrier)) for _ in range(2)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join(60)
+    assert [maker.exitcode for maker in makers] == [0, 0]
+    check_tables(open_storage(tmp_path))
+    for name in TABLES:
+        assert len(list((tmp_path / name / "_delta_log").glob("*.json"))) == 1
+
+
+def test_check_tables__names_the_column_that_does_not_fit(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    schema = TABLES["runs"].arrow_schema
+    changed = schema.set(0, pa.field("run_id", pa.int64())).remove(1)
+    DeltaTable.create(storage.table_uri("runs"), changed)
+    with pytest.raises(StorageError) as caught:
+        create_tables(storage)
+    message = str(caught.value)
+    assert "table runs: expected run_id string, found int64; operation string, found no" in message
+
+
+def test_check_tables__lets_additional_columns_be(storage: Storage) -> None:
+    table = DeltaTable(storage.table_uri("runs"))
+    table.alter.add_columns(Field("note", PrimitiveType("string")))
+    check_tables(storage)
+
+
+def test_check_tables__misses_a_table(storage: Storage) -> None:
+    storage.filesystem.delete_dir(storage.path("runs"))
+    with pytest.raises(ArchiveNotFoundError):
+        check_tables(storage)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        FrameIndex(),
+        FrameIndex("native", 3, 1000, 6144, 16384),
+        FrameIndex("encapsulated", 2, 900, 500, None, (916, 1016, 1116), (92, 92, 92), (2, 1)),
+        FrameIndex("deflated"),
+    ],
+)
+def test_frame_index__survives_the_table(storage: Storage, frames: FrameIndex) -> None:
+    row = instance_row("1.2.3") | frame_columns(frames)
+    commit_instances(storage, rows_of([row]), run_id="run-1")
+    assert frame_index(Catalog(storage).instance("1.2.3")) == frames
+
+
+def test_rows__survive_the_table(storage: Storage) -> None:
+    row = instance_row(
+        "1.2.3",
+        b"data",
+        patient_name="Dœ^Jane=\u5c71\u7530",
+        image_type=["ORIGINAL", "PRIMARY"],
+        pixel_spacing=[0.1, 1 / 3],
+        instance_number=-(2**40),
+        kvp=1e-300,
+        object_offsets=[2**40, 7],
+    )
+    commit_instances(storage, rows_of([row]), run_id="run-1")
+    assert Catalog(storage).instance("1.2.3") == row
+
+
+def test_describe_tables__has_every_table_and_column() -> None:
+    page = describe_tables()
+    for spec in TABLES.values():
+        section = page.split(f"\n## {spec.name}\n")[1].split("\n## ")[0]
+        for column in spec.columns:
+            assert f"| `{column.name}` |" in section
+            assert column.description in section

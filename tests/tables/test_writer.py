@@ -1,0 +1,308 @@
+import json
+import multiprocessing
+import os
+import random
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
+
+from pacspark import __version__
+from pacspark.errors import CommitConflictError, StorageError
+from pacspark.tables import writer
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.datafile import AddedFile, ObjectFile
+from pacspark.tables.schema import RUNS
+from pacspark.tables.snapshot import Snapshot
+from pacspark.tables.storage import Storage, open_storage
+from pacspark.tables.writer import append_rows, commit_files, commit_instances
+from tests.tables.samples import located_rows, noise, sha256, store, uid_rows
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def _all_uids(storage: Storage) -> list[str]:
+    """What another reader sees."""
+    delta = DeltaTable(storage.table_uri("instances"))
+    rows = delta.to_pyarrow_table(columns=["sop_instance_uid"])
+    return sorted(rows["sop_instance_uid"].to_pylist())
+
+
+def test_commit_instances__stores_each_uid_once(storage: Storage) -> None:
+    first = commit_instances(storage, uid_rows(["1", "2"], b"x"), run_id="run-1")
+    second = commit_instances(storage, uid_rows(["2", "3"], b"x"), run_id="run-2")
+    assert first.stored["sop_instance_uid"].to_pylist() == ["1", "2"]
+    assert second.stored["sop_instance_uid"].to_pylist() == ["3"]
+    assert second.duplicates["sop_instance_uid"].to_pylist() == ["2"]
+    assert (second.duplicate, second.conflicts, second.version) == (1, [], 2)
+    assert _all_uids(storage) == ["1", "2", "3"]
+
+
+def test_commit_instances__sorts_out_conflicts_and_keeps_what_was_first(storage: Storage) -> None:
+    commit_instances(storage, uid_rows(["1"], b"first"), run_id="run-1")
+    outcome = commit_instances(storage, uid_rows(["1"], b"other"), run_id="run-2")
+    assert outcome.stored.num_rows == outcome.duplicate == 0
+    assert [row["sha256"] for row in outcome.conflicts] == [sha256(b"other")]
+    assert Catalog(storage).known(["1"]) == {"1": sha256(b"first")}
+    assert outcome.version == 1
+
+
+def test_commit_instances__sorts_out_its_own_batch_the_first_wins(storage: Storage) -> None:
+    batch = pa.concat_tables(
+        [uid_rows(["1", "2"], b"a"), uid_rows(["1", "1"], b"a"), uid_rows(["2"], b"b")]
+    )
+    outcome = commit_instances(storage, batch, run_id="run-1")
+    assert outcome.stored["sop_instance_uid"].to_pylist() == ["1", "2"]
+    assert outcome.duplicate == 2
+    assert [row["sha256"] for row in outcome.conflicts] == [sha256(b"b")]
+
+
+def test_commit_instances__of_nothing_new_makes_no_version(storage: Storage) -> None:
+    commit_instances(storage, uid_rows(["1"]), run_id="run-1")
+    again = commit_instances(storage, uid_rows(["1"]), run_id="run-2")
+    nothing = commit_instances(storage, uid_rows([]), run_id="run-3")
+    assert again.version == nothing.version == Catalog(storage).version() == 1
+    assert len(list(Path(storage.path("instances")).glob("*.parquet"))) == 1
+
+
+WRITERS, COMMITS, BATCH, UIDS = 4, 10, 12, 150
+
+
+def _batches(number: int) -> list[list[tuple[str, bytes]]]:
+    """What one writer brings: often what others bring too, sometimes with other bytes."""
+    draw = random.Random(number)
+    return [
+        [(f"1.2.{draw.randrange(UIDS)}", draw.choice([b"a", b"b"])) for _ in range(BATCH)]
+        for _ in range(COMMITS)
+    ]
+
+
+def _store_overlapping(
+    root: str,
+    number: int,
+    barrier: "multiprocessing.synchronize.Barrier",
+    counts: "multiprocessing.Queue[tuple[int, int, int]]",
+) -> None:
+    storage = open_storage(root)
+    stored = duplicate = conflict = 0
+    barrier.wait(120)
+    for batch in _batches(number):
+        rows = pa.concat_tables(uid_rows([uid], data) for uid, data in batch)
+        outcome = commit_instances(storage, rows, run_id=f"writer-{number}")
+        stored += outcome.stored.num_rows
+        duplicate += outcome.duplicate
+        conflict += len(outcome.conflicts)
+    counts.put((stored, duplicate, conflict))
+
+
+def test_commit_instances__is_exactly_once_among_processes(storage: Storage) -> None:
+    barrier, counts = SPAWN.Barrier(WRITERS), SPAWN.Queue()
+    writers = [
+        SPAWN.Process(target=_store_overlapping, args=(storage.root, n, barrier, counts))
+        for n in range(WRITERS)
+    ]
+    for process in writers:
+        process.start()
+    totals = [counts.get(timeout=120) for _ in writers]
+    for process in writers:
+        process.join(60)
+    assert [process.exitcode for process in writers] == [0] * WRITERS
+    uids = _all_uids(storage)
+    assert len(uids) == len(set(uids)) == sum(stored for stored, _, _ in totals)
+    assert sum(sum(total) for total in totals) == WRITERS * COMMITS * BATCH
+    brought = {uid for n in range(WRITERS) for batch in _batches(n) for uid, _ in batch}
+    assert set(uids) == brought
+    # files of attempts that lost are gone
+    on_disk = {path.name for path in Path(storage.path("instances")).glob("*.parquet")}
+    assert on_disk == set(Catalog(storage).files_of("instances"))
+
+
+OBJECTS = {f"1.2.{n}": noise(1000 + n, n) for n in range(5)}
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _store_and_die(root: str, moment: str) -> None:
+    """Store objects, killed before, between or after the commits."""
+    storage = open_storage(root)
+    file = ObjectFile(storage)
+    located = {uid: (data, file.append(data)) for uid, data in OBJECTS.items()}
+    if moment == "objects half written":
+        _die()
+    added = file.close()
+    if moment == "objects written":
+        _die()
+    commit_files(storage, "objects", [added], run_id="killed", operation="ingest")
+    if moment == "objects committed":
+        _die()
+    if moment == "instances written":
+        writer._commit = lambda *_: _die()  # type: ignore[assignment]
+    if moment == "instances committed":
+        commit = writer._commit
+
+        def commit_and_die(
+            snapshot: Snapshot,
+            added: Sequence[AddedFile],
+            app_transaction: tuple[str, int] | None,
+            run_id: str,
+            operation: str,
+        ) -> None:
+            commit(snapshot, added, app_transaction, run_id, operation)
+            _die()
+
+        writer._commit = commit_and_die
+    commit_instances(storage, located_rows(located, "killed"), run_id="killed")
+
+
+@pytest.mark.parametrize(
+    ("moment", "survives"),
+    [
+        ("objects half written", False),
+        ("objects written", False),
+        ("objects committed", False),
+        ("instances written", False),
+        ("instances committed", True),
+    ],
+)
+def test_kill__leaves_all_or_nothing_and_repeating_completes(
+    storage: Storage, moment: str, *, survives: bool
+) -> None:
+    process = SPAWN.Process(target=_store_and_die, args=(storage.root, moment))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert len(Catalog(storage).known(OBJECTS)) == (len(OBJECTS) if survives else 0)
+    outcome = store(storage, OBJECTS, "again")
+    assert outcome.stored.num_rows == (0 if survives else len(OBJECTS))
+    assert outcome.duplicate == (len(OBJECTS) if survives else 0)
+    assert _all_uids(storage) == sorted(OBJECTS)
+    catalog = Catalog(storage)
+    for uid, data in OBJECTS.items():
+        assert catalog.read_object(catalog.instance(uid)) == data
+
+
+def test_commit__that_arrived_without_an_answer_counts_once(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = writer._commit
+
+    for answer in (CommitFailedError("version exists"), OSError("connection reset")):
+
+        def commit_unanswered(
+            snapshot: Snapshot,
+            added: Sequence[AddedFile],
+            app_transaction: tuple[str, int] | None,
+            run_id: str,
+            operation: str,
+            answer: Exception = answer,
+        ) -> None:
+            commit(snapshot, added, app_transaction, run_id, operation)
+            raise answer
+
+        monkeypatch.setattr(writer, "_commit", commit_unanswered)
+        uid = type(answer).__name__
+        outcome = commit_instances(storage, uid_rows([uid]), run_id="run-1")
+        assert outcome.stored["sop_instance_uid"].to_pylist() == [uid]
+        assert set(Catalog(storage).known([uid])) == {uid}
+    assert len(_all_uids(storage)) == 2
+
+
+def _never(error: Exception) -> "object":
+    def commit(*_: object) -> None:
+        raise error
+
+    return commit
+
+
+def test_commit_instances__gives_up_after_bounded_attempts(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(writer, "_commit", _never(CommitFailedError("version exists")))
+    with pytest.raises(CommitConflictError, match="other writers were faster 3 times in a row"):
+        commit_instances(storage, uid_rows(["1"]), run_id="run-1")
+    assert _all_uids(storage) == []
+    assert not list(Path(storage.path("instances")).glob("*.parquet"))
+
+
+def test_commit_instances__keeps_the_file_of_a_commit_of_unknown_fate(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_commit", _never(OSError("connection reset")))
+    with pytest.raises(StorageError, match="cannot commit to instances: connection reset"):
+        commit_instances(storage, uid_rows(["1"]), run_id="run-1")
+    assert len(list(Path(storage.path("instances")).glob("*.parquet"))) == 1
+    monkeypatch.undo()
+    assert commit_instances(storage, uid_rows(["1"]), run_id="run-2").stored.num_rows == 1
+    assert _all_uids(storage) == ["1"]
+
+
+def test_commit_instances__sees_what_another_writer_did_in_between(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = writer._commit
+
+    def interrupted(
+        snapshot: Snapshot,
+        added: Sequence[AddedFile],
+        app_transaction: tuple[str, int] | None,
+        run_id: str,
+        operation: str,
+    ) -> None:
+        monkeypatch.setattr(writer, "_commit", commit)
+        rows = pa.concat_tables([uid_rows(["2"], b"x"), uid_rows(["3"], b"other")])
+        commit_instances(storage, rows, run_id="faster")
+        commit(snapshot, added, app_transaction, run_id, operation)
+
+    monkeypatch.setattr(writer, "_commit", interrupted)
+    outcome = commit_instances(storage, uid_rows(["1", "2", "3"], b"x"), run_id="slower")
+    assert outcome.stored["sop_instance_uid"].to_pylist() == ["1"]
+    assert outcome.duplicates["sop_instance_uid"].to_pylist() == ["2"]
+    assert [row["sop_instance_uid"] for row in outcome.conflicts] == ["3"]
+    assert _all_uids(storage) == ["1", "2", "3"]
+
+
+def _object_file(storage: Storage, data: bytes) -> AddedFile:
+    with ObjectFile(storage) as file:
+        file.append(data)
+    return file.close()
+
+
+def test_commit_files__does_an_application_transaction_once(storage: Storage) -> None:
+    for transaction in (("job", 1), ("job", 1), ("job", 2), ("job", 1), ("other", 1)):
+        added = _object_file(storage, repr(transaction).encode())
+        commit_files(
+            storage, "objects", [added], app_transaction=transaction, run_id="r", operation="t"
+        )
+    digests = Catalog(storage).table("objects", ["sha256"])["sha256"].to_pylist()
+    expected = [("job", 1), ("job", 2), ("other", 1)]
+    assert sorted(digests) == sorted(sha256(repr(key).encode()) for key in expected)
+
+
+def test_commit_files__of_no_files_makes_no_version(storage: Storage) -> None:
+    assert commit_files(storage, "objects", [], run_id="r", operation="t") == 0
+    assert Catalog(storage).version("objects") == 0
+
+
+def test_commits__say_who_made_them(storage: Storage) -> None:
+    commit_instances(storage, uid_rows(["1"]), run_id="run-7", operation="import-scan")
+    entry = DeltaTable(storage.table_uri("instances")).history()[0]
+    assert json.loads(entry["userMetadata"]) == {
+        "operation": "import-scan",
+        "run_id": "run-7",
+        "pacspark": __version__,
+    }
+
+
+def test_append_rows__fills_a_small_table(storage: Storage) -> None:
+    row = dict.fromkeys(RUNS.arrow_schema.names) | {"run_id": "run-1", "operation": "test"}
+    rows = pa.Table.from_pylist([row], schema=RUNS.arrow_schema)
+    version = append_rows(storage, "runs", rows, run_id="run-1", operation="test")
+    assert version == 1
+    assert Catalog(storage).runs().to_pylist() == [row]
