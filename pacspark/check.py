@@ -39,7 +39,10 @@ GREY_RANGE: Final = (-4.0, 6.0)
 WRONG_PIXELS: Final = 0.5
 """A stated offset that is less than this beside the best one is right."""
 TELLING_GAIN: Final = 1.01
-"""What a candidate must be sharper by to mean anything."""
+"""What one sense of rotation must be sharper by than the other, and the best offset than others, to
+mean anything."""
+PEAK_PIXELS: Final = 2.0
+"""How far from the best offset those others are."""
 N_SHOWN: Final = 5
 
 
@@ -308,8 +311,13 @@ def _judge(scan: _MiddlePlane, found: dict[bool, float]) -> GeometryCheck:
     rotation_known = len(peaks) > 1 and max(peaks.values()) > TELLING_GAIN * min(peaks.values())
     reverse = rotation_known and peaks[True] > peaks[False]
     best_mm, gain = found[reverse], peaks[reverse]
+    around = [best_mm + side * PEAK_PIXELS * pixel_mm for side in (-1, 1)]
+    ground = float(np.mean(scan.sharpness(around, reverse=reverse))) / reference
+    is_flat = gain < TELLING_GAIN * ground
+    if is_flat:
+        reverse, rotation_known = False, False
     beside_pixels = abs(best_mm - stated_mm) / pixel_mm
-    if not reverse and (beside_pixels < WRONG_PIXELS or gain < 1.0):
+    if is_flat or (not reverse and (beside_pixels < WRONG_PIXELS or gain <= 1.0)):
         best_mm, gain = stated_mm, 1.0
     step_mm = abs(best_mm - stated_mm)
     if step_mm < WRONG_PIXELS * pixel_mm:
@@ -327,9 +335,6 @@ def _judge(scan: _MiddlePlane, found: dict[bool, float]) -> GeometryCheck:
         lines.append(tuple(line))
     rotation = _rotation(scan.geometry)
     other = {"clockwise": "counterclockwise", "counterclockwise": "clockwise"}[rotation]
-    flat = max(trial.sharpness for trial in trials) < TELLING_GAIN * min(
-        trial.sharpness for trial in trials
-    )
     check = GeometryCheck(
         stated_offset_u_mm=stated_mm,
         best_offset_u_mm=best_mm,
@@ -342,7 +347,7 @@ def _judge(scan: _MiddlePlane, found: dict[bool, float]) -> GeometryCheck:
         message="",
         shown=tuple(lines),
     )
-    return replace(check, message=_message(check, scan, is_flat=flat))
+    return replace(check, message=_message(check, scan, is_flat=is_flat))
 
 
 def _candidate(

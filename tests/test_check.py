@@ -1,0 +1,292 @@
+"""The geometry check finds what is wrong with a scan, on phantoms and on real ones."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pacspark.check import GeometryCheck, check_geometry, check_series, sharpness
+from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry, ParallelBeamGeometry
+from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, Ellipsoid, project, scaled
+from pacspark.ct.preprocess import line_integrals
+from pacspark.dicom.scan import encode_scan
+from pacspark.errors import GeometryError, ProjectionDataError, SeriesNotFoundError, UsageError
+from pacspark.middle_row import middle_row, middle_row_sinogram
+from pacspark.scans.description import read_scan_description
+from pacspark.scans.readers import open_frames
+from pacspark.tables.catalog import Catalog
+from tests.ct_objects import SERIES_UID, archive_of, steps_archive
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "projections"
+HEAD = scaled(SHEPP_LOGAN_UNIT, 16.0, 0.02)
+FULL_TURN = np.arange(120) * np.pi / 60
+
+
+def fan(offset_u_mm: float, *, n_rows: int = 1) -> ConeBeamGeometry:
+    panel = FlatPanel(n_rows, 96, 1.0, 1.0, offset_u_mm=offset_u_mm)
+    return ConeBeamGeometry(100.0, 200.0, FULL_TURN, panel)
+
+
+def parallel(offset_u_mm: float) -> ParallelBeamGeometry:
+    panel = FlatPanel(1, 96, 0.5, 0.5, offset_u_mm=offset_u_mm)
+    return ParallelBeamGeometry(FULL_TURN / 2, panel)
+
+
+def with_offset(geometry: Geometry, offset_u_mm: float) -> Geometry:
+    return replace(geometry, detector=replace(geometry.detector, offset_u_mm=offset_u_mm))
+
+
+def sinogram_of(geometry: Geometry, noise: float = 0.0) -> NDArray[np.float32]:
+    integrals = project(HEAD, geometry)[:, 0]
+    drawn = np.random.default_rng(7).normal(0.0, noise, integrals.shape)
+    return (integrals + drawn).astype(np.float32)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize(
+    ("geometry", "stated_mm"), [(fan(-2.3), 0.0), (fan(3.0), -3.0), (parallel(1.4), 0.0)]
+)
+def test_check__finds_the_offset_within_a_quarter_of_a_pixel(
+    geometry: Geometry, stated_mm: float, noise: float
+) -> None:
+    found = check_geometry(sinogram_of(geometry, noise), with_offset(geometry, stated_mm))
+    true_mm = geometry.detector.offset_u_mm
+    assert abs(found.best_offset_u_mm - true_mm) <= 0.25 * geometry.detector.column_spacing_mm
+    assert found.best_rotation == "counterclockwise"
+    assert not found.ok
+    assert found.gain > 1.0
+    assert "looks wrong" in found.message
+
+
+def test_check__leaves_a_right_geometry_alone() -> None:
+    geometry = fan(1.1)
+    found = check_geometry(sinogram_of(geometry, 0.01), geometry)
+    assert found.ok
+    assert found.best_offset_u_mm == 1.1
+    assert found.rotation_known
+    assert found.message == "stated offset +1.10 mm looks right: no other is sharper"
+
+
+def test_check__finds_a_wrong_sense_of_rotation() -> None:
+    geometry = fan(1.1)
+    sinogram = sinogram_of(geometry)
+    turned = replace(geometry, gantry_angles_rad=-geometry.gantry_angles_rad)
+    found = check_geometry(sinogram, turned)
+    assert (found.stated_rotation, found.best_rotation) == ("clockwise", "counterclockwise")
+    assert abs(found.best_offset_u_mm - 1.1) <= 0.25
+    assert found.message.startswith("stated rotation clockwise looks wrong")
+
+
+def test_check__says_that_parallel_rays_do_not_tell_the_sense() -> None:
+    geometry = parallel(0.0)
+    found = check_geometry(sinogram_of(geometry), geometry)
+    assert found.ok
+    assert not found.rotation_known
+    assert {trial.reversed_rotation for trial in found.trials} == {False}
+    assert "cannot be told" in found.message
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_check__says_where_there_is_nothing_to_judge(noise: float) -> None:
+    geometry = fan(0.0)
+    air = np.random.default_rng(5).normal(0.0, noise, (120, 96)).astype(np.float32)
+    found = check_geometry(air, geometry)
+    assert found.ok
+    assert "too little structure" in found.message
+
+
+def test_check__names_the_column_of_the_axis() -> None:
+    geometry = parallel(2.0)
+    found = check_geometry(sinogram_of(geometry), with_offset(geometry, 0.0))
+    # the axis falls on the column whose u is 0
+    panel = replace(geometry.detector, offset_u_mm=found.best_offset_u_mm)
+    column = found.best_rotation_axis_column
+    assert np.interp(column, np.arange(96), panel.u_mm) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_check__draws_the_best_and_the_stated() -> None:
+    geometry = fan(2.0)
+    found = check_geometry(sinogram_of(geometry), with_offset(geometry, 0.0))
+    marks = [(item.best, item.stated) for line in found.shown for item in line]
+    assert marks.count((True, False)) == 1
+    assert marks.count((False, True)) == 1
+    assert len(marks) == 10
+    assert found._repr_png_().startswith(b"\x89PNG")
+
+
+def test_check__has_a_summary_for_machines() -> None:
+    geometry = fan(2.0)
+    found = check_geometry(sinogram_of(geometry), with_offset(geometry, 0.0))
+    summary = json.loads(json.dumps(found.summary()))
+    assert summary["best_offset_u_mm"] == found.best_offset_u_mm
+    assert summary["ok"] is False
+    stated = [trial for trial in summary["trials"] if trial["offset_u_mm"] == 0.0]
+    assert [trial["sharpness"] for trial in stated if not trial["reversed_rotation"]] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("sinogram", "error"),
+    [
+        (np.zeros((120, 95), np.float32), ProjectionDataError),
+        (np.full((120, 96), np.nan, np.float32), ProjectionDataError),
+    ],
+)
+def test_check__refuses_what_is_no_sinogram(
+    sinogram: NDArray[np.float32], error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="sinogram: expected"):
+        check_geometry(sinogram, fan(0.0))
+
+
+def test_check__refuses_a_scan_that_cannot_be_reconstructed() -> None:
+    short = replace(fan(0.0), gantry_angles_rad=FULL_TURN / 4)
+    with pytest.raises(GeometryError):
+        check_geometry(np.ones((120, 96), np.float32), short)
+
+
+@given(st.floats(0.1, 50.0), st.floats(-5.0, 5.0), st.permutations(range(40)))
+def test_sharpness__depends_on_the_shares_of_grey_values_only(
+    scale: float, shift: float, order: list[int]
+) -> None:
+    values = np.array([0.0] * 30 + [1.0] * 10)
+    expected = 0.75**0.75 * 0.25**0.25
+    assert sharpness(values[order] * scale + shift) == pytest.approx(expected)
+    assert sharpness(np.full(9, shift)) == 1.0
+
+
+def test_middle_row__is_where_the_plane_of_the_source_meets_the_detector() -> None:
+    top_down = FlatPanel(10, 4, 1.0, 1.0, offset_v_mm=2.5)
+    bottom_up = replace(top_down, row_order="bottom_up")
+    for panel in (top_down, bottom_up):
+        geometry = ConeBeamGeometry(100.0, 200.0, FULL_TURN, panel)
+        assert abs(panel.v_mm[middle_row(geometry)]) == 0.0
+    assert middle_row(ParallelBeamGeometry(FULL_TURN, top_down)) == 5
+
+
+class CountingCatalog(Catalog):
+    """Counts the bytes of pixels that are read."""
+
+    bytes_read = 0
+
+    def read_range(self, row: Mapping[str, Any], start: int, length: int) -> bytes:
+        self.bytes_read += length
+        return super().read_range(row, start, length)
+
+
+def stored_scan(folder: Path, description: Path) -> tuple[CountingCatalog, str]:
+    """An archive with a described scan, and the scan's series."""
+    scan = read_scan_description(description)
+    with open_frames(scan) as frames:
+        instances = list(encode_scan(scan, frames))
+    catalog = archive_of(folder / "archive", [instance.data for instance in instances])
+    return CountingCatalog(catalog.storage), instances[0].series_instance_uid
+
+
+COUNTS_SCAN = """
+format_version = 1
+[projections]
+files = "counts.npy"
+flat = "flat.npy"
+dark = "dark.npy"
+kind = "counts"
+axes = ["angle", "row", "column"]
+[geometry]
+beam = "cone"
+source_to_isocenter_mm = 100.0
+source_to_detector_mm = 200.0
+column_spacing_mm = 1.0
+row_spacing_mm = 1.0
+detector_offset_v_mm = 1.5
+[angles]
+start_deg = 0.0
+step_deg = 3.0
+count = 120
+"""
+
+
+def test_stored_scan__is_checked_from_one_row_of_each_frame(tmp_path: Path) -> None:
+    """The middle row shows the head, the others nothing: whoever reads them is told nothing."""
+    rng = np.random.default_rng(3)
+    flats = rng.integers(35_000, 40_000, (4, 8, 96)).astype(np.uint16)
+    darks = rng.integers(90, 110, (3, 8, 96)).astype(np.uint16)
+    beam = np.broadcast_to((flats.mean(0) - darks.mean(0))[None], (120, 8, 96)).copy()
+    beam[:, 5] *= np.exp(-sinogram_of(fan(2.0)))
+    counts = np.rint(beam + darks.mean(0)).astype(np.uint16)
+    for name, frames in (("counts", counts), ("flat", flats), ("dark", darks)):
+        np.save(tmp_path / f"{name}.npy", frames)
+    (tmp_path / "SCAN.toml").write_text(COUNTS_SCAN)
+    catalog, series_uid = stored_scan(tmp_path, tmp_path / "SCAN.toml")
+    sinogram = middle_row_sinogram(catalog, series_uid)
+    # rows go down from v = 3.5 + 1.5 mm; row 5 is the one at v = 0
+    expected = line_integrals(counts, "counts", flats=flats, darks=darks)[:, 5]
+    np.testing.assert_allclose(sinogram.values, expected, rtol=1e-6)
+    assert sinogram.title == "detector row 5"
+    assert catalog.bytes_read == (120 + 4 + 3) * 96 * 2
+    found = check_series(catalog, series_uid)
+    assert found.stated_offset_u_mm == 0.0
+    assert found.best_offset_u_mm == pytest.approx(2.0, abs=0.25)
+
+
+@pytest.fixture(scope="module")
+def walnut(tmp_path_factory: pytest.TempPathFactory) -> tuple[Catalog, str]:
+    return stored_scan(
+        tmp_path_factory.mktemp("walnut"), ROOT / "examples" / "walnut" / "SCAN.toml"
+    )
+
+
+def test_the_real_walnut__is_sharp_at_its_published_offset(walnut: tuple[Catalog, str]) -> None:
+    catalog, series_uid = walnut
+    sinogram = middle_row_sinogram(catalog, series_uid)
+    panel = FlatPanel(1, 328, 0.35, 0.35)
+    # as a user has it who knows neither the offset nor the sense of rotation
+    guess = ConeBeamGeometry(110.0, 300.0, -sinogram.gantry_angles_rad, panel)
+    found = check_geometry(sinogram.values, guess)
+    assert found.best_rotation == "counterclockwise"
+    assert found.best_offset_u_mm == pytest.approx(0.27, abs=0.25 * 0.35)
+    assert found.gain > 1.2
+
+
+def check_shared(tmp_path: Path, scan: str, data: str) -> GeometryCheck:
+    """Check a real scan as if its axis were thought to be in the detector's middle."""
+    if not (SHARED / data).exists():
+        pytest.skip("public scans are not beside the checkout")
+    shutil.copytree(SHARED / data, tmp_path / "scan")
+    shutil.copy(ROOT / "examples" / scan / "SCAN.toml", tmp_path / "scan")
+    catalog, series_uid = stored_scan(tmp_path, tmp_path / "scan" / "SCAN.toml")
+    sinogram = middle_row_sinogram(catalog, series_uid)
+    panel = FlatPanel(1, len(sinogram.u_mm), 1.0, 1.0)
+    return check_geometry(sinogram.values, ParallelBeamGeometry(sinogram.gantry_angles_rad, panel))
+
+
+def test_the_real_tooth__has_its_axis_at_column_296(tmp_path: Path) -> None:
+    found = check_shared(tmp_path, "tooth", "tomopy-tooth-parallel")
+    assert found.best_rotation_axis_column == pytest.approx(296, abs=0.75)
+
+
+def test_the_real_synchrotron_scan__has_its_axis_at_column_86(tmp_path: Path) -> None:
+    found = check_shared(tmp_path, "savu", "savu-24737-parallel")
+    assert found.best_rotation_axis_column == pytest.approx(86, abs=0.5)
+
+
+def test_check_series__refuses_what_is_no_scan(tmp_path: Path, walnut: tuple[Catalog, str]) -> None:
+    with pytest.raises(SeriesNotFoundError, match="expected projections"):
+        check_series(steps_archive(tmp_path), SERIES_UID)
+    with pytest.raises(UsageError, match="energy bin: expected 0 to 0, found 1"):
+        check_series(*walnut, energy_bin=1)
+
+
+def test_ellipsoids_off_the_axis__are_found_too() -> None:
+    blob = [Ellipsoid(0.03, (6.0, 4.0, 5.0), (9.0, 3.0, 0.0))]
+    geometry = fan(-1.7)
+    sinogram = project(blob, geometry)[:, 0]
+    found = check_geometry(sinogram, with_offset(geometry, 0.0))
+    assert abs(found.best_offset_u_mm + 1.7) <= 0.25
