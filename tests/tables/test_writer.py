@@ -142,7 +142,7 @@ def _store_and_die(root: str, moment: str) -> None:
     if moment == "objects committed":
         _die()
     if moment == "instances written":
-        writer._commit = lambda *_: _die()  # type: ignore[assignment]
+        writer._commit = lambda *_: _die()
     if moment == "instances committed":
         commit = writer._commit
 

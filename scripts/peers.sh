@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The programs that the tests hold pacspark against: DCMTK, an S3 server, HDFS and the jars of Spark.
+# What cannot be had fails in CI and is skipped by its tests elsewhere.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+source "$here/install.sh"
+cache="${PACSPARK_CACHE:-$HOME/.cache/pacspark}"
+versitygw=v1.8.0
+missing=0
+
+have() { [ -x "/usr/bin/$1" ]; }
+
+have dcmdump || install_debian dcmdump dcmtk || missing=1
+
+if [ ! -x "$cache/bin/versitygw" ]; then
+    if command -v go >/dev/null; then
+        echo "building versitygw (an S3 server, once)" >&2
+        mkdir -p "$cache/bin"
+        GOBIN="$cache/bin" go install "github.com/versity/versitygw/cmd/versitygw@$versitygw" >/dev/null 2>"$cache/versitygw.log" ||
+            { tail -n 3 "$cache/versitygw.log" >&2; missing=1; }
+    else
+        echo "versitygw: Go not found; install it: apt-get install golang" >&2
+        missing=1
+    fi
+fi
+
+"$here/../.venv/bin/python" "$here/jars.py" delta s3 hdfs || missing=1
+
+if [ "$missing" -ne 0 ] && [ "${CI:-}" = true ]; then
+    echo "peers: not all could be installed" >&2
+    exit 1
+fi

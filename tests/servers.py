@@ -1,0 +1,245 @@
+"""Real servers for tests: S3, HDFS, a Spark cluster; on loopback, ended by their process ids."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+START_SECONDS = 90
+
+
+def free_port() -> int:
+    """Give a port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(ready: Callable[[], bool], what: str, processes: list["subprocess.Popen[bytes]"]) -> None:
+    """Wait for an event, at most `START_SECONDS`, and fail when a process ends meanwhile."""
+    deadline = time.monotonic() + START_SECONDS
+    while not ready():
+        if any(process.poll() is not None for process in processes):
+            message = f"{what}: a process ended with {[process.poll() for process in processes]}"
+            raise RuntimeError(message)
+        if time.monotonic() > deadline:
+            message = f"{what}: not ready within {START_SECONDS} s"
+            raise TimeoutError(message)
+        time.sleep(0.05)
+
+
+def answers(port: int) -> bool:
+    """Tell whether somebody listens on a port of the loopback."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Servers:
+    """Processes that end with the block that began them; their output goes to one file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def begin(self, name: str, command: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+        """Start one process."""
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | environment
+            )
+        self.processes.append(process)
+        return process
+
+    def start(self) -> None:
+        """Start and wait until ready."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End all processes, the last begun first."""
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
+
+
+def cache_folder() -> Path:
+    """Give the folder of downloads outside the checkout."""
+    return Path(os.environ.get("PACSPARK_CACHE") or Path.home() / ".cache" / "pacspark")
+
+
+class S3Server(Servers):
+    """versitygw on a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self.bucket = "archives"
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": "pacspark",
+            "AWS_SECRET_ACCESS_KEY": "pacspark-secret",
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ALLOW_HTTP": "true",
+        }
+
+    @staticmethod
+    def program() -> Path | None:
+        """Give the server's program where it is installed."""
+        path = cache_folder() / "bin" / "versitygw"
+        return path if path.exists() else None
+
+    def start(self) -> None:
+        """Start on a free port, with one bucket."""
+        data = self.folder / "data"
+        (data / self.bucket).mkdir(parents=True)
+        command = [
+            str(self.program()),
+            "--access", self.environment["AWS_ACCESS_KEY_ID"],
+            "--secret", self.environment["AWS_SECRET_ACCESS_KEY"],
+            "--port", f"127.0.0.1:{self.port}",
+            "posix", str(data),
+        ]  # fmt: skip
+        self.begin("versitygw", command, {})
+        wait_until(lambda: answers(self.port), "S3", self.processes)
+
+    def new_root(self) -> str:
+        """Give the URL of an archive that does not exist yet."""
+        return f"s3://{self.bucket}/{uuid.uuid4().hex}"
+
+
+class HdfsCluster(Servers):
+    """A namenode and datanodes, each a process of its own."""
+
+    def __init__(self, folder: Path, n_datanodes: int = 2) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self.n_datanodes = n_datanodes
+        self.datanodes: list[subprocess.Popen[bytes]] = []
+
+    @staticmethod
+    def jars() -> list[Path]:
+        """Give the daemons' jars where they are installed."""
+        return sorted((cache_folder() / "jars" / "hdfs").glob("*.jar"))
+
+    def start(self) -> None:
+        """Format, start, and wait until every datanode is known."""
+        conf = self.folder / "conf"
+        conf.mkdir()
+        self._write(conf / "core-site.xml", {"fs.defaultFS": f"hdfs://127.0.0.1:{self.port}"})
+        properties = {
+            "dfs.namenode.name.dir": (self.folder / "name").as_uri(),
+            "dfs.replication": str(self.n_datanodes),
+            "dfs.namenode.rpc-bind-host": "127.0.0.1",
+            "dfs.namenode.http-address": "127.0.0.1:0",
+            "dfs.namenode.datanode.registration.ip-hostname-check": "false",
+            "dfs.namenode.safemode.extension": "0",
+            "dfs.permissions.enabled": "false",
+        }
+        self._write(conf / "hdfs-site.xml", properties)
+        path = ":".join([str(conf), *(str(jar) for jar in self.jars())])
+        java = ["java", "-Xmx256m", "-cp", path]
+        namenode = "org.apache.hadoop.hdfs.server.namenode.NameNode"
+        subprocess.run(
+            [*java, namenode, "-format", "-force", "-nonInteractive"],
+            check=True, capture_output=True, timeout=START_SECONDS,
+        )  # fmt: skip
+        self.begin("namenode", [*java, namenode], {})
+        for number in range(self.n_datanodes):
+            command = [*java, "org.apache.hadoop.hdfs.server.datanode.DataNode"]
+            for name, value in (
+                ("dfs.datanode.data.dir", (self.folder / f"data{number}").as_uri()),
+                ("dfs.datanode.address", "127.0.0.1:0"),
+                ("dfs.datanode.ipc.address", "127.0.0.1:0"),
+                ("dfs.datanode.http.address", "127.0.0.1:0"),
+            ):
+                command += ["-D", f"{name}={value}"]
+            self.datanodes.append(self.begin(f"datanode{number}", command, {}))
+        wait_until(self._registered, "HDFS", self.processes)
+
+    def new_root(self) -> str:
+        """Give the URL of an archive that does not exist yet."""
+        return f"hdfs://127.0.0.1:{self.port}/{uuid.uuid4().hex}"
+
+    def kill_datanode(self, number: int) -> None:
+        """End one datanode as a power cut would."""
+        self.datanodes[number].kill()
+        self.datanodes[number].wait()
+        self.processes.remove(self.datanodes[number])
+
+    def _registered(self) -> bool:
+        log = (self.folder / "namenode.log").read_text(errors="replace")
+        return log.count("registerDatanode: from") >= self.n_datanodes and answers(self.port)
+
+    @staticmethod
+    def _write(path: Path, properties: dict[str, str]) -> None:
+        rows = "".join(
+            f"<property><name>{name}</name><value>{value}</value></property>"
+            for name, value in properties.items()
+        )
+        path.write_text(f"<configuration>{rows}</configuration>")
+
+
+class StandaloneCluster(Servers):
+    """A Spark master and workers of one core each, from the classes in the pyspark wheel."""
+
+    def __init__(self, folder: Path, n_workers: int = 2) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self.n_workers = n_workers
+
+    @property
+    def master(self) -> str:
+        """The master's URL."""
+        return f"spark://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start, and wait until every worker is known."""
+        import pyspark
+
+        home = Path(pyspark.__file__).parent
+        environment = {
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_HOME": str(home),
+            "PYSPARK_PYTHON": sys.executable,
+            "SPARK_DAEMON_MEMORY": "256m",
+        }
+        launch = str(home / "bin" / "spark-class")
+        master = [launch, "org.apache.spark.deploy.master.Master", "--host", "127.0.0.1"]
+        self.begin(
+            "master", [*master, "--port", str(self.port), "--webui-port", "0"], environment
+        )
+        wait_until(lambda: answers(self.port), "Spark master", self.processes)
+        for number in range(self.n_workers):
+            command = [
+                launch, "org.apache.spark.deploy.worker.Worker",
+                "--host", "127.0.0.1", "--webui-port", "0", "--cores", "1", "--memory", "1g",
+                "--work-dir", str(self.folder / f"work{number}"), self.master,
+            ]  # fmt: skip
+            self.begin(f"worker{number}", command, environment)
+        wait_until(self._registered, "Spark workers", self.processes)
+
+    def _registered(self) -> bool:
+        log = (self.folder / "master.log").read_text(errors="replace")
+        return log.count("Registering worker") >= self.n_workers

@@ -1,0 +1,136 @@
+"""The whole way, from a scan's files to a CT series and out again, on every storage."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pydicom
+import pytest
+
+import pacspark
+from pacspark.archive import create_archive
+from pacspark.ct import reconstruct_fdk
+from pacspark.ct.geometry import VolumeGrid
+from pacspark.dicom.scan import decode_frames, scan_from_headers
+from pacspark.spark.partition import Cluster
+from pacspark.spark.reconstruct import ReconstructionRequest, reconstruct
+from tests.scan_files import phantom_geometry, write_phantom_scan
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+GRID = VolumeGrid(shape=(20, 24, 24), voxel_mm=(1.0, 1.0, 1.0))
+
+
+def test_archive__reconstructs_on_every_storage_what_arrays_give(
+    spark: "SparkSession", archive_root: str, tmp_path: Path
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    archive = create_archive(archive_root, spark)
+    imported = archive.import_scan(path)
+    assert imported.stored == 1
+    assert archive.import_scan(path).duplicate == 1
+
+    volume = archive.reconstruct(imported.series_instance_uid, GRID)
+
+    expected = 1000 * (stored_reconstruction(archive, imported.series_instance_uid) / 0.02 - 1)
+    assert volume.unit == "HU"
+    np.testing.assert_allclose(volume.to_numpy(), expected, atol=0.51)  # whole HU are stored
+    found = archive.find(level="series", Modality="CT")
+    assert found["SeriesInstanceUID"].tolist() == [volume.series_uid]
+    assert found["NumberOfSeriesRelatedInstances"].tolist() == [20]
+    rows = archive.sql(
+        "SELECT Modality, count(*) AS n, max(DistanceSourceToDetector), max(KVP), "
+        "max(ReconstructionDiameter) FROM instances GROUP BY Modality ORDER BY Modality"
+    ).collect()
+    assert [(row["Modality"], row["n"]) for row in rows] == [("CT", 20), ("XA", 1)]
+    assert archive.instances.count() == 21
+    again = archive.reconstruct(imported.series_instance_uid, GRID)
+    assert again.series_uid == volume.series_uid
+    assert pacspark.open(archive_root, spark).instances.count() == 21
+    assert archive.catalog.runs()["series_instance_uid"].to_pylist() == [volume.series_uid]
+
+
+def stored_reconstruction(archive: pacspark.Archive, series_uid: str) -> np.ndarray:
+    """Reconstruct, without Spark, what the archive stores of a scan."""
+    rows = archive.catalog.instances_of(series_uid).to_pylist()
+    scan = scan_from_headers(rows)
+    by_uid = {row["sop_instance_uid"]: row for row in rows}
+    frames = [
+        decode_frames(
+            archive.catalog.read_range(
+                by_uid[run.sop_instance_uid],
+                by_uid[run.sop_instance_uid]["pixel_data_offset"],
+                by_uid[run.sop_instance_uid]["pixel_data_length"],
+            ),
+            run,
+        )
+        for run in scan.projections
+    ]
+    return reconstruct_fdk(np.concatenate(frames), scan.geometry, GRID)
+
+
+@pytest.mark.parametrize(
+    ("n_slabs", "angle_block", "n_angle_groups"), [(1, 40, 1), (3, 7, 1), (1, 11, 3), (4, 40, 2)]
+)
+def test_reconstruct__gives_the_same_slices_however_it_is_cut(
+    spark: "SparkSession",
+    tmp_path: Path,
+    n_slabs: int,
+    angle_block: int,
+    n_angle_groups: int,
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    archive = create_archive(tmp_path / "archive", spark)
+    series_uid = archive.import_scan(path).series_instance_uid
+    # a map of 1/mm that resolves 1e-6 of the peak is not to be had in 16 bits: the slabs are compared
+    report = reconstruct(
+        spark,
+        archive.catalog.storage,
+        ReconstructionRequest(series_uid, GRID),
+        Cluster(1, 2, 4 << 30),
+        n_slabs=n_slabs,
+        angle_block=angle_block,
+        n_angle_groups=n_angle_groups,
+    )
+    expected = 1000 * (stored_reconstruction(archive, series_uid) / 0.02 - 1)
+    found = archive.volume(report.series_instance_uid).to_numpy()
+    assert np.abs(found - np.rint(expected)).max() <= 1
+    assert np.mean(found != np.rint(expected)) < 1e-3
+    assert report.peak_task_bytes <= report.predicted_task_bytes
+
+
+def test_export__gives_files_that_peers_accept(
+    spark: "SparkSession", tmp_path: Path, peer: Callable[[str], str]
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    archive = create_archive(tmp_path / "archive", spark)
+    projections_uid = archive.import_scan(path).series_instance_uid
+    volume = archive.reconstruct(projections_uid, VolumeGrid((3, 24, 24), (1.0, 1.0, 1.0)))
+    files = archive.export(tmp_path / "ct", series=volume.series_uid)
+    files += archive.export(tmp_path / "xa", series=projections_uid)
+    assert len(files) == 4
+    for file in files:
+        checked = subprocess.run(
+            [peer("dciodvfy"), str(file)], capture_output=True, text=True, check=False
+        )
+        assert "Error" not in checked.stderr + checked.stdout, checked.stderr
+        subprocess.run([peer("dcmdump"), str(file)], capture_output=True, check=True)
+        assert pydicom.dcmread(file).pixel_array.size
+    entities = subprocess.run(
+        [peer("dcentvfy"), *map(str, files[:3])], capture_output=True, text=True, check=False
+    )
+    assert "Error" not in entities.stdout + entities.stderr
+
+
+def test_plan__predicts_what_a_stored_scan_costs(tmp_path: Path) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    archive = create_archive(tmp_path / "archive")
+    series_uid = archive.import_scan(path).series_instance_uid
+    plan = archive.plan(series_uid, GRID, Cluster(1, 2, 4 << 30))
+    assert plan.voxel_updates == 20 * 24 * 24 * 40
+    assert plan.projection_bytes == 4 * 40 * 24 * 36
+    assert archive.grid(series_uid, size=(10, 12, 8)).shape == (8, 12, 10)
+    assert archive.grid(series_uid).shape[0] == phantom_geometry().detector.n_rows
