@@ -49,7 +49,7 @@ def _hospital() -> list[dict[str, Any]]:
                     uid = f"{study_uid}.{series}.{number}"
                     document = {
                         "00180020": {"vr": "CS", "Value": draw.choice([["GR"], ["SE", "IR"]])},
-                        "00081070": {"vr": "PN", "Value": [{"Alphabetic": "Op^One"}]},
+                        "00321032": {"vr": "PN", "Value": [{"Alphabetic": "Op^One"}]},
                     }
                     row = instance_row(
                         uid,
@@ -123,7 +123,7 @@ QUERIES: list[tuple[str, dict[str, object]]] = [
     ("series", {"SeriesNumber": '""'}),
     ("series", {"SeriesNumber": "123456789012345678901234"}),
     ("series", {"ModalitiesInStudy": "MR", "Modality": "CT"}),
-    ("series", {"00081070": "op*"}),
+    ("series", {"00321032": "op*"}),
     ("instance", {"InstanceNumber": "0"}),
     ("instance", {"SliceThickness": "0.5"}),
     ("instance", {"SliceThickness": "1\\0.5"}),
@@ -193,11 +193,10 @@ def test_find__orders_its_answer(hospital: Storage) -> None:
 
 
 def test_find__gives_an_attribute_that_only_the_json_has(hospital: Storage) -> None:
-    query = parse_query({"ScanningSequence": "", "OperatorsName": "", "00081070": "x"}, "instance")
-    assert query.requested
-    asked = parse_query({"ScanningSequence": "SE"}, "instance")
-    found = Catalog(hospital).find("instance", asked)
+    query = parse_query({"ScanningSequence": "SE", "RequestingPhysician": ""}, "instance")
+    found = Catalog(hospital).find("instance", query)
     assert set(found["ScanningSequence"].to_pylist()) == {"SE\\IR"}
+    assert set(found["RequestingPhysician"].to_pylist()) == {"Op^One"}
 
 
 def test_find__reads_the_json_only_for_what_no_column_has(

@@ -1,0 +1,113 @@
+"""What holds on every kind of root: the same cases over local disk, S3 and HDFS."""
+
+import pickle
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from pacspark.dicom.matching import parse_query
+from pacspark.errors import ArchiveNotFoundError, StorageError
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.datafile import PIECE_BYTES, DataFile, ObjectFile
+from pacspark.tables.schema import INSTANCES, TABLES, check_tables, create_tables
+from pacspark.tables.storage import Storage, open_storage
+from pacspark.tables.writer import commit_files, commit_instances
+from tests.tables.samples import noise, sha256, store, uid_rows
+
+OBJECTS = {"1.2.1.1": noise(132), "1.2.1.2": noise(PIECE_BYTES + 4321, 1), "1.2.1.3": b""}
+
+
+def test_root__has_no_archive_before_it_is_made(archive_root: str) -> None:
+    storage = open_storage(archive_root)
+    with pytest.raises(ArchiveNotFoundError, match="pacspark init"):
+        check_tables(storage)
+    create_tables(storage)
+    create_tables(storage)
+    check_tables(storage)
+    for name in TABLES:
+        table = DeltaTable(storage.table_uri(name), storage_options=storage.delta_options)
+        assert table.version() == 0
+
+
+def test_objects__come_out_as_they_went_in(contract_storage: Storage) -> None:
+    outcome = store(contract_storage, OBJECTS)
+    assert outcome.stored.num_rows == len(OBJECTS)
+    catalog = pickle.loads(pickle.dumps(Catalog(contract_storage)))
+    assert catalog.known([*OBJECTS, "1.9"]) == {uid: sha256(d) for uid, d in OBJECTS.items()}
+    for uid, data in OBJECTS.items():
+        assert catalog.read_object(catalog.instance(uid)) == data
+    row = catalog.instance("1.2.1.2")
+    start, length = PIECE_BYTES - 100, 300
+    assert catalog.read_range(row, start, length) == OBJECTS["1.2.1.2"][start : start + length]
+    found = catalog.find("series", parse_query({"SeriesInstanceUID": "1.2.1"}, "series"))
+    assert found["NumberOfSeriesRelatedInstances"].to_pylist() == [3]
+
+
+def test_commits__are_exactly_once(contract_storage: Storage) -> None:
+    store(contract_storage, OBJECTS)
+    again = store(contract_storage, OBJECTS | {"1.2.1.1": b"other", "1.2.1.4": b"new"})
+    assert again.stored["sop_instance_uid"].to_pylist() == ["1.2.1.4"]
+    assert again.duplicate == 2
+    assert [row["sop_instance_uid"] for row in again.conflicts] == ["1.2.1.1"]
+    assert Catalog(contract_storage).version() == 2
+
+
+def test_commits__are_compare_and_set(contract_storage: Storage) -> None:
+    catalogs = [Catalog(contract_storage) for _ in range(4)]
+    for catalog in catalogs:
+        assert catalog.version() == 0
+    outcomes = [
+        commit_instances(contract_storage, uid_rows([f"1.{n}", "1.9"]), run_id=f"run-{n}")
+        for n in range(4)
+    ]
+    assert [outcome.version for outcome in outcomes] == [1, 2, 3, 4]
+    assert [outcome.stored.num_rows for outcome in outcomes] == [2, 1, 1, 1]
+    assert all(catalog.version() == 4 for catalog in catalogs)
+
+
+def test_files__are_nobodys_before_the_commit_and_go_when_aborted(
+    contract_storage: Storage,
+) -> None:
+    with DataFile(contract_storage, INSTANCES) as orphan:
+        orphan.append(uid_rows(["1.1"]))
+    added = orphan.close()
+    assert Catalog(contract_storage).known(["1.1"]) == {}
+    path = contract_storage.path("instances", added.path)
+    info = contract_storage.filesystem.get_file_info(path)
+    assert info.size == added.size_bytes
+    orphan.abort()
+    assert not contract_storage.filesystem.get_file_info(path).is_file
+    broken = ObjectFile(contract_storage)
+    with pytest.raises(StorageError, match="changed while they were read"), broken:
+        broken.append(b"changed", sha256=sha256(b"as promised"))
+    folder = pa.fs.FileSelector(contract_storage.path("objects"))
+    files = contract_storage.filesystem.get_file_info(folder)
+    assert not [info.path for info in files if info.path.endswith(".parquet")]
+
+
+def test_application_transactions__count_once(contract_storage: Storage) -> None:
+    for number in (1, 1, 2):
+        with ObjectFile(contract_storage) as file:
+            file.append(b"x")
+        commit_files(
+            contract_storage,
+            "objects",
+            [file.close()],
+            app_transaction=("job", number),
+            run_id="r",
+            operation="t",
+        )
+    assert Catalog(contract_storage).table("objects", ["piece"]).num_rows == 2
+
+
+def test_as_of__shows_the_archive_as_it_was(contract_storage: Storage) -> None:
+    store(contract_storage, {"1.1": b"x"}, "run-a")
+    store(contract_storage, {"1.2": b"y"}, "run-b")
+    assert set(Catalog(contract_storage, as_of=1).known(["1.1", "1.2"])) == {"1.1"}
+    runs = Catalog(contract_storage).versions().to_pylist()
+    assert [row["run_id"] for row in runs if row["table"] == "instances"] == [
+        None,
+        "run-a",
+        "run-b",
+    ]
