@@ -1,0 +1,108 @@
+# ruff: noqa: INP001, T201 -- a script that speaks
+"""The main job, from projections to a picture: ``python examples/demo.py build/demo``.
+
+A real scan and a phantom go into an archive as DICOM, are reconstructed there with Spark, and come
+out as CT series, files and a picture. Running it again finds what is there.
+"""
+
+import shutil
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from phantom import write_phantom_scan
+
+import pacspark
+from pacspark.errors import PacsparkError
+from pacspark.middle_row import middle_row_sinogram
+from pacspark.pictures import ImagePlane, Sinogram, Window, draw_panels
+from pacspark.progress import progress_for_stderr
+
+EXAMPLES = Path(__file__).parent
+HEAD_WINDOW = Window(0.0, 2000.0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One scan and what became of it."""
+
+    name: str
+    scan_uid: str
+    sinogram: Sinogram
+    volume: pacspark.Volume
+    n_files: int
+    seconds: float
+
+    def panels(self) -> list[ImagePlane | Sinogram]:
+        """Give the sinogram, the middle slice, and a plane along the axis where there is one."""
+        n_z, n_y, _ = self.volume.shape
+        window = HEAD_WINDOW if self.volume.unit == "HU" else None
+        planes = [self.volume.slice(z=n_z // 2, window=window)]
+        if n_z > 1:
+            planes.append(self.volume.slice(y=n_y // 2, window=window))
+        panels = [self.sinogram, *planes]
+        return [replace(panel, title=f"{self.name}: {panel.title}") for panel in panels]
+
+    def line(self) -> str:
+        """Give one line of the summary."""
+        n_z, n_y, n_x = self.volume.shape
+        n_angles, n_columns = self.sinogram.values.shape
+        return (
+            f"{self.name:<8} {n_angles} views of {n_columns} columns -> "
+            f"{n_x} x {n_y} x {n_z} voxels ({self.volume.unit}), {self.n_files} files, "
+            f"{self.seconds:.1f} s"
+        )
+
+
+def say(text: str) -> None:
+    """Tell what is going on, beside the progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(archive: pacspark.Archive, name: str, description: Path, folder: Path) -> Result:
+    """Import, reconstruct and export one scan."""
+    progress = progress_for_stderr()
+    say(f"{name}: {description}")
+    started = time.monotonic()
+    scan_uid = archive.import_scan(description, progress=progress).series_instance_uid
+    volume = archive.reconstruct(scan_uid, progress=progress)
+    shutil.rmtree(folder, ignore_errors=True)
+    files = archive.export(folder, series=volume.series_uid, progress=progress)
+    seconds = time.monotonic() - started
+    sinogram = middle_row_sinogram(archive.catalog, scan_uid)
+    return Result(name, scan_uid, sinogram, volume, len(files), seconds)
+
+
+def main(build: Path) -> None:
+    """Run the demonstration in a folder."""
+    say("starting Spark")
+    archive = pacspark.create(build / "archive")
+    descriptions = {
+        "walnut": EXAMPLES / "walnut" / "SCAN.toml",
+        "phantom": write_phantom_scan(build / "scans" / "phantom"),
+    }
+    results = [
+        run(archive, name, description, build / "dicom" / name)
+        for name, description in descriptions.items()
+    ]
+    picture = draw_panels(
+        [result.panels() for result in results], "sinogram and reconstruction"
+    ).save(build / "reconstruction.png")
+    print()
+    for result in results:
+        print(result.line())
+    print(f"picture: {picture}")
+    print(f"archive: {archive.root}, DICOM files: {build / 'dicom'}")
+    command = Path(sys.executable).with_name("pacspark")
+    shown = command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command
+    head = results[-1].volume.series_uid
+    print("the phantom's three planes, into a PNG:")
+    print(f"{shown} view {build / 'archive'} {head} {build / 'phantom.png'}")
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1] if len(sys.argv) > 1 else "build/demo"))
+    except PacsparkError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
