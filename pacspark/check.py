@@ -65,7 +65,7 @@ class Trial:
     sharpness: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GeometryCheck:
     """What a geometry check found.
 
@@ -97,6 +97,9 @@ class GeometryCheck:
     trials: tuple[Trial, ...]
     message: str
     shown: tuple[tuple[Candidate, ...], ...]
+
+    def __repr__(self) -> str:
+        return f"GeometryCheck({self.message!r})"
 
     @property
     def ok(self) -> bool:

@@ -14,7 +14,7 @@ SCALE_BAR_PART: Final = 0.3
 TEXT_COLOR: Final = "#222222"
 
 
-def new_figure(width_inches: float, height_inches: float) -> "Figure":
+def new_figure(width_inches: float, height_inches: float, dots_per_inch: int) -> "Figure":
     """Make a figure that belongs to nobody.
 
     Raises
@@ -27,7 +27,7 @@ def new_figure(width_inches: float, height_inches: float) -> "Figure":
     except ImportError as error:
         message = "pictures need matplotlib: pip install 'pacspark[pictures]'"
         raise MissingDependencyError(message) from error
-    return Figure(figsize=(width_inches, height_inches))
+    return Figure(figsize=(width_inches, height_inches), dpi=dots_per_inch)
 
 
 def round_length_mm(longest_mm: float) -> float:

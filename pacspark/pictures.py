@@ -31,6 +31,7 @@ TITLE_INCHES: Final = 0.4
 LEFT_INCHES, RIGHT_INCHES, TOP_INCHES, BOTTOM_INCHES = 0.75, 0.95, 0.4, 0.55
 """Room for words around a panel."""
 DOTS_PER_INCH: Final = 120
+CANDIDATE_DOTS_PER_INCH: Final = 90
 AUTOMATIC_WINDOW_PERCENT: Final = (0.5, 99.8)
 BEST_COLOR: Final = "#1b9e77"
 STATED_COLOR: Final = "#d95f02"
@@ -100,9 +101,14 @@ class Picture:
 
     def to_png(self) -> bytes:
         """Return the picture as the bytes of a PNG file."""
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor="white")
-        return buffer.getvalue()
+        from PIL import Image
+
+        drawn, packed = io.BytesIO(), io.BytesIO()
+        self.figure.savefig(drawn, format="png", facecolor="white")
+        # greys and a few colours: a palette is a third of the bytes, in notebooks too
+        with Image.open(drawn) as image:
+            image.convert("RGB").quantize(256).save(packed, "png", optimize=True)
+        return packed.getvalue()
 
     def save(self, path: str | Path) -> Path:
         """Write the picture as a PNG; folders on the way are made."""
@@ -167,7 +173,7 @@ class Drawable(ABC):
         return self.picture().to_png()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ImagePlane(Drawable):
     """One plane of a volume with what is needed to draw it.
 
@@ -209,6 +215,10 @@ class ImagePlane(Drawable):
             message = f"plane: expected positive pixel_mm, found {self.pixel_mm}"
             raise UsageError(message)
 
+    def __repr__(self) -> str:
+        rows, columns = self.values.shape
+        return f"ImagePlane({self.title!r}, {rows} x {columns} pixels, unit {self.unit!r})"
+
     @property
     def extent_mm(self) -> tuple[float, float]:
         """Height and width."""
@@ -224,7 +234,7 @@ class ImagePlane(Drawable):
         return draw_panels([[self]])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Sinogram(Drawable):
     """The line integrals of one detector row.
 
@@ -253,6 +263,10 @@ class Sinogram(Drawable):
                 f"found {self.values.shape}"
             )
             raise UsageError(message)
+
+    def __repr__(self) -> str:
+        n_angles, n_columns = self.values.shape
+        return f"Sinogram({self.title!r}, {n_angles} views x {n_columns} columns)"
 
     def picture(self) -> Picture:
         """Draw the sinogram."""
@@ -289,7 +303,7 @@ def draw_panels(rows: Sequence[Sequence[ImagePlane | Sinogram]], title: str = ""
     heights = [max(height for height, _ in line) + TOP_INCHES + BOTTOM_INCHES for line in sizes]
     width = max(sum(width + LEFT_INCHES + RIGHT_INCHES for _, width in line) for line in sizes)
     height = sum(heights) + (TITLE_INCHES if title else 0.0)
-    figure = new_figure(width, height)
+    figure = new_figure(width, height, DOTS_PER_INCH)
     if title:
         figure.suptitle(title, fontsize=13, color=TEXT_COLOR, y=1 - 0.2 / height, va="center")
     bottom = sum(heights)
@@ -317,7 +331,7 @@ def draw_candidates(candidates: Sequence[Sequence[Candidate]], title: str = "") 
         raise UsageError(message)
     window = Window.of(np.concatenate([plane.values.ravel() for plane in planes]))
     columns = max(len(line) for line in candidates)
-    figure = new_figure(2.3 * columns, 2.6 * len(candidates) + 0.6)
+    figure = new_figure(2.3 * columns, 2.6 * len(candidates) + 0.6, CANDIDATE_DOTS_PER_INCH)
     figure.set_layout_engine("constrained")
     figure.suptitle(title, fontsize=12, color=TEXT_COLOR)
     grid = figure.subplots(len(candidates), columns, squeeze=False)
