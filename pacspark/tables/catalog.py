@@ -327,11 +327,7 @@ class Catalog:
 
     def _rows_of(self, uids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         files = self._snapshot("instances").files({"sop_instance_uid": uids})
-        found = [find_rows(self.storage, file, uids, columns) for file in files]
-        if not found:
-            schema = pa.schema([INSTANCES.arrow_schema.field(name) for name in columns])
-            return schema.empty_table()
-        return pa.concat_tables(found)
+        return find_rows(self.storage, files, uids, columns)
 
 
 def _columns(columns: Sequence[str] | None) -> list[str]:

@@ -30,8 +30,9 @@ from pacspark.tables.storage import Storage
 
 PIECE_BYTES: Final = 16 << 20
 """Every piece of an object has this size, except the last."""
-ROW_GROUP_ROWS: Final = 1 << 16
-BLOOM_FALSE_POSITIVES: Final = 0.01
+ROW_GROUP_ROWS: Final = 1 << 12
+# a look-up asks for hundreds of UIDs at once, and one false positive among them reads a column
+BLOOM_FALSE_POSITIVES: Final = 1e-4
 _STATISTICS_CHARS: Final = 128
 _HASHED_BYTES: Final = 1 << 20
 
@@ -127,7 +128,7 @@ class DataFile:
         return self._sink.tell() if self._sink is not None else 0
 
     def append(self, table: pa.Table) -> None:
-        """Write rows as one row group, or several where they pass 65,536 rows.
+        """Write rows as one row group, or several where they pass 4,096 rows.
 
         Raises
         ------
@@ -174,10 +175,11 @@ class DataFile:
     def abort(self) -> None:
         """Remove the file; for one that was closed too, as long as it is not committed."""
         sink, self._sink, self._writer = self._sink, None, None
-        with suppress(OSError, pa.ArrowException):
-            if sink is not None:
+        doing = f"remove a file of {self._spec.name}"
+        if sink is not None:
+            with suppress(StorageError), self._storage.errors(doing):
                 sink.close()
-        with suppress(OSError, pa.ArrowException):
+        with suppress(StorageError), self._storage.errors(doing):
             self._storage.filesystem.delete_file(self._path)
 
     def __enter__(self) -> Self:

@@ -9,7 +9,8 @@ The Bloom filters are those of the Parquet format (split block Bloom filter, XXH
 engines use them too; reading them is done here because pyarrow only writes them.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -54,53 +55,63 @@ class _RowGroup:
 
 
 def find_rows(
-    storage: Storage, file: ActiveFile, uids: Sequence[str], columns: Sequence[str]
+    storage: Storage, files: Iterable[ActiveFile], uids: Iterable[str], columns: Sequence[str]
 ) -> pa.Table:
-    """Read the rows of a file of `instances` whose SOP Instance UID is among some.
+    """Read the rows of files of `instances` whose SOP Instance UID is among some.
 
     Parameters
     ----------
     storage
         the archive
-    file
-        an active file of `instances`
+    files
+        active files of `instances`
     uids
         wanted
     columns
         to read of the rows that are found; the UIDs alone decide which those are
     """
-    hashes = [(uid, xxh64(uid.encode())) for uid in uids]
-    sieves = _sieves(storage, file)
-    groups = [number for number, group in enumerate(sieves) if _may_hold(group, hashes)]
-    wanted = pa.array(uids, pa.string())
-    found = [_schema(columns).empty_table()]
-    if groups:
-        path = storage.path("instances", file.path)
-        with (
-            storage.errors(f"read instances/{file.path}"),
-            storage.filesystem.open_input_file(path) as stream,
-        ):
-            reader = pq.ParquetFile(stream)
-            for group in groups:
-                column = reader.read_row_group(group, columns=[_UID])[_UID]
-                rows = pc.indices_nonzero(pc.is_in(column, wanted))
-                if len(rows):
-                    rest = reader.read_row_group(group, columns=list(columns)).take(rows)
-                    found.append(rest.select(columns).cast(_schema(columns)))
+    wanted = sorted(set(uids))
+    digests = np.array([_digest(uid) for uid in wanted], np.uint64)
+    schema = pa.schema([INSTANCES.arrow_schema.field(name) for name in columns])
+    found = [schema.empty_table()]
+    for file in files:
+        sieves = _sieves(storage, file)
+        groups = [i for i, group in enumerate(sieves) if _may_hold(group, wanted, digests)]
+        if groups:
+            found += _matching_rows(storage, file, groups, pa.array(wanted, pa.string()), schema)
     return pa.concat_tables(found)
 
 
-def _schema(columns: Sequence[str]) -> pa.Schema:
-    return pa.schema([INSTANCES.arrow_schema.field(name) for name in columns])
+def _matching_rows(
+    storage: Storage, file: ActiveFile, groups: Iterable[int], wanted: pa.Array, schema: pa.Schema
+) -> Iterator[pa.Table]:
+    path = storage.path("instances", file.path)
+    with (
+        storage.errors(f"read instances/{file.path}"),
+        storage.filesystem.open_input_file(path) as stream,
+    ):
+        reader = pq.ParquetFile(stream)
+        for group in groups:
+            column = reader.read_row_group(group, columns=[_UID])[_UID]
+            rows = pc.indices_nonzero(pc.is_in(column, wanted))
+            if len(rows):
+                table = reader.read_row_group(group, columns=schema.names).take(rows)
+                yield table.select(schema.names).cast(schema)
 
 
-def _may_hold(group: _RowGroup, hashes: Sequence[tuple[str, int]]) -> bool:
-    return any(
-        (group.low is None or group.low <= uid)
-        and (group.high is None or uid <= group.high)
-        and (group.bloom is None or bloom_may_hold(group.bloom, digest))
-        for uid, digest in hashes
-    )
+def _may_hold(group: _RowGroup, uids: Sequence[str], digests: NDArray[np.uint64]) -> bool:
+    """Tell whether a row group can hold one of some UIDs; both are sorted by UID."""
+    start = 0 if group.low is None else bisect_left(uids, group.low)
+    stop = len(uids) if group.high is None else bisect_right(uids, group.high)
+    if start >= stop or group.bloom is None:
+        return start < stop
+    return bool(bloom_may_hold(group.bloom, digests[start:stop]).any())
+
+
+@lru_cache(maxsize=1 << 16)
+def _digest(uid: str) -> int:
+    """Hash a UID once, however many files it is looked for in."""
+    return xxh64(uid.encode())
 
 
 @lru_cache(maxsize=4096)
@@ -149,11 +160,25 @@ def _varint(number: int) -> bytes:
     return bytes([*groups, number])
 
 
-def bloom_may_hold(blocks: NDArray[np.uint32], digest: int) -> bool:
-    """Ask a split block Bloom filter for a value by its XXH64 (Parquet, BloomFilter.md)."""
-    block = blocks[((digest >> 32) * len(blocks)) >> 32]
-    bits = (np.uint32(digest & 0xFFFFFFFF) * _SALT) >> np.uint32(27)
-    return bool(np.all(block >> bits & np.uint32(1)))
+def bloom_may_hold(blocks: NDArray[np.uint32], digests: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Ask a split block Bloom filter for values (Parquet, BloomFilter.md).
+
+    Parameters
+    ----------
+    blocks
+        of 8 words each, (n_blocks, 8)
+    digests
+        the XXH64 of each value
+
+    Returns
+    -------
+    numpy.ndarray
+        for each value, False where the filter has not seen it
+    """
+    numbers = ((digests >> np.uint64(32)) * np.uint64(len(blocks))) >> np.uint64(32)
+    bits = (digests.astype(np.uint32)[:, np.newaxis] * _SALT) >> np.uint32(27)
+    found: NDArray[np.bool_] = ((blocks[numbers] >> bits) & np.uint32(1)).all(axis=1)
+    return found
 
 
 def xxh64(data: bytes) -> int:

@@ -164,7 +164,9 @@ class Storage:
         except TableNotFoundError as error:
             message = f"{self.root}: no archive here; `pacspark init {self.root}` makes one"
             raise ArchiveNotFoundError(message) from error
-        except (OSError, DeltaError, pa.ArrowException) as error:
+        except (OSError, DeltaError, pa.ArrowException, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and self.kind != "hdfs":
+                raise  # only hdfs-native says with it what its server refused
             message = f"{self.root}: cannot {doing}: {self._reason(error)}"
             raise StorageError(message) from error
 

@@ -209,7 +209,7 @@ class _Batch:
         """Remove the file of an attempt that failed: its version belongs to somebody else now."""
         if self._file is not None:
             path = self._storage.path("instances", self._file[1].path)
-            with suppress(OSError, pa.ArrowException):
+            with suppress(StorageError), self._storage.errors("remove a file of instances"):
                 self._storage.filesystem.delete_file(path)
             self._file = None
 
@@ -219,7 +219,7 @@ class _Batch:
         for file in snapshot.files({"sop_instance_uid": self._uids}) if self._uids else ():
             if file.path not in self._known_of_file:
                 found = find_rows(
-                    self._storage, file, self._uids, ("sop_instance_uid", "sha256")
+                    self._storage, [file], self._uids, ("sop_instance_uid", "sha256")
                 ).to_pydict()
                 self._known_of_file[file.path] = dict(
                     zip(found["sop_instance_uid"], found["sha256"], strict=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pacspark.dicom.decode import index_instance
+from pacspark.dicom.decode import InstanceIndex, index_instance
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import (
     DicomDecodeError,
@@ -262,7 +262,8 @@ PUBLIC = Path(__file__).parents[3] / "shared" / "data" / "dicom"
 def test_public_data__comes_out_as_it_went_in(storage: Storage) -> None:
     if not PUBLIC.is_dir():
         pytest.skip("no public data beside the checkout")
-    rows, stored = [], {}
+    rows: list[dict[str, Any]] = []
+    stored: dict[str, tuple[bytes, InstanceIndex]] = {}
     with ObjectFile(storage) as file:
         for path in sorted(path for path in PUBLIC.rglob("*") if path.is_file()):
             data = path.read_bytes()

@@ -1,5 +1,6 @@
 """What holds on every kind of root: the same cases over local disk, S3 and HDFS."""
 
+import multiprocessing
 import pickle
 
 import pyarrow as pa
@@ -64,6 +65,36 @@ def test_commits__are_compare_and_set(contract_storage: Storage) -> None:
     assert [outcome.version for outcome in outcomes] == [1, 2, 3, 4]
     assert [outcome.stored.num_rows for outcome in outcomes] == [2, 1, 1, 1]
     assert all(catalog.version() == 4 for catalog in catalogs)
+
+
+SPAWN = multiprocessing.get_context("spawn")
+WRITERS, COMMITS = 3, 4
+
+
+def _store_overlapping(
+    root: str, number: int, barrier: "multiprocessing.synchronize.Barrier"
+) -> None:
+    storage = open_storage(root)
+    barrier.wait(120)
+    for commit in range(COMMITS):
+        uids = [f"1.2.{commit}.{n}" for n in range(number, number + 4)]
+        commit_instances(storage, uid_rows(uids), run_id=f"writer-{number}")
+
+
+def test_commits__are_exactly_once_among_processes(contract_storage: Storage) -> None:
+    barrier = SPAWN.Barrier(WRITERS)
+    writers = [
+        SPAWN.Process(target=_store_overlapping, args=(contract_storage.root, n, barrier))
+        for n in range(WRITERS)
+    ]
+    for process in writers:
+        process.start()
+    for process in writers:
+        process.join(120)
+    assert [process.exitcode for process in writers] == [0] * WRITERS
+    uids = Catalog(contract_storage).table("instances", ["sop_instance_uid"])
+    expected = sorted(f"1.2.{commit}.{n}" for commit in range(COMMITS) for n in range(WRITERS + 3))
+    assert sorted(uids["sop_instance_uid"].to_pylist()) == expected
 
 
 def test_files__are_nobodys_before_the_commit_and_go_when_aborted(

@@ -2,7 +2,6 @@ import io
 import json
 import math
 import pickle
-import resource
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -270,5 +269,9 @@ def test_object_file__holds_a_bounded_part_of_an_object(storage: Storage) -> Non
     assert grown_mib < 128
 
 
-def test_getrusage__counts_kibibytes_here() -> None:
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 10_000
+def test_data_file__cuts_many_rows_into_row_groups(storage: Storage) -> None:
+    with DataFile(storage, INSTANCES) as file:
+        file.append(uid_rows([f"1.2.{n}" for n in range(5000)]))
+        assert (file.num_records, file.row_groups) == (5000, 2)
+    metadata = pq.read_metadata(storage.path("instances", file.close().path))
+    assert [metadata.row_group(n).num_rows for n in range(2)] == [4096, 904]

@@ -124,3 +124,21 @@ def test_errors__are_one_line_with_the_root_and_the_fix(error: Exception, expect
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "\x1b" not in str(caught.value)
+
+
+def test_errors__are_one_line_when_hdfs_refuses() -> None:
+    storage = open_storage("hdfs://name:9000/archive")
+    refusal = 'RPCError("org...AccessControlException", "Permission denied: user=x\\n\\tat org...")'
+    with (
+        pytest.raises(StorageError, match="hdfs://name:9000/archive: cannot do it: no permission"),
+        storage.errors("do it"),
+    ):
+        raise RuntimeError(refusal)
+
+
+def test_errors__lets_faults_of_the_program_through() -> None:
+    with (
+        pytest.raises(RuntimeError, match="a fault"),
+        open_storage("/data/archive").errors("do it"),
+    ):
+        raise RuntimeError("a fault")
