@@ -56,10 +56,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def spark() -> "Iterator[SparkSession]":
-    """Give the one Spark session of the whole run, able to read S3."""
+def spark(request: pytest.FixtureRequest) -> "Iterator[SparkSession]":
+    """Give the one Spark session of the whole run, able to read S3.
+
+    Its Python workers know of the S3 server from the environment that Spark was started in.
+    """
     from pacspark.spark.session import local_session
 
+    if S3Server.program() is not None:
+        request.getfixturevalue("s3_server")
     session = local_session("local[2]", "tests", s3=True)
     yield session
     session.stop()

@@ -1,10 +1,12 @@
 """Real servers for tests: S3, HDFS, a Spark cluster; on loopback, ended by their process ids."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +137,7 @@ class HdfsCluster(Servers):
     def __init__(self, folder: Path, n_datanodes: int = 2) -> None:
         super().__init__(folder)
         self.port = free_port()
+        self.http_port = free_port()
         self.n_datanodes = n_datanodes
         self.datanodes: list[subprocess.Popen[bytes]] = []
 
@@ -152,7 +155,7 @@ class HdfsCluster(Servers):
             "dfs.namenode.name.dir": (self.folder / "name").as_uri(),
             "dfs.replication": str(self.n_datanodes),
             "dfs.namenode.rpc-bind-host": "127.0.0.1",
-            "dfs.namenode.http-address": "127.0.0.1:0",
+            "dfs.namenode.http-address": f"127.0.0.1:{self.http_port}",
             "dfs.namenode.datanode.registration.ip-hostname-check": "false",
             "dfs.namenode.safemode.extension": "0",
             "dfs.permissions.enabled": "false",
@@ -189,8 +192,14 @@ class HdfsCluster(Servers):
         self.processes.remove(self.datanodes[number])
 
     def _registered(self) -> bool:
-        log = (self.folder / "namenode.log").read_text(errors="replace")
-        return log.count("registerDatanode: from") >= self.n_datanodes and answers(self.port)
+        query = "jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"
+        try:
+            url = f"http://127.0.0.1:{self.http_port}/{query}"
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                beans = json.load(answer)["beans"]
+        except (OSError, ValueError):
+            return False
+        return bool(beans) and int(beans[0]["NumLiveDataNodes"]) >= self.n_datanodes
 
     @staticmethod
     def _write(path: Path, properties: dict[str, str]) -> None:

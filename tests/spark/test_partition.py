@@ -85,7 +85,7 @@ def test_plan__cuts_more_slabs_when_memory_is_short() -> None:
 
 def test_plan__names_the_smallest_budget_that_would_do() -> None:
     geometry = scan(360, 512, 512)
-    grid = VolumeGrid(shape=(512, 8000, 8000), voxel_mm=(1.0, 1.0, 1.0))
+    grid = VolumeGrid(shape=(512, 8000, 8000), voxel_mm=(0.05, 0.05, 0.05))
     with pytest.raises(MemoryBudgetError, match=r"expected at least .* GiB per task") as caught:
         plan_reconstruction(geometry, grid, Cluster(1, 1, 1 << 30))
     smallest_gib = int(str(caught.value).split("give ")[1].split(" GiB")[0])

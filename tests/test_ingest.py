@@ -1,0 +1,180 @@
+"""Ingest through Spark: nothing lost, nothing twice, bytes out as bytes in."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from pacspark.archive import Archive, create_archive
+from pacspark.errors import UsageError
+from pacspark.tables.sources import expand_sources
+from tests.ct_objects import ct_image, encoded
+from tests.scan_files import write_phantom_scan
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def ct_slice(uid: str, number: int, size: int = 16) -> bytes:
+    """Give the bytes of a small CT slice."""
+    pixels = np.full((size, size), number, np.int16)
+    return encoded(ct_image(pixels, number, (0, 0, number), SOPInstanceUID=uid))
+
+
+def write_slices(folder: Path, count: int, size: int = 16) -> dict[str, str]:
+    """Write CT slices; return the digest of each by SOP Instance UID."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digests = {}
+    for number in range(count):
+        uid = f"2.25.{1000 + number}"
+        data = ct_slice(uid, number + 1, size)
+        (folder / f"{number:05d}.dcm").write_bytes(data)
+        digests[uid] = hashlib.sha256(data).hexdigest()
+    return digests
+
+
+def stored(archive: Archive) -> dict[str, str]:
+    """Read every object back and give its digest by SOP Instance UID; each UID once."""
+    rows = archive.catalog.table("instances").to_pylist()
+    assert len({row["sop_instance_uid"] for row in rows}) == len(rows)
+    return {
+        row["sop_instance_uid"]: hashlib.sha256(archive.catalog.read_object(row)).hexdigest()
+        for row in rows
+    }
+
+
+def test_ingest__stores_every_public_object_byte_for_byte(
+    spark: "SparkSession", shared_data: Path, tmp_path: Path
+) -> None:
+    archive = create_archive(tmp_path / "archive", spark)
+    given = list(expand_sources([shared_data / "dicom"]))
+    report = archive.ingest(shared_data / "dicom")
+    assert report.inputs == len(given) == 254
+    assert report.stored + report.duplicate + report.conflict + report.rejected == len(given)
+    on_disk = {
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (shared_data / "dicom").rglob("*")
+        if path.is_file()
+    }
+    kept = set(stored(archive).values())
+    assert len(kept) == report.stored
+    assert kept <= on_disk
+    conflicts = [
+        row for row in archive.catalog.rejects().to_pylist() if row["error_class"] == "conflict"
+    ]
+    assert len(conflicts) == report.conflict > 0
+    for row in conflicts:
+        data = archive.catalog.read_object(row)
+        assert hashlib.sha256(data).hexdigest() == row["sha256"]
+        assert row["sha256"] in on_disk
+
+    again = archive.ingest(shared_data / "dicom")
+    assert again.stored == 0
+    assert again.inputs == len(given)
+    assert again.duplicate == report.stored + report.duplicate
+
+
+def test_ingest__takes_folders_globs_zips_and_says_what_it_refuses(
+    spark: "SparkSession", tmp_path: Path
+) -> None:
+    digests = write_slices(tmp_path / "in", 6)
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as packed:
+        for path in sorted((tmp_path / "in").glob("*.dcm")):
+            packed.write(path, path.name)
+        packed.writestr("notes.txt", "no DICOM")
+    archive = create_archive(tmp_path / "archive", spark)
+    first = archive.ingest(str(tmp_path / "in" / "0000[0-2].dcm"))
+    assert (first.stored, first.duplicate) == (3, 0)
+    second = archive.ingest([tmp_path / "in", tmp_path / "more.zip"])
+    assert (second.stored, second.duplicate, second.conflict, second.rejected) == (3, 9, 0, 1)
+    assert second.refused[0].source.endswith("more.zip!notes.txt")
+    assert stored(archive) == digests
+
+
+def test_ingest__keeps_the_first_and_the_newcomer_of_a_conflict(
+    spark: "SparkSession", tmp_path: Path
+) -> None:
+    archive = create_archive(tmp_path / "archive", spark)
+    first, other = ct_slice("2.25.7", 1), ct_slice("2.25.7", 2)
+    (tmp_path / "a.dcm").write_bytes(first)
+    (tmp_path / "b.dcm").write_bytes(other)
+    archive.ingest(tmp_path / "a.dcm")
+    report = archive.ingest(tmp_path / "b.dcm")
+    assert (report.stored, report.conflict) == (0, 1)
+    row = archive.catalog.instance("2.25.7")
+    assert archive.catalog.read_object(row) == first
+    (reject,) = archive.catalog.rejects().to_pylist()
+    assert archive.catalog.read_object(reject) == other
+
+
+def test_ingest__refuses_a_path_that_names_nothing(spark: "SparkSession", tmp_path: Path) -> None:
+    archive = create_archive(tmp_path / "archive", spark)
+    with pytest.raises(UsageError, match="expected a file, a folder or a glob, found nothing"):
+        archive.ingest(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="expected files that match, found none"):
+        archive.ingest(str(tmp_path / "*.dcm"))
+
+
+def run_and_kill(arguments: list[str], root: Path, table: str) -> None:
+    """Begin a command and kill its whole process group once it has written into a table."""
+    before = set((root / table).glob("*.parquet"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pacspark", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while set((root / table).glob("*.parquet")) == before:
+        assert process.poll() is None, "the command ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def run_whole(arguments: list[str]) -> str:
+    """Run a command to its end and give what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pacspark", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_ingest__is_complete_after_a_kill_and_the_same_command(tmp_path: Path) -> None:
+    digests = write_slices(tmp_path / "in", 3000)
+    root = tmp_path / "archive"
+    archive = create_archive(root)
+    run_and_kill(["ingest", str(root), str(tmp_path / "in")], root, "objects")
+    seen = stored(archive)
+    assert seen.items() <= digests.items()
+    run_whole(["ingest", str(root), str(tmp_path / "in")])
+    assert stored(archive) == digests
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["projections", "objects"])
+def test_reconstruct__is_complete_after_a_kill_and_the_same_command(
+    tmp_path: Path, table: str
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    root = tmp_path / "archive"
+    archive = create_archive(root)
+    series_uid = archive.import_scan(path).series_instance_uid
+    command = ["reconstruct", str(root), series_uid, "--size", "64", "64", "48"]
+    run_and_kill(command, root, table)
+    assert archive.find(level="series", Modality="CT").empty
+    ct_uid = run_whole(command).split()[-1]
+    assert archive.catalog.instances_of(ct_uid).num_rows == 48
+    assert run_whole(command).split()[-1] == ct_uid
+    assert len(stored(archive)) == 49
