@@ -17,7 +17,7 @@ _HOMES = {
     "reconstruct_fdk": "fdk",
 }
 
-__all__ = list(_HOMES)  # noqa: PLE0605 -- the table is the list
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
-"""FDK (Feldkamp, Davis and Kress, J. Opt. Soc. Am. A 1, 1984) on one machine, and its one-row and
-parallel relatives.
+"""FDK on one machine, and its one-row and parallel relatives.
+
+Feldkamp, Davis and Kress, Practical cone-beam algorithm, J. Opt. Soc. Am. A 1, 1984.
 
 `SlabReconstruction` does the work: it takes blocks of views in any order and adds them to a slab.
 `reconstruct_fdk` feeds it a whole array; Spark tasks feed it what they read. Checks are here,
@@ -20,13 +21,15 @@ from pacspark.ct.geometry import (
     largest_gap_rad,
 )
 from pacspark.ct.kernels.backproject import RUN
-from pacspark.ct.kernels.variants import VARIANTS, available_variants, default_variant
+from pacspark.ct.kernels.variants import VARIANTS, choose_variant
 from pacspark.errors import GeometryError, ProjectionDataError, UsageError
 
 WORK_BYTES = 48 << 20
 """Views are filtered in runs that need about this much beside the slab."""
 LARGEST_GAP_RAD = math.radians(20)
 """A larger arc without views is a scan that does not close, unless its steps are that coarse."""
+COARSEST_GAP_STEPS = 1.5
+"""The largest arc without views of a scan of few views, in steps of an even scan."""
 
 
 class SlabReconstruction:
@@ -41,14 +44,17 @@ class SlabReconstruction:
     options
         Filter and cut-off.
     n_threads
-        Threads of the transforms and the kernel.
+        Threads of the transforms and the kernel, >= 1; no more than Numba has.
     variant
-        ``avx512``, ``avx2`` or ``portable``; None: the fastest here.
+        ``avx512``, ``avx2`` or ``portable``; None: what the environment variable
+        ``PACSPARK_KERNEL`` names, else the fastest here.
 
     Raises
     ------
     GeometryError
         When the views do not close the circle or the grid reaches the source.
+    UsageError
+        When the variant does not run here, or there is not even one thread.
     """
 
     def __init__(
@@ -62,11 +68,14 @@ class SlabReconstruction:
         _require_closed(geometry)
         self._geometry = geometry
         self._grid = grid
-        self._n_threads = n_threads
-        self._kernel = VARIANTS[variant or default_variant()][0]
-        if variant is not None and variant not in available_variants():
-            message = f"variant: expected one of {available_variants()}, found {variant!r}"
+        if n_threads < 1:
+            message = f"n_threads: expected at least 1, found {n_threads}"
             raise UsageError(message)
+        self._n_threads = min(n_threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        try:
+            self._kernel = VARIANTS[choose_variant(variant)][0]
+        except ValueError as error:
+            raise UsageError(*error.args) from None
         self.row_band = geometry.row_band(grid)
         """Detector rows ``(start, stop)`` that the slab needs."""
         self._filter = RowFilter(geometry, *self.row_band, options or FDKOptions())
@@ -82,16 +91,19 @@ class SlabReconstruction:
         Parameters
         ----------
         projections
-            ``(n, row_stop - row_start, n_columns)`` line integrals of the views ``angle_start..``,
-            float32.
+            ``(n, row_stop - row_start, n_columns)`` line integrals of the views ``angle_start..``.
         angle_start
             Index in the scan of the first of them.
 
         Raises
         ------
         ProjectionDataError
-            When the shape is not that, or a value is not finite.
+            When the shape is not that, or a value is not a finite number.
         """
+        projections = np.asarray(projections)
+        if projections.dtype.kind not in "fiub":
+            message = f"projections: expected real numbers, found {projections.dtype}"
+            raise ProjectionDataError(message)
         row_start, row_stop = self.row_band
         expected = (row_stop - row_start, self._geometry.detector.n_columns)
         if projections.ndim != 3 or projections.shape[1:] != expected:
@@ -108,10 +120,11 @@ class SlabReconstruction:
             raise ProjectionDataError(message)
         at_once = self._filter.angles_within(WORK_BYTES)
         before = numba.get_num_threads()
-        numba.set_num_threads(min(self._n_threads, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(self._n_threads)
         try:
             for start in range(0, len(projections), at_once):
-                block = np.asarray(projections[start : start + at_once], np.float32)
+                with np.errstate(over="ignore"):  # what float32 cannot hold is found infinite
+                    block = np.asarray(projections[start : start + at_once], np.float32)
                 _require_finite(block, angle_start + start, row_start)
                 self._backproject(
                     self._filter.filter(block, angle_start + start, self._n_threads),
@@ -130,7 +143,10 @@ class SlabReconstruction:
         geometry, grid = self._geometry, self._grid
         detector = geometry.detector
         angles = geometry.gantry_angles_rad[angle_start : angle_start + len(filtered)]
-        cone = isinstance(geometry, ConeBeamGeometry)
+        isocenter_mm, detector_mm = 1.0, 1.0
+        if isinstance(geometry, ConeBeamGeometry):
+            isocenter_mm = geometry.source_to_isocenter_mm
+            detector_mm = geometry.source_to_detector_mm
         # rows of the kernel rise with v, whatever their order in the data
         row_start, row_stop = self.row_band
         first_row = detector.n_rows - row_stop if detector.row_order == "top_down" else row_start
@@ -142,8 +158,8 @@ class SlabReconstruction:
             np.sin(angles),
             grid.x_mm,
             grid.y_mm,
-            geometry.source_to_isocenter_mm if cone else 1.0,
-            geometry.source_to_detector_mm if cone else 1.0,
+            isocenter_mm,
+            detector_mm,
             1 / detector.column_spacing_mm,
             (detector.n_columns - 1) / 2 - detector.offset_u_mm / detector.column_spacing_mm + 1,
             1 / detector.row_spacing_mm,
@@ -152,7 +168,7 @@ class SlabReconstruction:
             grid.voxel_mm[0],
             grid.z_start - self._lead,
             first_row,
-            not cone,
+            not isinstance(geometry, ConeBeamGeometry),
         )
 
 
@@ -212,15 +228,9 @@ def reconstruct_fdk(
             f"{projections.shape}"
         )
         raise ProjectionDataError(message)
-    if not np.issubdtype(projections.dtype, np.number) or np.iscomplexobj(projections):
-        message = f"projections: expected real numbers, found {projections.dtype}"
-        raise ProjectionDataError(message)
-    if n_threads is not None and n_threads < 1:
-        message = f"n_threads: expected at least 1, found {n_threads}"
-        raise UsageError(message)
-    slab = SlabReconstruction(
-        geometry, grid or geometry.fit_grid(), options, n_threads or numba.get_num_threads()
-    )
+    if n_threads is None:
+        n_threads = numba.get_num_threads()
+    slab = SlabReconstruction(geometry, grid or geometry.fit_grid(), options, n_threads)
     row_start, row_stop = slab.row_band
     slab.add(projections[:, row_start:row_stop])
     return slab.result()
@@ -230,7 +240,7 @@ def _require_closed(geometry: Geometry) -> None:
     gap_rad = largest_gap_rad(geometry)
     period_rad = math.pi if not isinstance(geometry, ConeBeamGeometry) else 2 * math.pi
     equal_step_rad = period_rad / geometry.n_angles
-    if gap_rad > max(LARGEST_GAP_RAD, 3 * equal_step_rad):
+    if gap_rad > max(LARGEST_GAP_RAD, COARSEST_GAP_STEPS * equal_step_rad):
         message = (
             f"gantry_angles_rad: expected views all around {math.degrees(period_rad):.0f} degrees, "
             f"found none for {math.degrees(gap_rad):.1f} degrees; short scans are not supported yet"

@@ -5,6 +5,7 @@ Tomographic Imaging, 1988, eq. 61), so that the level of the result is right; ro
 zeros to at least twice their length, so that the convolution does not wrap.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -21,7 +22,7 @@ def _shepp_logan(part: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sinc(part / 2)
 
 
-WINDOWS = MappingProxyType(
+WINDOWS: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = MappingProxyType(
     {
         "ram-lak": np.ones_like,
         "shepp-logan": _shepp_logan,
@@ -71,7 +72,7 @@ def ramp_response(
     options
         Window and cut-off.
     """
-    length = scipy.fft.next_fast_len(2 * n_columns, real=True)
+    length: int = scipy.fft.next_fast_len(2 * n_columns, real=True)
     index = np.arange(length)
     distance = np.minimum(index, length - index)
     kernel = np.zeros(length)
@@ -134,9 +135,9 @@ class RowFilter:
         weighted *= arcs[:, None, None]
         spectrum = scipy.fft.rfft(weighted, self._length, axis=2, workers=n_threads)
         spectrum *= self._response
-        rows = scipy.fft.irfft(
-            spectrum, self._length, axis=2, workers=n_threads, overwrite_x=True
-        )[:, :, :n_columns]
+        rows = scipy.fft.irfft(spectrum, self._length, axis=2, workers=n_threads, overwrite_x=True)[
+            :, :, :n_columns
+        ]
         if self._flip:
             rows = rows[:, ::-1]
         arranged = np.zeros((n_angles, n_columns + 2, n_rows + 2 * PADDING), np.float32)
@@ -149,5 +150,4 @@ class RowFilter:
         per_view = 4 * (
             n_rows * (n_columns + 2 * self._length + 2) + (n_columns + 2) * (n_rows + 2 * PADDING)
         )
-        return max(1, size_bytes // per_view)
-
+        return max(1, int(size_bytes // per_view))

@@ -11,8 +11,8 @@ moves counterclockwise as seen from +z::
       --------o---------> x            (iso_to_source - source_to_detector) * (cos, sin, 0)
              /|                        + u_mm * u + v_mm * v
             / |
-      =====+===== detector           u_mm = (column - (n_columns - 1) / 2) * column_spacing + offset_u
-                                     v_mm = +-(row - (n_rows - 1) / 2) * row_spacing + offset_v
+      =====+===== detector         u_mm = (column - (n_columns - 1) / 2) * column_spacing + offset_u
+                                   v_mm = +-(row - (n_rows - 1) / 2) * row_spacing + offset_v
 
 ``row_order`` says the sign of v: ``top_down`` (row 0 is the highest v) or ``bottom_up``. An offset
 is the position of the detector's centre along +u or +v, from where the ray through the isocenter
@@ -28,13 +28,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pacspark.ct.checks import require_count, require_finite, require_positive
 from pacspark.errors import GeometryError
 
 RowOrder = Literal["top_down", "bottom_up"]
 
 FULL_CIRCLE_RAD = 2 * math.pi
-MAX_SPAN_RAD = 64 * math.pi
-"""Angles that reach further than 32 turns are degrees by mistake."""
+MAX_SPAN_RAD = 32 * math.pi
+"""Angles that reach further than 16 turns are degrees by mistake."""
 ROW_MARGIN = 2
 """Rows that a band has beyond the outermost interpolated one."""
 
@@ -65,11 +66,14 @@ class FlatPanel:
 
     def __post_init__(self) -> None:
         for name in ("n_rows", "n_columns"):
-            _require_count(f"detector.{name}", getattr(self, name))
+            value = require_count(f"detector.{name}", getattr(self, name))
+            object.__setattr__(self, name, value)
         for name in ("row_spacing_mm", "column_spacing_mm"):
-            _require_positive(f"detector.{name}", getattr(self, name))
+            length = require_positive(f"detector.{name}", getattr(self, name))
+            object.__setattr__(self, name, length)
         for name in ("offset_u_mm", "offset_v_mm"):
-            _require_finite(f"detector.{name}", getattr(self, name))
+            length = require_finite(f"detector.{name}", getattr(self, name))
+            object.__setattr__(self, name, length)
         if self.row_order not in {"top_down", "bottom_up"}:
             message = (
                 f"detector.row_order: expected top_down or bottom_up, found {self.row_order!r}"
@@ -79,15 +83,13 @@ class FlatPanel:
     @property
     def u_mm(self) -> NDArray[np.float64]:
         """Position of each column along u, mm."""
-        columns = np.arange(self.n_columns) - (self.n_columns - 1) / 2
-        return columns * self.column_spacing_mm + self.offset_u_mm
+        return _centers_mm(self.n_columns, self.column_spacing_mm, self.offset_u_mm)
 
     @property
     def v_mm(self) -> NDArray[np.float64]:
         """Position of each row along v, mm, in the order of the rows."""
-        rows = np.arange(self.n_rows) - (self.n_rows - 1) / 2
         sign = -1.0 if self.row_order == "top_down" else 1.0
-        return sign * rows * self.row_spacing_mm + self.offset_v_mm
+        return _centers_mm(self.n_rows, sign * self.row_spacing_mm, self.offset_v_mm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +103,17 @@ class VolumeGrid:
     voxel_mm
         Edges ``(dz, dy, dx)``, > 0.
     center_mm
-        Centre of the box ``(z, y, x)``.
+        Centre ``(z, y, x)`` of the box; of a slab, of the whole that it is cut from.
     z_start
-        Where this grid is a slab of a larger one: the index of its first slice there.
+        Of a slab: the index of its first slice in the whole.
     parent_n_z
-        The number of slices of that larger grid.
+        Of a slab: the number of slices of the whole.
+
+    Examples
+    --------
+    >>> grid = VolumeGrid(shape=(4, 2, 2), voxel_mm=(1.0, 0.5, 0.5))
+    >>> grid.z_mm.tolist(), grid.slab(1, 3).z_mm.tolist()
+    ([-1.5, -0.5, 0.5, 1.5], [-0.5, 0.5])
     """
 
     shape: tuple[int, int, int]
@@ -115,24 +123,34 @@ class VolumeGrid:
     parent_n_z: int | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in (("shape", int), ("voxel_mm", float), ("center_mm", float)):
-            values = tuple(getattr(self, name))
-            if len(values) != 3:
-                message = f"grid.{name}: expected three values (z, y, x), found {len(values)}"
+        for name, check in (
+            ("shape", require_count),
+            ("voxel_mm", require_positive),
+            ("center_mm", require_finite),
+        ):
+            values = getattr(self, name)
+            if not isinstance(values, Sequence | np.ndarray) or len(values) != 3:
+                message = f"grid.{name}: expected three values (z, y, x), found {values!r}"
                 raise GeometryError(message)
-            for axis, value in zip("zyx", values, strict=True):
-                if name == "shape":
-                    _require_count(f"grid.{name}[{axis}]", value)
-                elif name == "voxel_mm":
-                    _require_positive(f"grid.{name}[{axis}]", value)
-                else:
-                    _require_finite(f"grid.{name}[{axis}]", value)
-            object.__setattr__(self, name, tuple(kind(value) for value in values))
+            checked = [
+                check(f"grid.{name}[{axis}]", value)
+                for axis, value in zip("zyx", values, strict=True)
+            ]
+            object.__setattr__(self, name, tuple(checked))
+        whole = self.shape[0] if self.parent_n_z is None else self.parent_n_z
+        if not 0 <= self.z_start <= whole - self.shape[0]:
+            message = (
+                f"grid.z_start: expected a slab of {self.shape[0]} slices inside {whole}, found "
+                f"{self.z_start}"
+            )
+            raise GeometryError(message)
 
     def slab(self, start: int, stop: int) -> "VolumeGrid":
         """Return slices ``start..stop``; they lie exactly where they lie in this grid."""
         if not 0 <= start < stop <= self.shape[0]:
-            message = f"grid.slab: expected 0 <= start < stop <= {self.shape[0]}, found {start}, {stop}"
+            message = (
+                f"grid.slab: expected 0 <= start < stop <= {self.shape[0]}, found {start}, {stop}"
+            )
             raise GeometryError(message)
         return VolumeGrid(
             (stop - start, *self.shape[1:]),
@@ -146,21 +164,18 @@ class VolumeGrid:
     def z_mm(self) -> NDArray[np.float64]:
         """Centres of the slices, mm."""
         n_z = self.shape[0] if self.parent_n_z is None else self.parent_n_z
-        index = np.arange(self.z_start, self.z_start + self.shape[0])
-        return (index - (n_z - 1) / 2) * self.voxel_mm[0] + self.center_mm[0]
+        centers = _centers_mm(n_z, self.voxel_mm[0], self.center_mm[0])
+        return centers[self.z_start : self.z_start + self.shape[0]]
 
     @property
     def y_mm(self) -> NDArray[np.float64]:
         """Centres of the voxels along y, mm."""
-        n_y = self.shape[1]
-        return (np.arange(n_y) - (n_y - 1) / 2) * self.voxel_mm[1] + self.center_mm[1]
+        return _centers_mm(self.shape[1], self.voxel_mm[1], self.center_mm[1])
 
     @property
     def x_mm(self) -> NDArray[np.float64]:
         """Centres of the voxels along x, mm."""
-        n_x = self.shape[2]
-        return (np.arange(n_x) - (n_x - 1) / 2) * self.voxel_mm[2] + self.center_mm[2]
-
+        return _centers_mm(self.shape[2], self.voxel_mm[2], self.center_mm[2])
 
 
 class _Views:
@@ -175,6 +190,12 @@ class _Views:
         """Number of views."""
         return len(self.gantry_angles_rad)
 
+    def _check(self) -> None:
+        object.__setattr__(self, "gantry_angles_rad", _checked_angles(self.gantry_angles_rad))
+        if not isinstance(self.detector, FlatPanel):
+            message = f"detector: expected a FlatPanel, found {self.detector!r}"
+            raise GeometryError(message)
+
     def _key(self) -> tuple[Any, ...]:
         names = [item.name for item in fields(self)]  # type: ignore[arg-type]
         values = (getattr(self, name) for name in names if name != "gantry_angles_rad")
@@ -185,6 +206,10 @@ class _Views:
 
     def __hash__(self) -> int:
         return hash(self._key())
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        # made anew on the other side: an array does not come out of a pickle read-only
+        return type(self), tuple(getattr(self, item.name) for item in fields(self))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,7 +223,7 @@ class ConeBeamGeometry(_Views):
     source_to_isocenter_mm
         > 0.
     source_to_detector_mm
-        > 0, along the ray through the isocenter.
+        Along the ray through the isocenter; not less than `source_to_isocenter_mm`.
     gantry_angles_rad
         ``(n_angles,)``, finite; any start, order and steps. Clockwise scans have falling angles.
     detector
@@ -223,9 +248,15 @@ class ConeBeamGeometry(_Views):
 
     def __post_init__(self) -> None:
         for name in ("source_to_isocenter_mm", "source_to_detector_mm"):
-            _require_positive(name, getattr(self, name))
-            object.__setattr__(self, name, float(getattr(self, name)))
-        object.__setattr__(self, "gantry_angles_rad", _checked_angles(self.gantry_angles_rad))
+            object.__setattr__(self, name, require_positive(name, getattr(self, name)))
+        if self.source_to_detector_mm < self.source_to_isocenter_mm:
+            message = (
+                "source_to_detector_mm: expected a detector behind the rotation axis, at least "
+                f"source_to_isocenter_mm = {self.source_to_isocenter_mm:g}, found "
+                f"{self.source_to_detector_mm:g}; are the two swapped?"
+            )
+            raise GeometryError(message)
+        self._check()
 
     @property
     def magnification(self) -> float:
@@ -294,7 +325,7 @@ class ParallelBeamGeometry(_Views):
     detector: FlatPanel
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gantry_angles_rad", _checked_angles(self.gantry_angles_rad))
+        self._check()
 
     @property
     def magnification(self) -> float:
@@ -367,7 +398,7 @@ def _fitted(detector: FlatPanel, radius_mm: float, magnification: float) -> Volu
     edge_mm = detector.column_spacing_mm / magnification
     n_xy = max(1, min(detector.n_columns, math.floor(2 * radius_mm / edge_mm)))
     dz_mm = detector.row_spacing_mm / magnification
-    center_z_mm = detector.offset_v_mm / magnification if detector.n_rows > 1 else 0.0
+    center_z_mm = detector.offset_v_mm / magnification
     return VolumeGrid(
         (detector.n_rows, n_xy, n_xy), (dz_mm, edge_mm, edge_mm), (center_z_mm, 0.0, 0.0)
     )
@@ -376,8 +407,8 @@ def _fitted(detector: FlatPanel, radius_mm: float, magnification: float) -> Volu
 def _require_view_of_axis(half_u_mm: float) -> None:
     if half_u_mm <= 0:
         message = (
-            "detector.offset_u_mm: expected a detector that sees the rotation axis, found one whose "
-            f"edge is {-half_u_mm:g} mm beside it; give a grid, or correct the offset"
+            "detector.offset_u_mm: expected a detector that sees the rotation axis, found one "
+            f"whose edge is {-half_u_mm:g} mm beside it; give a grid, or correct the offset"
         )
         raise GeometryError(message)
 
@@ -406,20 +437,5 @@ def _checked_angles(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np
     return checked
 
 
-def _require_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        message = f"{name}: expected a whole number >= 1, found {value!r}"
-        raise GeometryError(message)
-
-
-def _require_finite(name: str, value: object) -> None:
-    if not isinstance(value, int | float | np.number) or not math.isfinite(float(value)):
-        message = f"{name}: expected a finite number, found {value!r}"
-        raise GeometryError(message)
-
-
-def _require_positive(name: str, value: object) -> None:
-    _require_finite(name, value)
-    if float(value) <= 0:  # type: ignore[arg-type]
-        message = f"{name}: expected a number > 0, found {value!r}"
-        raise GeometryError(message)
+def _centers_mm(count: int, step_mm: float, middle_mm: float) -> NDArray[np.float64]:
+    return (np.arange(count, dtype=np.float64) - (count - 1) / 2) * step_mm + middle_mm

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from pacspark.ct.checks import require_positive
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
 from pacspark.ct.kernels.ellipsoids import line_integrals
 
@@ -30,6 +31,11 @@ class Ellipsoid:
         Its centre along x, y, z.
     rotation_rad
         By which it is turned around z, counterclockwise seen from +z.
+
+    Raises
+    ------
+    GeometryError
+        When a semi-axis is not a number > 0.
     """
 
     density_per_mm: float
@@ -37,9 +43,16 @@ class Ellipsoid:
     center_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     rotation_rad: float = 0.0
 
+    def __post_init__(self) -> None:
+        for axis, length in zip("xyz", self.semi_axes_mm, strict=True):
+            require_positive(f"semi_axes_mm[{axis}]", length)
+
 
 def _head(
-    density: float, axes: tuple[float, float, float], center: tuple[float, float, float], turn: float
+    density: float,
+    axes: tuple[float, float, float],
+    center: tuple[float, float, float],
+    turn: float,
 ) -> Ellipsoid:
     return Ellipsoid(density, axes, center, math.radians(turn))
 
@@ -91,7 +104,10 @@ def project(
     a pixel along the beam).
     """
     detector = geometry.detector
-    cone = isinstance(geometry, ConeBeamGeometry)
+    isocenter_mm, detector_mm = 0.0, 0.0
+    if isinstance(geometry, ConeBeamGeometry):
+        isocenter_mm = geometry.source_to_isocenter_mm
+        detector_mm = geometry.source_to_detector_mm
     integrals = np.empty((geometry.n_angles, detector.n_rows, detector.n_columns), np.float32)
     before = numba.get_num_threads()
     numba.set_num_threads(n_threads or before)
@@ -102,9 +118,9 @@ def project(
             np.sin(geometry.gantry_angles_rad),
             detector.u_mm,
             detector.v_mm,
-            geometry.source_to_isocenter_mm if cone else 0.0,
-            geometry.source_to_detector_mm if cone else 0.0,
-            not cone,
+            isocenter_mm,
+            detector_mm,
+            not isinstance(geometry, ConeBeamGeometry),
             integrals,
         )
     finally:

@@ -102,9 +102,7 @@ def _mean(
     return mean
 
 
-def _negative_log(
-    transmission: NDArray[np.float32], smallest: np.float32
-) -> NDArray[np.float32]:
+def _negative_log(transmission: NDArray[np.float32], smallest: np.float32) -> NDArray[np.float32]:
     integrals = np.maximum(transmission, smallest)
     np.log(integrals, out=integrals)
     np.negative(integrals, out=integrals)

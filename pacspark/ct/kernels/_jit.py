@@ -1,18 +1,35 @@
 """Every JIT flag, in one place.
 
-Compiled code is kept on disk, so that the second process starts at once. ``fastmath`` leaves out
-NaN and infinity: callers check their input.
+``fastmath`` leaves out NaN and infinity: callers check their input.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import numba
 
-FLAGS = {
-    "cache": True,
+FLAGS: dict[str, Any] = {
     "nogil": True,
     "boundscheck": False,
     "error_model": "numpy",
     "fastmath": {"contract", "reassoc", "nsz", "arcp"},
 }
 
-jit = numba.njit(**FLAGS)
-parallel_jit = numba.njit(parallel=True, **FLAGS)
+
+def _compiled(function: Callable[..., Any], **flags: Any) -> Any:
+    try:
+        # compiled code is kept on disk, so that the second process starts at once
+        return numba.njit(cache=True, **flags, **FLAGS)(function)
+    except RuntimeError:
+        # neither the package's folder nor the user's can be written, as on some clusters
+        return numba.njit(**flags, **FLAGS)(function)
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile a function on its first call."""
+    return _compiled(function)
+
+
+def parallel_jit(function: Callable[..., Any]) -> Any:
+    """Compile a function on its first call; its ``prange`` loops run on all of Numba's threads."""
+    return _compiled(function, parallel=True)

@@ -1,26 +1,39 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
 """Voxel-line backprojection of filtered views into a slab: ``(a,u,v),(a)->(y,x,z)``.
 
 All voxels of a line parallel to z have the same depth and the same detector column position u, and
-their detector row position v is affine in z. So per (x, y, view) everything but v is a scalar.
+their detector row position v is affine in z. So per (x, y, view) everything but v is a scalar: two
+neighbouring detector columns are blended into one line of samples, interpolated along z.
 
 Layout, the same for every variant:
 
 * ``filtered (a, u, v)``: v contiguous and rising with +v; one zero column before and after, and
-  `PADDING` zero samples before and after each column, so that samples outside the detector count as
-  zero and no bound is tested inside;
-* ``slab (y, x, z)``: z contiguous; its first slice has an absolute index that is a multiple of 16 and
-  its length is one too, so that runs of voxels fall on the same absolute slices however a volume is
-  cut, and a slab is bit for bit the same part of a volume;
+  `PADDING` zero samples before and after each column, so that samples outside the detector count
+  as zero (a voxel's share fades over the pixel beyond the edge) and no bound is tested inside;
+* ``slab (y, x, z)``: z contiguous; its first slice has an absolute index that is a multiple of 16,
+  and its length is one too, so that runs of voxels fall on the same absolute slices however a
+  volume is cut, and a slab is bit for bit the same part of a volume;
 * positions are computed in double precision from absolute indices, interpolation in single.
+
+Three variants differ in how many voxels of a line they do at once. Sixteen and eight interpolate
+inside registers: with a step of at most one row per voxel, a run needs at most twice as many
+samples as it has voxels, so they are loaded into two registers once and every lane picks its two
+from there (``vpermi2ps``; ``vpermps`` twice and a blend on AVX2). No gather, no bounds test.
+
+All of it is one file because Numba's cache on disk looks at the date of one file only: code that
+lived elsewhere could change without being compiled again.
 """
 
 import math
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from pacspark.ct.kernels._jit import jit, parallel_jit
-from pacspark.ct.kernels.lanes import resample_8, resample_16
 
 PADDING = 48
 """Zero samples before and after each detector column: two runs of sixteen, and an interpolation."""
@@ -29,58 +42,188 @@ RUN = 16
 TILE = 16
 ANGLES_AT_ONCE = 8
 
+FLOAT = ir.FloatType()
+INT32 = ir.IntType(32)
+FAST = ("contract", "reassoc", "nsz", "arcp")
+
+
+def _splat(builder, scalar, vector_type, lanes):
+    undefined = ir.Constant(vector_type, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(INT32, 0))
+    zeros = ir.Constant(ir.VectorType(INT32, lanes), [0] * lanes)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _load(builder, pointer, vector_type):
+    loaded = builder.load(builder.bitcast(pointer, vector_type.as_pointer()))
+    loaded.align = 4
+    return loaded
+
+
+def _pick_avx512(builder, low, high, index, lanes):
+    """Pick lanes from 2 x 16 floats by the low five bits of `index`."""
+    vector, integers = low.type, index.type
+    function = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(vector, [vector, integers, vector]),
+        "llvm.x86.avx512.vpermi2var.ps.512",
+    )
+    del lanes
+    return builder.call(function, [low, index, high])
+
+
+def _pick_avx2(builder, low, high, index, lanes):
+    """Pick lanes from 2 x 8 floats: look up in both halves, then keep the right one."""
+    vector, integers = low.type, index.type
+    function = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(vector, [vector, integers]),
+        "llvm.x86.avx2.permps",
+    )
+    from_low = builder.call(function, [low, index])
+    from_high = builder.call(function, [high, index])
+    in_low = builder.icmp_signed("<", index, ir.Constant(integers, [lanes] * lanes))
+    return builder.select(in_low, from_low, from_high)
+
+
+def _resample(lanes, pick):
+    """Make the intrinsic for a number of lanes.
+
+    ``(sums, at, samples_0, samples_1, base, weight_0, weight_1, fraction, step)``: adds to
+    ``sums[at:at + lanes]`` the line ``weight_0 * samples_0 + weight_1 * samples_1`` at positions
+    ``base + fraction + step * lane``, for 0 <= fraction < 1 and 0 <= step <= 1.
+    """
+
+    @intrinsic
+    def resample(
+        typingctx, sums, at, samples_0, samples_1, base, weight_0, weight_1, fraction, step
+    ):
+        del typingctx, at, base, weight_0, weight_1, fraction, step
+        signature = types.void(
+            sums, types.int64, samples_0, samples_1, types.int64,
+            types.float32, types.float32, types.float32, types.float32,
+        )  # fmt: skip
+
+        def codegen(context, builder, signature, arguments):
+            vector, integers = ir.VectorType(FLOAT, lanes), ir.VectorType(INT32, lanes)
+            data = [
+                context.make_array(signature.args[place])(context, builder, arguments[place]).data
+                for place in (0, 2, 3)
+            ]
+            at, base = arguments[1], arguments[4]
+            scalars = [_splat(builder, value, vector, lanes) for value in arguments[5:]]
+            weight_0, weight_1, fraction, step = scalars
+            lane = ir.Constant(vector, [float(number) for number in range(lanes)])
+            one = ir.Constant(integers, [1] * lanes)
+
+            def blended(offset):
+                first = _load(builder, builder.gep(data[1], [offset]), vector)
+                second = _load(builder, builder.gep(data[2], [offset]), vector)
+                return builder.fadd(
+                    builder.fmul(weight_0, first, flags=FAST),
+                    builder.fmul(weight_1, second, flags=FAST),
+                    flags=FAST,
+                )
+
+            position = builder.fadd(fraction, builder.fmul(lane, step, flags=FAST), flags=FAST)
+            index = builder.fptosi(position, integers)  # positions are >= 0: truncation is floor
+            part = builder.fsub(position, builder.sitofp(index, vector), flags=FAST)
+            low = blended(base)
+            high = blended(builder.add(base, ir.Constant(base.type, lanes)))
+            left = pick(builder, low, high, index, lanes)
+            right = pick(builder, low, high, builder.add(index, one), lanes)
+            value = builder.fadd(
+                left,
+                builder.fmul(part, builder.fsub(right, left, flags=FAST), flags=FAST),
+                flags=FAST,
+            )
+            target = builder.gep(data[0], [at])
+            total = builder.fadd(_load(builder, target, vector), value, flags=FAST)
+            store = builder.store(total, builder.bitcast(target, vector.as_pointer()))
+            store.align = 4
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return resample
+
+
+resample_16 = _resample(16, _pick_avx512)
+resample_8 = _resample(8, _pick_avx2)
+
 
 @jit
-def line_16(sums, column_0, column_1, weight_0, weight_1, origin, step, z_start, n_z, row_start, n_v):
+def line_16(
+    sums, column_0, column_1, weight_0, weight_1, origin, step, z_start, n_z, row_start, n_v
+):
     """Add one view to a line of voxels, sixteen at a time; the step is at most one."""
     for at in range(0, n_z, 16):
         position = origin + (z_start + at) * step
         below = math.floor(position)
-        base = np.int64(below) - row_start + PADDING
-        if base < PADDING - 32 or base > n_v + PADDING:
+        if below < row_start - 32 or below > row_start + n_v:
             continue
         resample_16(
-            sums, at, column_0, column_1, base, weight_0, weight_1,
-            np.float32(position - below), np.float32(step),
+            sums, at, column_0, column_1, np.int64(below) - row_start + PADDING,
+            weight_0, weight_1, np.float32(position - below), np.float32(step),
         )  # fmt: skip
 
 
 @jit
-def line_8(sums, column_0, column_1, weight_0, weight_1, origin, step, z_start, n_z, row_start, n_v):
+def line_8(
+    sums, column_0, column_1, weight_0, weight_1, origin, step, z_start, n_z, row_start, n_v
+):
     """Add one view to a line of voxels, eight at a time; the step is at most one."""
     for at in range(0, n_z, 8):
         position = origin + (z_start + at) * step
         below = math.floor(position)
-        base = np.int64(below) - row_start + PADDING
-        if base < PADDING - 32 or base > n_v + PADDING:
+        if below < row_start - 32 or below > row_start + n_v:
             continue
         resample_8(
-            sums, at, column_0, column_1, base, weight_0, weight_1,
-            np.float32(position - below), np.float32(step),
+            sums, at, column_0, column_1, np.int64(below) - row_start + PADDING,
+            weight_0, weight_1, np.float32(position - below), np.float32(step),
         )  # fmt: skip
 
 
 @jit
-def line_1(sums, column_0, column_1, weight_0, weight_1, origin, step, z_start, n_z, row_start, n_v):
+def line_1(
+    sums, column_0, column_1, weight_0, weight_1, origin, step, z_start, n_z, row_start, n_v
+):
     """Add one view to a line of voxels, one at a time; any step, any CPU."""
     # rows -1 .. n_v are where an interpolation can find a sample that is not zero
     first = origin + z_start * step - row_start
-    start = max(0, np.int64(math.floor((-1 - first) / step)))
-    stop = min(n_z, np.int64(math.floor((n_v - first) / step)) + 2)
+    start = np.int64(min(max(math.floor((-1 - first) / step), 0.0), n_z))
+    stop = np.int64(min(max(math.floor((n_v - first) / step) + 2, 0.0), n_z))
     for at in range(start, stop):
         position = origin + (z_start + at) * step
         below = math.floor(position)
-        base = np.int64(below) - row_start + PADDING
-        if base < PADDING - 1 or base >= n_v + PADDING:
+        if below < row_start - 1 or below >= row_start + n_v:
             continue
+        base = np.int64(below) - row_start + PADDING
         part = np.float32(position - below)
         left = weight_0 * column_0[base] + weight_1 * column_1[base]
         right = weight_0 * column_0[base + 1] + weight_1 * column_1[base + 1]
         sums[at] += left + part * (right - left)
 
 
-def _make_backproject(line, longest_step):
-    """Make the kernel around a line function; longer steps than it can do go one at a time."""
+@jit
+def seen(x_mm, y_mm, cosine, sine, isocenter_mm, detector_mm, parallel_beam):
+    """Return where on the detector a voxel line is seen (mm), its magnification and its weight."""
+    across_mm = y_mm * cosine - x_mm * sine
+    if parallel_beam:
+        return across_mm, 1.0, 1.0
+    inverse = 1.0 / (isocenter_mm - (x_mm * cosine + y_mm * sine))
+    scale = detector_mm * inverse
+    weight = isocenter_mm * inverse
+    return across_mm * scale, scale, weight * weight
+
+
+def _make_backproject(lanes):
+    """Make the kernel that does a number of voxels of a line at once.
+
+    A plain number and not a function, so that what the kernel closes over is the same in every
+    process and the compiled kernel is found on disk. Numba drops the branches that the number
+    rules out before it compiles, so no CPU meets instructions that it lacks.
+    """
 
     @parallel_jit
     def backproject(
@@ -109,47 +252,48 @@ def _make_backproject(line, longest_step):
                     for column in range(x_start, min(n_x, x_start + TILE)):
                         sums = slab[row, column]
                         for angle in range(angle_start, angle_stop):
-                            cosine, sine = cosines[angle], sines[angle]
-                            across = y_mm[row] * cosine - x_mm[column] * sine
-                            scale = weight = 1.0
-                            if not parallel_beam:
-                                depth = isocenter_mm - (x_mm[column] * cosine + y_mm[row] * sine)
-                                inverse = 1.0 / depth
-                                scale = detector_mm * inverse
-                                weight = isocenter_mm * inverse
-                                weight *= weight
-                            position = across * scale * u_per_mm + u_origin
+                            across, scale, weight = seen(
+                                x_mm[column], y_mm[row], cosines[angle], sines[angle],
+                                isocenter_mm, detector_mm, parallel_beam,
+                            )  # fmt: skip
+                            position = across * u_per_mm + u_origin
                             left = math.floor(position)
                             if left < 0 or left >= n_u - 1:
                                 continue
                             at = np.int64(left)
                             part = position - left
+                            column_0, column_1 = filtered[angle, at], filtered[angle, at + 1]
+                            weight_0 = np.float32((1.0 - part) * weight)
+                            weight_1 = np.float32(part * weight)
                             step = dz_mm * scale * v_per_mm
                             origin = z_origin_mm * scale * v_per_mm + v_origin
-                            if step <= longest_step:
-                                line(
-                                    sums, filtered[angle, at], filtered[angle, at + 1],
-                                    np.float32((1.0 - part) * weight), np.float32(part * weight),
+                            if lanes == 16 and step <= 1.0:
+                                line_16(
+                                    sums, column_0, column_1, weight_0, weight_1,
+                                    origin, step, z_start, n_z, row_start, n_v,
+                                )  # fmt: skip
+                            elif lanes == 8 and step <= 1.0:
+                                line_8(
+                                    sums, column_0, column_1, weight_0, weight_1,
                                     origin, step, z_start, n_z, row_start, n_v,
                                 )  # fmt: skip
                             else:
                                 line_1(
-                                    sums, filtered[angle, at], filtered[angle, at + 1],
-                                    np.float32((1.0 - part) * weight), np.float32(part * weight),
+                                    sums, column_0, column_1, weight_0, weight_1,
                                     origin, step, z_start, n_z, row_start, n_v,
                                 )  # fmt: skip
 
     return backproject
 
 
-backproject_avx512 = _make_backproject(line_16, 1.0)
-backproject_avx2 = _make_backproject(line_8, 1.0)
-backproject_portable = _make_backproject(line_1, 0.0)
+backproject_avx512 = _make_backproject(16)
+backproject_avx2 = _make_backproject(8)
+backproject_portable = _make_backproject(1)
 
 
 @parallel_jit
 def arrange(filtered_rows, arranged):
-    """Turn filtered rows into columns: ``(a,v,u)->(a,u,v)`` inside the padding; rows rise with v."""
+    """Turn filtered rows, which rise with v, into padded columns: ``(a,v,u)->(a,u,v)``."""
     n_angles, n_v, n_u = filtered_rows.shape
     for angle in numba.prange(n_angles):
         for u_start in range(0, n_u, 32):

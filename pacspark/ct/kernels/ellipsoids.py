@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs
 """Exact line integrals through ellipsoids: ``(e,8),(a),(u),(v)->(a,v,u)``."""
 
 import math
