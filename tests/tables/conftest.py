@@ -1,27 +1,11 @@
-"""Roots for the tables' tests; the contract suite runs once for each provider."""
+"""Archives for the tables' tests; those of the contract stand on every kind of root."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import Storage, open_storage
-
-
-def _local(request: pytest.FixtureRequest) -> str:
-    tmp_path: Path = request.getfixturevalue("tmp_path")
-    return str(tmp_path / "archive")
-
-
-ROOT_PROVIDERS: Final[dict[str, Callable[[pytest.FixtureRequest], str]]] = {"local": _local}
-
-
-@pytest.fixture(params=ROOT_PROVIDERS)
-def archive_root(request: pytest.FixtureRequest) -> str:
-    """A root where nothing is yet."""
-    return ROOT_PROVIDERS[request.param](request)
 
 
 @pytest.fixture
