@@ -298,7 +298,7 @@ class Archive:
         progress: Progress = SILENT,
     ) -> "list[ReconstructionReport]":
         """Reconstruct energy bins (all unless given), one CT series each, and report on each."""
-        from pacspark.spark.reconstruct import ReconstructionRequest, reconstruct
+        from pacspark.spark.reconstruct import ReconstructionRequest, find_result, reconstruct
 
         self._require_now()
         scan = self._scan(series_uid)
@@ -313,16 +313,17 @@ class Archive:
             if not 0 <= energy_bin < scan.n_energy_bins:
                 message = f"energy bin: expected 0 to {scan.n_energy_bins - 1}, found {energy_bin}"
                 raise UsageError(message)
-        return [
-            reconstruct(
-                self.spark,
-                self._storage,
-                replace(request, energy_bin=energy_bin),
-                cluster or cluster_of(),
-                progress=progress,
+        reports = []
+        for energy_bin in bins:
+            asked = replace(request, energy_bin=energy_bin)
+            found = find_result(self.catalog, scan, asked)
+            reports.append(
+                found
+                or reconstruct(
+                    self.spark, self._storage, asked, cluster or cluster_of(), progress=progress
+                )
             )
-            for energy_bin in bins
-        ]
+        return reports
 
     def volume(self, series_uid: str) -> "Volume":
         """Open a CT series as a volume; lazy."""

@@ -1,36 +1,48 @@
-"""Which files hold an array, and what its axes mean."""
+"""Many files as one array whose axes have names."""
 
 import glob
-import os
+import math
+import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.errors import ScanDescriptionError
-from pacspark.scans.images import (
+from pacspark.scans.formats import (
     HDF5_SUFFIXES,
-    RAW_SUFFIXES,
+    MAX_IMAGE_BYTES,
+    NUMPY_SUFFIX,
+    PNG_SUFFIX,
     TIFF_SUFFIXES,
-    FileStack,
-    Hdf5Stack,
-    ImageStack,
-    JoinedStack,
-    natural_order,
-    open_npy,
-    open_raw,
+    ArrayFile,
+    Hdf5File,
+    NumpyFile,
+    PngFile,
+    RawFile,
+    TiffFile,
 )
 from pacspark.scans.toml import TomlTable
 
 AXES = ("energy_bin", "angle", "row", "column")
 """The order in which everybody after this module sees arrays."""
+MAX_KEPT_BYTES = 512 << 20
+"""An array whose views are scattered over its files is kept in memory up to this size."""
+
+_IMAGE_SUFFIXES = TIFF_SUFFIXES | HDF5_SUFFIXES | {NUMPY_SUFFIX, PNG_SUFFIX}
+_RAW_DTYPES = (
+    "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class ArraySource:
-    """An array in files.
+    """Which files hold an array.
 
     Attributes
     ----------
@@ -39,7 +51,9 @@ class ArraySource:
     paths
         In natural order.
     axes
-        What the axes of the array in the files are.
+        What the axes of the array are.
+    may_lack_angle
+        A single flat or dark may come without the axis of angles.
     dataset
         In HDF5 files.
     shape, dtype, offset_bytes
@@ -49,6 +63,7 @@ class ArraySource:
     key: str
     paths: tuple[Path, ...]
     axes: tuple[str, ...]
+    may_lack_angle: bool = False
     dataset: str = ""
     shape: tuple[int, ...] = ()
     dtype: str = ""
@@ -62,48 +77,60 @@ class ArraySource:
         ScanDescriptionError
             When a file is not what the description says.
         """
-        first = self.paths[0]
-        suffix = first.suffix.lower()
+        return AxedStack(self)
+
+    def open_file(self, path: Path) -> ArrayFile:
+        """Open one of the files."""
+        if self.shape:
+            return RawFile(path, self.key, self.shape, self.dtype, self.offset_bytes)
+        suffix = path.suffix.lower()
         if suffix in HDF5_SUFFIXES:
-            stacks: list[ImageStack] = [
-                Hdf5Stack(path, self.dataset, self.key) for path in self.paths
-            ]
-        elif suffix == ".npy":
-            stacks = [open_npy(path, self.key) for path in self.paths]
-        elif self.shape:
-            dtype = np.dtype(self.dtype)
-            stacks = [
-                open_raw(path, self.key, self.shape, dtype, self.offset_bytes)
-                for path in self.paths
-            ]
-        else:
-            stacks = [FileStack(self.paths, self.key)]
-        stack = stacks[0] if len(stacks) == 1 else JoinedStack(stacks, self.key)
-        return AxedStack(stack, self.axes, f"{first}: {self.key}")
+            return Hdf5File(path, self.key, self.dataset)
+        if suffix == NUMPY_SUFFIX:
+            return NumpyFile(path, self.key)
+        if suffix == PNG_SUFFIX:
+            return PngFile(path, self.key)
+        return TiffFile(path, self.key)
 
 
 class AxedStack:
-    """A stack whose axes have names; reads blocks of views as ``[angle, row, column]``.
+    """The files of a source as one array; reads blocks of views as ``[angle, row, column]``.
 
-    Views are read a range at a time where they are the first axis, or where the file is mapped into
-    memory; an HDF5 file of another order is read whole.
+    Files that have all axes are joined along the first one. Files that lack one axis are one item
+    of the first axis each. The file that was read last stays open, and no other.
+
+    Parameters
+    ----------
+    source
+        Which files, and what their axes mean.
     """
 
-    def __init__(self, stack: ImageStack, axes: Sequence[str], where: str) -> None:
-        self._stack = stack
-        self._axes = tuple(axes)
-        shape = stack.shape
-        self._single = len(shape) == len(axes) + 1 and shape[0] == 1
-        if self._single:
-            shape = shape[1:]
-        if len(shape) != len(axes):
-            message = (
-                f"{where}: expected {len(axes)} axes ({', '.join(axes)}), found shape {stack.shape}"
-            )
-            raise ScanDescriptionError(message)
-        self._lengths = dict(zip(axes, shape, strict=True))
-        self._whole: NDArray[np.generic] | None = None
-        self.dtype = stack.dtype
+    def __init__(self, source: ArraySource) -> None:
+        self._source = source
+        self._opened: tuple[int, ArrayFile] | None = None
+        self._kept: NDArray[np.generic] | None = None
+        first = self._open(0)
+        n_axes, n_files = len(source.axes), len(source.paths)
+        # writers put axes of length one in front of what they were given
+        n_extra = max(0, len(first.shape) - n_axes)
+        if any(length != 1 for length in first.shape[:n_extra]):
+            n_extra = 0
+        self._extra = (slice(None),) * n_extra
+        self._file_shape = first.shape[n_extra:]
+        self._file_dtype = first.dtype
+        self.dtype: np.dtype[Any] = first.dtype.newbyteorder("=")
+        self._axes = source.axes
+        if len(self._file_shape) == n_axes - 1 and n_files == 1 and source.may_lack_angle:
+            self._axes = tuple(axis for axis in source.axes if axis != "angle")
+        self._joined = len(self._file_shape) == len(self._axes)
+        if not self._joined and len(self._file_shape) != n_axes - 1:
+            found = f"shape {first.shape}"
+            raise first.error(f"{n_axes} axes ({', '.join(source.axes)})", found)
+        lengths = [self._first_length(number) for number in range(n_files)]
+        self._starts = [0, *accumulate(lengths)]
+        shape = (self._starts[-1], *self._file_shape[1 if self._joined else 0 :])
+        self._lengths = dict(zip(self._axes, shape, strict=True))
+        self._require_small_frames()
 
     def length(self, axis: str) -> int:
         """Return the length of an axis; one where the files have no such axis."""
@@ -111,27 +138,106 @@ class AxedStack:
 
     def read(self, start: int, stop: int, energy_bin: int = 0) -> NDArray[np.generic]:
         """Return the views ``start..stop`` of an energy bin, ``[angle, row, column]``."""
-        if self._axes[0] == "angle" and not self._single:
-            block, first = self._stack.read(start, stop), 0
+        chosen = {"angle": slice(start, stop), "energy_bin": slice(energy_bin, energy_bin + 1)}
+        box = [chosen.get(axis, slice(0, self.length(axis))) for axis in self._axes]
+        if self._is_scattered():
+            if self._kept is None:
+                self._kept = self._read_box([slice(0, self.length(axis)) for axis in self._axes])
+            block = self._kept[tuple(box)]
         else:
-            if self._whole is None:
-                whole = self._stack.read_all()
-                self._whole = whole[0] if self._single else whole
-            block, first = self._whole, start
-        order = [self._axes.index(axis) for axis in AXES if axis in self._axes]
-        block = block.transpose(order)
+            block = self._read_box(box)
+        block = block.transpose([self._axes.index(axis) for axis in AXES if axis in self._axes])
         for place, axis in enumerate(AXES):
             if axis not in self._axes:
                 block = np.expand_dims(block, place)
-        return block[energy_bin, first : first + stop - start]
+        return np.ascontiguousarray(block[0], dtype=self.dtype)
 
     def close(self) -> None:
-        """Close the files."""
-        self._stack.close()
+        """Close the file that is open; safe to repeat."""
+        if self._opened is not None:
+            self._opened[1].close()
+        self._opened = self._kept = None
+
+    def _open(self, number: int) -> ArrayFile:
+        if self._opened is None or self._opened[0] != number:
+            self.close_file()
+            self._opened = (number, self._source.open_file(self._source.paths[number]))
+        return self._opened[1]
+
+    def close_file(self) -> None:
+        """Close the file that is open, but keep what was read."""
+        if self._opened is not None:
+            self._opened[1].close()
+        self._opened = None
+
+    def _first_length(self, number: int) -> int:
+        """Return how many items of the first axis a file has.
+
+        Files of one item each are looked at when they are read: there may be thousands.
+        """
+        return self._checked(number).shape[len(self._extra)] if self._joined else 1
+
+    def _checked(self, number: int) -> ArrayFile:
+        """Open a file that must be as the first one."""
+        file = self._open(number)
+        skipped = len(self._extra)
+        free = skipped + 1 if self._joined else skipped
+        expected = (1,) * skipped + self._file_shape
+        same_length = len(file.shape) == len(expected)
+        if (
+            not same_length
+            or file.shape[free:] != expected[free:]
+            or file.shape[:skipped] != expected[:skipped]
+            or file.dtype != self._file_dtype
+        ):
+            raise file.error(
+                f"{expected} {self._file_dtype} as in {self._source.paths[0].name}",
+                f"{file.shape} {file.dtype}",
+            )
+        return file
+
+    def _read_box(self, box: Sequence[slice]) -> NDArray[np.generic]:
+        first, rest = box[0], box[1:]
+        parts = []
+        at = first.start
+        while at < first.stop:
+            number = bisect_right(self._starts, at) - 1
+            end = min(first.stop, self._starts[number + 1])
+            file = self._checked(number)
+            if self._joined:
+                begin = self._starts[number]
+                part = file.read((*self._extra, slice(at - begin, end - begin), *rest))
+                parts.append(part.reshape(part.shape[len(self._extra) :]))
+            else:
+                part = file.read((*self._extra, *rest))
+                parts.append(part.reshape(1, *part.shape[len(self._extra) :]))
+            at = end
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _is_scattered(self) -> bool:
+        """Say whether blocks of views touch every file again and again, and all fit in memory."""
+        n_bytes = math.prod(self._lengths.values()) * self.dtype.itemsize
+        leads = set(self._axes[: self._axes.index("angle")]) if "angle" in self._axes else set()
+        return bool(leads - {"energy_bin"}) and n_bytes <= MAX_KEPT_BYTES
+
+    def _require_small_frames(self) -> None:
+        n_bytes = self.length("row") * self.length("column") * self.dtype.itemsize
+        if n_bytes > MAX_IMAGE_BYTES:
+            message = (
+                f"{self._source.paths[0]}: {self._source.key}: expected frames of at most "
+                f"{MAX_IMAGE_BYTES >> 20} MiB, found {self.length('row')} rows of "
+                f"{self.length('column')} columns, {n_bytes} bytes"
+            )
+            raise ScanDescriptionError(message)
 
 
 def read_array_source(
-    table: TomlTable, key: str, axes: Sequence[str], folder: Path, *, like: ArraySource | None = None
+    table: TomlTable,
+    key: str,
+    axes: Sequence[str],
+    folder: Path,
+    *,
+    like: ArraySource | None = None,
 ) -> ArraySource:
     """Read which files a key names.
 
@@ -140,58 +246,96 @@ def read_array_source(
     table
         ``[projections]``.
     key
-        ``files``, ``flat`` or ``dark``; ``flat_dataset`` or ``dark_dataset`` alone mean a data set of
-        the projections' own HDF5 file.
+        ``files``, ``flat`` or ``dark``; ``flat_dataset`` or ``dark_dataset`` alone mean a data set
+        of the projections' own HDF5 file.
     axes
         What the array's axes are.
     folder
         Where relative paths begin.
     like
         The projections, for flats and darks.
+
+    Raises
+    ------
+    ScanDescriptionError
+        When there is no such file, or a raw file without shape and type.
     """
     prefix = "" if like is None else f"{key}_"
     if like is not None and key not in table and f"{key}_dataset" in table:
+        if not like.dataset:
+            raise table.error(key, f"a file for {key}_dataset", "none, and files is no HDF5 file")
         paths = like.paths
     else:
         paths = _expand(table, key, folder)
     suffix = paths[0].suffix.lower()
+    other = next((path for path in paths if path.suffix.lower() != suffix), None)
+    if other is not None:
+        raise table.error(key, f"files of one format, {suffix or 'raw'}", other.name)
     dataset, shape, dtype, offset_bytes = "", (), "", 0
     if suffix in HDF5_SUFFIXES:
         dataset = table.text(f"{prefix}dataset", "/exchange/data" if like is None else None)
-    elif suffix in RAW_SUFFIXES:
-        shape_key = f"{prefix}shape" if f"{prefix}shape" in table or like is None else ""
-        if shape_key:
-            shape = tuple(int(length) for length in table.numbers(shape_key))
-            if any(length < 1 for length in shape[1:]) or (shape[0] < 1 and shape[0] != -1):
-                raise table.error(shape_key, "lengths >= 1 (-1 first: as many as there are)", shape)
-        elif like is not None:
-            shape = (-1, *like.shape[1:])
+    elif suffix not in _IMAGE_SUFFIXES:
+        shape = _raw_shape(table, f"{prefix}shape", paths[0], like)
         dtype = _raw_dtype(table)
         offset_bytes = table.count("offset_bytes", 0, smallest=0)
-    elif suffix not in TIFF_SUFFIXES | {".png", ".npy"}:
-        raise table.error(
-            key, "TIFF, PNG, HDF5, .npy or raw (.raw, .bin, .dat, .img) files", paths[0].name
-        )
     return ArraySource(
-        f"{table.name}.{key}", paths, tuple(axes), dataset, shape, dtype, offset_bytes
+        key=f"{table.name}.{key}",
+        paths=paths,
+        axes=tuple(axes),
+        may_lack_angle=like is not None,
+        dataset=dataset,
+        shape=shape,
+        dtype=dtype,
+        offset_bytes=offset_bytes,
     )
+
+
+def natural_order(path: Path) -> tuple[tuple[int, str], ...]:
+    """Return the sort key by which ``frame-10`` comes after ``frame-9``."""
+    parts = re.split(r"([0-9]+)", str(path))
+    # every second part is a number
+    return tuple((int(part) if place % 2 else -1, part) for place, part in enumerate(parts))
 
 
 def _expand(table: TomlTable, key: str, folder: Path) -> tuple[Path, ...]:
     pattern = table.text(key)
-    full = os.path.join(folder, pattern)  # an absolute pattern stays as it is
-    if glob.has_magic(pattern) and not Path(full).is_file():
-        found = [Path(name) for name in glob.glob(full, recursive=True) if Path(name).is_file()]
-        if not found:
-            raise table.error(key, f"files that match {pattern}", "none")
-        return tuple(sorted(found, key=natural_order))
-    if not Path(full).is_file():
-        raise table.error(key, "a file", f"no {pattern} in {folder}")
-    return (Path(full),)
+    try:
+        path = folder / pattern  # an absolute pattern stays as it is
+        if path.is_file():
+            return (path,)
+        if path.is_dir():
+            raise table.error(key, "a file or a pattern", f"the folder {pattern}")
+        if not glob.has_magic(pattern):
+            raise table.error(key, "a file", f"no {pattern} in {folder}")
+        # the folder's own name may look like a pattern: only the user's text is one
+        found = [
+            folder / name
+            for name in glob.glob(pattern, root_dir=folder, recursive=True)
+            if (folder / name).is_file()
+        ]
+    except (OSError, ValueError) as error:
+        if isinstance(error, ScanDescriptionError):
+            raise
+        raise table.error(key, "a file name", error) from error
+    if not found:
+        raise table.error(key, f"files that match {pattern}", "none")
+    return tuple(sorted(found, key=natural_order))
+
+
+def _raw_shape(table: TomlTable, key: str, path: Path, like: ArraySource | None) -> tuple[int, ...]:
+    if key not in table:
+        if like is not None and like.shape:
+            return (-1, *like.shape[1:])
+        raise table.error(
+            key, "TIFF, PNG, HDF5 or .npy files, or shape and dtype of raw ones", path.name
+        )
+    shape = table.counts(key, smallest=-1)
+    if any(length < 1 for length in shape[1:]) or shape[0] == 0:
+        raise table.error(key, "lengths >= 1 (or -1 first: as many as there are)", shape)
+    return tuple(shape)
 
 
 def _raw_dtype(table: TomlTable) -> str:
-    names = ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64")
-    name = table.choice("dtype", names)
+    name = table.choice("dtype", _RAW_DTYPES)
     order = table.choice("byte_order", ("little", "big"), "little")
-    return str(np.dtype(name).newbyteorder("<" if order == "little" else ">").str)
+    return np.dtype(name).newbyteorder("<" if order == "little" else ">").str

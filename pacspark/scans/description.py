@@ -23,7 +23,7 @@ from pacspark.ct.geometry import (
 from pacspark.ct.preprocess import KINDS, Kind
 from pacspark.errors import GeometryError, ScanDescriptionError
 from pacspark.scans.arrays import AXES, ArraySource, AxedStack, read_array_source
-from pacspark.scans.toml import TomlTable, read_toml
+from pacspark.scans.toml import MAX_TOML_BYTES, TomlTable, read_toml
 
 FORMAT_VERSION = 1
 _PROJECTION_KEYS = (
@@ -52,10 +52,12 @@ class ScanDescription:
         The flat where there are no flats.
     water_mu_per_mm
         Attenuation of water, for Hounsfield units.
-    subject
-        DICOM keywords and their values.
     modified_at
         Newest modification of a projection file, UTC.
+    scale
+        What a value in the files is multiplied by: line integrals are often stored as integers.
+    subject
+        DICOM keywords and their values.
     """
 
     path: Path
@@ -68,6 +70,7 @@ class ScanDescription:
     unattenuated_counts: float | None
     water_mu_per_mm: float | None
     modified_at: datetime
+    scale: float = 1.0
     subject: Mapping[str, str | int | float] = field(default_factory=dict)
 
     @property
@@ -102,6 +105,7 @@ def read_scan_description(path: str | Path) -> ScanDescription:
     projections = read_array_source(images, "files", axes, folder)
     flat = _optional_frames(images, "flat", axes, folder, projections)
     dark = _optional_frames(images, "dark", axes, folder, projections)
+    scale = images.number("scale", 1.0, positive=True)
     unattenuated = images.optional_number("unattenuated_counts", positive=True)
     images.require_known(*_PROJECTION_KEYS)
     if kind == "counts" and flat is None and unattenuated is None:
@@ -131,6 +135,7 @@ def read_scan_description(path: str | Path) -> ScanDescription:
         unattenuated_counts=unattenuated,
         water_mu_per_mm=water,
         modified_at=datetime.fromtimestamp(newest, UTC),
+        scale=scale,
         subject=subject,
     )
 
@@ -163,9 +168,7 @@ def _edges(table: TomlTable, stack: AxedStack) -> tuple[float, ...]:
     edges = table.numbers("edges_kev")
     table.require_known()
     if len(edges) != n_bins + 1 or edges != sorted(set(edges)) or edges[0] < 0:
-        raise table.error(
-            "edges_kev", f"{n_bins + 1} rising edges for {n_bins} energy bins", edges
-        )
+        raise table.error("edges_kev", f"{n_bins + 1} rising edges for {n_bins} energy bins", edges)
     return tuple(edges)
 
 
@@ -177,9 +180,11 @@ def _angles(table: TomlTable, folder: Path, n_angles: int) -> NDArray[np.float64
             "step_deg", "one of step_deg, values_deg, file", " and ".join(given) or "none"
         )
     if given == ["step_deg"]:
-        count = table.count("count", n_angles)
-        degrees = table.number("start_deg", 0.0) + table.number("step_deg") * np.arange(count)
         key = "count"
+        if table.count(key, n_angles) != n_angles:
+            expected = f"{n_angles} angles, as many as there are frames"
+            raise table.error(key, expected, table.count(key))
+        degrees = table.number("start_deg", 0.0) + table.number("step_deg") * np.arange(n_angles)
     else:
         key = given[0]
         listed = table.numbers(key) if key == "values_deg" else _angle_file(table, folder)
@@ -196,8 +201,14 @@ def _angle_file(table: TomlTable, folder: Path) -> list[float]:
     """Read a text file of angles: numbers parted by white space or commas, ``#`` for comments."""
     path = folder / table.text("file")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            content = file.read(MAX_TOML_BYTES + 1)
+        if len(content) > MAX_TOML_BYTES:
+            raise table.error("file", f"at most {MAX_TOML_BYTES >> 20} MiB of angles", "more")
+        lines = content.decode("utf-8").splitlines()
+    except ScanDescriptionError:
+        raise
+    except (OSError, ValueError) as error:
         raise table.error("file", "a text file of angles", f"{path}: {error}") from error
     angles = []
     for number, line in enumerate(lines, start=1):
@@ -217,7 +228,10 @@ def _angle_file(table: TomlTable, folder: Path) -> list[float]:
 
 def _geometry(table: TomlTable, angles: NDArray[np.float64], stack: AxedStack) -> Geometry:
     beam = table.choice("beam", ("cone", "parallel"))
-    if table.choice("rotation", ("counterclockwise", "clockwise"), "counterclockwise") == "clockwise":
+    if (
+        table.choice("rotation", ("counterclockwise", "clockwise"), "counterclockwise")
+        == "clockwise"
+    ):
         angles = -angles
     # parallel scans often come without a pixel size: then a pixel is the unit of length
     default_mm = 1.0 if beam == "parallel" else None
@@ -229,9 +243,7 @@ def _geometry(table: TomlTable, angles: NDArray[np.float64], stack: AxedStack) -
     )
     if "rotation_axis_column" in table:
         if "detector_offset_u_mm" in table:
-            raise table.error(
-                "rotation_axis_column", "it or detector_offset_u_mm", "both of them"
-            )
+            raise table.error("rotation_axis_column", "it or detector_offset_u_mm", "both of them")
         axis = table.number("rotation_axis_column")
         offset_u_mm = ((n_columns - 1) / 2 - axis) * column_spacing_mm
     else:
@@ -256,4 +268,3 @@ def _geometry(table: TomlTable, angles: NDArray[np.float64], stack: AxedStack) -
     except GeometryError as error:
         message = f"{table.path}: geometry: {error}"
         raise ScanDescriptionError(message) from error
-

@@ -47,11 +47,11 @@ class FrameSource:
         """Type of the values in the files."""
         return self._projections.dtype
 
-    def read(
-        self, angle_start: int, angle_stop: int, energy_bin: int = 0
-    ) -> NDArray[np.generic]:
+    def read(self, angle_start: int, angle_stop: int, energy_bin: int = 0) -> NDArray[np.generic]:
         """Return the views ``angle_start..angle_stop`` of an energy bin."""
-        return self._projections.read(angle_start, angle_stop, energy_bin)
+        block = self._projections.read(angle_start, angle_stop, energy_bin)
+        scale = self.description.scale
+        return block if scale == 1.0 else block * np.float64(scale)
 
     def flats(self, energy_bin: int = 0) -> NDArray[np.generic] | None:
         """Return the frames without object, or None."""
@@ -116,7 +116,9 @@ def _require_lit(description: ScanDescription, frames: FrameSource, energy_bin: 
     mean = np.asarray(flats).mean(axis=0, dtype=np.float64)
     where = f"{description.path}: projections.flat"
     if not np.isfinite(mean).all():
-        message = f"{where}: expected finite counts, found {int((~np.isfinite(mean)).sum())} that are not"
+        message = (
+            f"{where}: expected finite counts, found {int((~np.isfinite(mean)).sum())} that are not"
+        )
         raise ScanDescriptionError(message)
     lit = float((mean > level).mean())
     if lit < 0.5:

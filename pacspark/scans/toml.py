@@ -36,7 +36,9 @@ class TomlTable:
     def error(self, key: str, expected: str, found: object) -> ScanDescriptionError:
         """Return the one line that tells what is wrong with a key."""
         name = f"{self.name}.{key}" if self.name else key
-        return ScanDescriptionError(f"{self.path}: {name}: expected {expected}, found {found}")
+        return ScanDescriptionError(
+            f"{self.path}: {name}: expected {expected}, found {one_line(found)}"
+        )
 
     def table(self, key: str, *, required: bool = False) -> "TomlTable":
         """Return a table below this one; an empty one where it may be missing."""
@@ -64,15 +66,17 @@ class TomlTable:
     def number(self, key: str, default: float | None = None, *, positive: bool = False) -> float:
         """Return a finite number."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        number = _finite(value)
+        if number is None:
             raise self.error(key, "a number", _shown(value))
-        if positive and value <= 0:
+        if positive and number <= 0:
             raise self.error(key, "a number > 0", value)
-        return float(value)
+        return number
 
     def optional_number(self, key: str, *, positive: bool = False) -> float | None:
         """Return a finite number, or None where the key is missing."""
-        return self.number(key, positive=positive) if key in self else self._get(key, None)
+        self._asked.add(key)
+        return self.number(key, positive=positive) if key in self else None
 
     def count(self, key: str, default: int | None = None, *, smallest: int = 1) -> int:
         """Return a whole number of at least `smallest`."""
@@ -86,10 +90,24 @@ class TomlTable:
         value = self._get(key, None)
         if not isinstance(value, list) or not value:
             raise self.error(key, "a list of numbers", _shown(value))
+        numbers = []
         for place, item in enumerate(value):
-            if isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item):
+            number = _finite(item)
+            if number is None:
                 raise self.error(f"{key}[{place}]", "a number", _shown(item))
-        return [float(item) for item in value]
+            numbers.append(number)
+        return numbers
+
+    def counts(self, key: str, *, smallest: int) -> list[int]:
+        """Return a list of whole numbers of at least `smallest`."""
+        value = self._get(key, None)
+        if not isinstance(value, list) or not value:
+            raise self.error(key, "a list of whole numbers", _shown(value))
+        for place, item in enumerate(value):
+            if isinstance(item, bool) or not isinstance(item, int) or item < smallest:
+                expected = f"a whole number >= {smallest}"
+                raise self.error(f"{key}[{place}]", expected, _shown(item))
+        return list(value)
 
     def texts(self, key: str) -> list[str]:
         """Return a list of texts."""
@@ -102,7 +120,7 @@ class TomlTable:
         """Return all keys of this table; their values must be texts or numbers."""
         for key, value in self._values.items():
             self._asked.add(key)
-            if isinstance(value, bool) or not isinstance(value, str | int | float):
+            if not isinstance(value, str) and _finite(value) is None:
                 raise self.error(key, "a text or a number", _shown(value))
         return dict(self._values)
 
@@ -127,18 +145,44 @@ def read_toml(path: Path) -> TomlTable:
         When it is missing or no TOML.
     """
     try:
-        size_bytes = path.stat().st_size
-        if size_bytes > MAX_TOML_BYTES:
-            message = f"{path}: expected at most {MAX_TOML_BYTES >> 20} MiB, found {size_bytes} bytes"
+        with path.open("rb") as file:
+            content = file.read(MAX_TOML_BYTES + 1)
+        if len(content) > MAX_TOML_BYTES:
+            message = f"{path}: expected at most {MAX_TOML_BYTES >> 20} MiB, found more"
             raise ScanDescriptionError(message)
-        return TomlTable(path, "", tomllib.loads(path.read_text(encoding="utf-8")))
+        return TomlTable(path, "", tomllib.loads(content.decode("utf-8")))
     except OSError as error:
         message = f"{path}: expected a scan description, found {error.strerror}"
         raise ScanDescriptionError(message) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        message = f"{path}: expected TOML, found {error}"
+    except ScanDescriptionError:
+        raise
+    except (ValueError, RecursionError) as error:
+        # besides its own error, tomllib lets those of int() and of deep nesting through
+        message = f"{path}: expected TOML, found {one_line(error)}"
         raise ScanDescriptionError(message) from error
 
 
+def one_line(found: object, longest: int = 300) -> str:
+    """Return what was found as part of a message: one line, of bounded length."""
+    text = " ".join(str(found).split())
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def _finite(value: object) -> float | None:
+    """Return a TOML number as a float, None for whatever is none; TOML has nan and huge integers."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _shown(value: object) -> str:
-    return "nothing" if value is None else repr(value)[:80]
+    if value is None:
+        return "nothing"
+    try:
+        return repr(value)[:80]
+    except ValueError:  # Python refuses to print integers of more than 4300 digits
+        return f"a {type(value).__name__} beyond all bounds"

@@ -167,14 +167,11 @@ def reconstruct(
     watch = blocks.Stopwatch()
     started_at = datetime.now(UTC)
     catalog = Catalog(storage)
-    rows = catalog.instances_of(request.series_instance_uid, SCAN_COLUMNS).to_pylist()
-    source = _Source(scan_from_headers(rows), {row["sop_instance_uid"]: row for row in rows})
-    if request.water_mu_per_mm is None:
-        request = replace(request, water_mu_per_mm=source.scan.water_mu_per_mm)
+    source = _read_source(catalog, request.series_instance_uid)
+    request = _with_water(request, source.scan)
     run_id, grid = request.run_id(), request.grid
-    n_slices = grid.shape[0]
     if catalog.has_series(ct_series_uid(run_id)):
-        return ReconstructionReport(ct_series_uid(run_id), run_id, n_slices, found=True)
+        return _found(request)
     geometry = source.scan.geometry
     plan = plan_reconstruction(
         geometry,
@@ -220,7 +217,7 @@ def reconstruct(
     report = ReconstructionReport(
         series_instance_uid=series.series_instance_uid,
         run_id=run_id,
-        n_slices=n_slices,
+        n_slices=grid.shape[0],
         found=False,
         clamped_voxels=sum(outcome.clamped_voxels for outcome in outcomes),
         seconds={phase: round(spent, 3) for phase, spent in seconds.items()},
@@ -229,6 +226,30 @@ def reconstruct(
     )
     _record(catalog, request, plan, report, started_at)
     return report
+
+
+def find_result(
+    catalog: Catalog, scan: StoredScan, request: ReconstructionRequest
+) -> ReconstructionReport | None:
+    """Return the report of a result that is in the archive already, without Spark; else None."""
+    request = _with_water(request, scan)
+    return _found(request) if catalog.has_series(ct_series_uid(request.run_id())) else None
+
+
+def _found(request: ReconstructionRequest) -> ReconstructionReport:
+    run_id = request.run_id()
+    return ReconstructionReport(ct_series_uid(run_id), run_id, request.grid.shape[0], found=True)
+
+
+def _with_water(request: ReconstructionRequest, scan: StoredScan) -> ReconstructionRequest:
+    if request.water_mu_per_mm is not None:
+        return request
+    return replace(request, water_mu_per_mm=scan.water_mu_per_mm)
+
+
+def _read_source(catalog: Catalog, series_uid: str) -> _Source:
+    rows = catalog.instances_of(series_uid, SCAN_COLUMNS).to_pylist()
+    return _Source(scan_from_headers(rows), {row["sop_instance_uid"]: row for row in rows})
 
 
 def _prepare(

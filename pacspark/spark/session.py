@@ -9,7 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -39,6 +41,8 @@ EXCLUDED_PACKAGES = ",".join(
 DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
 SMALLEST_JAVA = 17
+LOG_VARIABLE = "PACSPARK_SPARK_LOG"
+LOG_TAIL = 4000
 
 SETTINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -121,7 +125,8 @@ def local_session(
     builder = SparkSession.builder.appName(app_name).master(master)
     for name, value in (properties | dict(conf or {})).items():
         builder = builder.config(name, value)
-    return builder.getOrCreate()
+    with _chatter_aside():
+        return builder.getOrCreate()
 
 
 def require_delta(spark: SparkSession) -> None:
@@ -200,6 +205,30 @@ def _jar_properties(*, s3: bool) -> dict[str, str]:
         properties["spark.jars.packages"] = ",".join(missing)
         properties["spark.jars.excludes"] = EXCLUDED_PACKAGES
     return properties
+
+
+@contextmanager
+def _chatter_aside() -> Iterator[None]:
+    """Let the JVM that starts meanwhile write to a log, which is shown only when it fails.
+
+    What Spark and its Python workers print for their whole life goes there too; what a user has to
+    know comes as an exception. `PACSPARK_SPARK_LOG` names a file to keep it in.
+    """
+    kept = os.environ.get(LOG_VARIABLE)
+    with Path(kept).open("a+b") if kept else tempfile.TemporaryFile() as log:
+        sys.stderr.flush()
+        before = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            os.dup2(before, 2)
+            log.seek(0)
+            sys.stderr.write(log.read().decode(errors="replace")[-LOG_TAIL:])
+            raise
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
 
 
 def _quiet_properties() -> dict[str, str]:
