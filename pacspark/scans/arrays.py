@@ -153,19 +153,17 @@ class AxedStack:
         return np.ascontiguousarray(block[0], dtype=self.dtype)
 
     def close(self) -> None:
-        """Close the file that is open; safe to repeat."""
-        if self._opened is not None:
-            self._opened[1].close()
-        self._opened = self._kept = None
+        """Close the file that is open, and forget what was read; safe to repeat."""
+        self._close_file()
+        self._kept = None
 
     def _open(self, number: int) -> ArrayFile:
         if self._opened is None or self._opened[0] != number:
-            self.close_file()
+            self._close_file()
             self._opened = (number, self._source.open_file(self._source.paths[number]))
         return self._opened[1]
 
-    def close_file(self) -> None:
-        """Close the file that is open, but keep what was read."""
+    def _close_file(self) -> None:
         if self._opened is not None:
             self._opened[1].close()
         self._opened = None
@@ -271,7 +269,8 @@ def read_array_source(
     other = next((path for path in paths if path.suffix.lower() != suffix), None)
     if other is not None:
         raise table.error(key, f"files of one format, {suffix or 'raw'}", other.name)
-    dataset, shape, dtype, offset_bytes = "", (), "", 0
+    dataset, dtype, offset_bytes = "", "", 0
+    shape: tuple[int, ...] = ()
     if suffix in HDF5_SUFFIXES:
         dataset = table.text(f"{prefix}dataset", "/exchange/data" if like is None else None)
     elif suffix not in _IMAGE_SUFFIXES:
@@ -303,23 +302,21 @@ def _expand(table: TomlTable, key: str, folder: Path) -> tuple[Path, ...]:
         path = folder / pattern  # an absolute pattern stays as it is
         if path.is_file():
             return (path,)
-        if path.is_dir():
-            raise table.error(key, "a file or a pattern", f"the folder {pattern}")
-        if not glob.has_magic(pattern):
-            raise table.error(key, "a file", f"no {pattern} in {folder}")
-        # the folder's own name may look like a pattern: only the user's text is one
-        found = [
-            folder / name
-            for name in glob.glob(pattern, root_dir=folder, recursive=True)
-            if (folder / name).is_file()
-        ]
+        found = _matching(folder, pattern) if glob.has_magic(pattern) else []
+        is_folder = path.is_dir()
     except (OSError, ValueError) as error:
-        if isinstance(error, ScanDescriptionError):
-            raise
         raise table.error(key, "a file name", error) from error
+    if is_folder:
+        raise table.error(key, "a file or a pattern", f"the folder {pattern}")
     if not found:
-        raise table.error(key, f"files that match {pattern}", "none")
+        raise table.error(key, f"a file {pattern} in {folder}", "none")
     return tuple(sorted(found, key=natural_order))
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    """Return the files that a pattern names; the folder's own name is never a pattern."""
+    names = glob.glob(pattern, root_dir=folder, recursive=True)
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _raw_shape(table: TomlTable, key: str, path: Path, like: ArraySource | None) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from pacspark.ct.geometry import (
 from pacspark.ct.preprocess import KINDS, Kind
 from pacspark.errors import GeometryError, ScanDescriptionError
 from pacspark.scans.arrays import AXES, ArraySource, AxedStack, read_array_source
-from pacspark.scans.toml import MAX_TOML_BYTES, TomlTable, read_toml
+from pacspark.scans.toml import TomlTable, read_text, read_toml
 
 FORMAT_VERSION = 1
 _PROJECTION_KEYS = (
@@ -194,20 +194,15 @@ def _angles(table: TomlTable, folder: Path, n_angles: int) -> NDArray[np.float64
     table.require_known()
     if len(degrees) != n_angles:
         raise table.error(key, f"{n_angles} angles, as many as there are frames", len(degrees))
-    return np.radians(degrees)
+    radians: NDArray[np.float64] = np.radians(degrees)
+    return radians
 
 
 def _angle_file(table: TomlTable, folder: Path) -> list[float]:
     """Read a text file of angles: numbers parted by white space or commas, ``#`` for comments."""
     path = folder / table.text("file")
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_TOML_BYTES + 1)
-        if len(content) > MAX_TOML_BYTES:
-            raise table.error("file", f"at most {MAX_TOML_BYTES >> 20} MiB of angles", "more")
-        lines = content.decode("utf-8").splitlines()
-    except ScanDescriptionError:
-        raise
+        lines = read_text(path).splitlines()
     except (OSError, ValueError) as error:
         raise table.error("file", "a text file of angles", f"{path}: {error}") from error
     angles = []
@@ -228,10 +223,8 @@ def _angle_file(table: TomlTable, folder: Path) -> list[float]:
 
 def _geometry(table: TomlTable, angles: NDArray[np.float64], stack: AxedStack) -> Geometry:
     beam = table.choice("beam", ("cone", "parallel"))
-    if (
-        table.choice("rotation", ("counterclockwise", "clockwise"), "counterclockwise")
-        == "clockwise"
-    ):
+    senses = ("counterclockwise", "clockwise")
+    if table.choice("rotation", senses, senses[0]) == "clockwise":
         angles = -angles
     # parallel scans often come without a pixel size: then a pixel is the unit of length
     default_mm = 1.0 if beam == "parallel" else None

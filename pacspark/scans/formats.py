@@ -176,12 +176,10 @@ class TiffFile(ArrayFile):
                 self._offset_bytes = (
                     self._series.dataoffset if self._series.keyframe.is_memmappable else None
                 )
-                order = "<" if self._file.byteorder == "<" else ">"
+                self._file_dtype = self.dtype.newbyteorder(self._file.byteorder)
             self._require_numbers()
             self._require_small_image()
-            if not axes.endswith("YX"):
-                raise self.error("grey images", f"shape {self.shape} with axes {axes}")
-            self._file_dtype = self.dtype.newbyteorder(order)
+            self._require_grey(axes)
         except BaseException:
             self._file.close()
             raise
@@ -198,7 +196,8 @@ class TiffFile(ArrayFile):
             numbers = np.arange(math.prod(leading)).reshape(leading)[tuple(box[:-2])]
             pages = []
             for number in numbers.ravel():
-                page = self._series.pages[int(number)].asarray()
+                found = self._series.pages[int(number)]
+                page = np.empty(0) if found is None else found.asarray()
                 if page.shape != self.shape[-2:]:
                     raise self.error(f"pages of shape {self.shape[-2:]}", page.shape)
                 pages.append(page[tuple(box[-2:])])
@@ -207,6 +206,10 @@ class TiffFile(ArrayFile):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _require_grey(self, axes: str) -> None:
+        if not axes.endswith("YX"):
+            raise self.error("grey images", f"shape {self.shape} with axes {axes}")
 
 
 class PngFile(ArrayFile):
@@ -263,11 +266,7 @@ class Hdf5File(ArrayFile):
             self._file = h5py.File(path, "r")
         try:
             with self._speaking(f"a readable data set {dataset}"):
-                found = self._file.get(dataset)
-                if not isinstance(found, h5py.Dataset):
-                    names = ", ".join(self._dataset_names()) or "none"
-                    raise self.error(f"a data set {dataset}", names)
-                self._dataset = found
+                self._dataset = found = self._found(dataset)
                 # a data set may have no shape at all
                 self.shape, self.dtype = tuple(found.shape or ()), found.dtype
             self._require_numbers()
@@ -283,6 +282,14 @@ class Hdf5File(ArrayFile):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _found(self, dataset: str) -> Any:
+        import h5py
+
+        found = self._file.get(dataset)
+        if not isinstance(found, h5py.Dataset):
+            raise self.error(f"a data set {dataset}", ", ".join(self._dataset_names()) or "none")
+        return found
 
     def _dataset_names(self, most: int = 8) -> list[str]:
         """Return the names of the first data sets of the file, for the message."""

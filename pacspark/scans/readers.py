@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pacspark.errors import ScanDescriptionError
+from pacspark.errors import ScanDescriptionError, UsageError
 from pacspark.scans.arrays import AxedStack
 from pacspark.scans.description import ScanDescription
+
+LEAST_LIT = 0.5
+"""The part of a flat's pixels that must be neither dark nor saturated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +47,44 @@ class FrameSource:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the values in the files."""
-        return self._projections.dtype
+        """Type of the projections that `read` returns."""
+        return self._projections.dtype if self.description.scale == 1.0 else np.dtype(np.float64)
 
     def read(self, angle_start: int, angle_stop: int, energy_bin: int = 0) -> NDArray[np.generic]:
-        """Return the views ``angle_start..angle_stop`` of an energy bin."""
+        """Return the views ``angle_start..angle_stop`` of an energy bin.
+
+        Raises
+        ------
+        ScanDescriptionError
+            When a file cannot be read.
+        UsageError
+            When there are no such views, or no such bin.
+        """
+        if not 0 <= angle_start < angle_stop <= self.n_angles:
+            message = (
+                f"angles: expected 0 <= start < stop <= {self.n_angles}, found {angle_start}, "
+                f"{angle_stop}"
+            )
+            raise UsageError(message)
+        self._require_bin(energy_bin)
         block = self._projections.read(angle_start, angle_stop, energy_bin)
         scale = self.description.scale
-        return block if scale == 1.0 else block * np.float64(scale)
+        return block if scale == 1.0 else np.multiply(block, scale, dtype=np.float64)
 
     def flats(self, energy_bin: int = 0) -> NDArray[np.generic] | None:
         """Return the frames without object, or None."""
+        self._require_bin(energy_bin)
         return _all(self._flat, energy_bin)
 
     def darks(self, energy_bin: int = 0) -> NDArray[np.generic] | None:
         """Return the frames without beam, or None."""
+        self._require_bin(energy_bin)
         return _all(self._dark, energy_bin)
+
+    def _require_bin(self, energy_bin: int) -> None:
+        if not 0 <= energy_bin < self.n_energy_bins:
+            message = f"energy_bin: expected one of 0..{self.n_energy_bins - 1}, found {energy_bin}"
+            raise UsageError(message)
 
 
 @contextmanager
@@ -81,6 +106,7 @@ def open_frames(description: ScanDescription) -> Iterator[FrameSource]:
         projections = opened[0]
         assert projections is not None  # noqa: S101 -- the first source is never None
         frames = FrameSource(description, projections, opened[1], opened[2])
+        _require_described(description, frames)
         for name, stack in (("flat", opened[1]), ("dark", opened[2])):
             if stack is not None:
                 _require_alike(description, name, stack, projections)
@@ -100,10 +126,24 @@ def _require_alike(
     for axis in ("row", "column", "energy_bin"):
         if stack.length(axis) != projections.length(axis):
             message = (
-                f"{description.path}: projections.{name}: expected {projections.length(axis)} along "
-                f"{axis}, as the projections, found {stack.length(axis)}"
+                f"{description.path}: projections.{name}: expected {projections.length(axis)} "
+                f"along {axis}, as the projections, found {stack.length(axis)}"
             )
             raise ScanDescriptionError(message)
+
+
+def _require_described(description: ScanDescription, frames: FrameSource) -> None:
+    """Refuse files that have changed since the description was read."""
+    geometry = description.geometry
+    detector = geometry.detector
+    expected = (geometry.n_angles, detector.n_rows, detector.n_columns)
+    found = (frames.n_angles, frames.n_rows, frames.n_columns)
+    if found != expected:
+        message = (
+            f"{description.path}: projections.files: expected {expected} angles, rows and columns "
+            f"as when the description was read, found {found}"
+        )
+        raise ScanDescriptionError(message)
 
 
 def _require_lit(description: ScanDescription, frames: FrameSource, energy_bin: int) -> None:
@@ -112,27 +152,37 @@ def _require_lit(description: ScanDescription, frames: FrameSource, energy_bin: 
     if flats is None:
         return
     darks = frames.darks(energy_bin)
-    level = 0.0 if darks is None else np.asarray(darks).mean(axis=0, dtype=np.float64)
-    mean = np.asarray(flats).mean(axis=0, dtype=np.float64)
+    mean = _mean_frame(description, "flat", flats)
+    level = 0.0 if darks is None else _mean_frame(description, "dark", darks)
     where = f"{description.path}: projections.flat"
-    if not np.isfinite(mean).all():
-        message = (
-            f"{where}: expected finite counts, found {int((~np.isfinite(mean)).sum())} that are not"
-        )
-        raise ScanDescriptionError(message)
     lit = float((mean > level).mean())
-    if lit < 0.5:
+    if lit < LEAST_LIT:
         message = (
             f"{where}: expected counts above the dark level, found them in {lit:.0%} of the pixels "
             f"of energy bin {energy_bin}"
         )
         raise ScanDescriptionError(message)
-    if np.issubdtype(flats.dtype, np.integer):
-        largest = np.iinfo(flats.dtype).max
-        saturated = float((np.asarray(flats) == largest).mean())
-        if saturated > 0.5:
+    if flats.dtype.kind in "ui":
+        largest = int(np.iinfo(flats.dtype.name).max)
+        saturated = float((flats == largest).mean())
+        if saturated > 1 - LEAST_LIT:
             message = (
                 f"{where}: expected counts below saturation ({largest}), found {saturated:.0%} of "
                 f"the pixels of energy bin {energy_bin} saturated"
             )
             raise ScanDescriptionError(message)
+
+
+def _mean_frame(
+    description: ScanDescription, name: str, frames: NDArray[np.generic]
+) -> NDArray[np.float64]:
+    numbers: NDArray[np.float64] = np.asarray(frames, dtype=np.float64)
+    wrong = int((~np.isfinite(numbers)).sum())
+    if wrong:
+        message = (
+            f"{description.path}: projections.{name}: expected finite counts, found {wrong} that "
+            "are not"
+        )
+        raise ScanDescriptionError(message)
+    mean: NDArray[np.float64] = numbers.mean(axis=0)
+    return mean

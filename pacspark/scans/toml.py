@@ -8,7 +8,7 @@ from typing import Any
 
 from pacspark.errors import ScanDescriptionError
 
-MAX_TOML_BYTES = 16 << 20
+MAX_TEXT_BYTES = 16 << 20
 
 
 class TomlTable:
@@ -145,21 +145,32 @@ def read_toml(path: Path) -> TomlTable:
         When it is missing or no TOML.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_TOML_BYTES + 1)
-        if len(content) > MAX_TOML_BYTES:
-            message = f"{path}: expected at most {MAX_TOML_BYTES >> 20} MiB, found more"
-            raise ScanDescriptionError(message)
-        return TomlTable(path, "", tomllib.loads(content.decode("utf-8")))
+        return TomlTable(path, "", tomllib.loads(read_text(path)))
     except OSError as error:
         message = f"{path}: expected a scan description, found {error.strerror}"
         raise ScanDescriptionError(message) from error
-    except ScanDescriptionError:
-        raise
     except (ValueError, RecursionError) as error:
         # besides its own error, tomllib lets those of int() and of deep nesting through
         message = f"{path}: expected TOML, found {one_line(error)}"
         raise ScanDescriptionError(message) from error
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8.
+
+    Raises
+    ------
+    OSError
+        When it cannot be read.
+    ValueError
+        When its name, its length or its bytes cannot be those of a text.
+    """
+    with path.open("rb") as file:
+        content = file.read(MAX_TEXT_BYTES + 1)
+    if len(content) > MAX_TEXT_BYTES:
+        message = f"more than {MAX_TEXT_BYTES >> 20} MiB"
+        raise ValueError(message)
+    return content.decode("utf-8")
 
 
 def one_line(found: object, longest: int = 300) -> str:
@@ -169,7 +180,7 @@ def one_line(found: object, longest: int = 300) -> str:
 
 
 def _finite(value: object) -> float | None:
-    """Return a TOML number as a float, None for whatever is none; TOML has nan and huge integers."""
+    """Return a finite TOML number as a float, and None for whatever else TOML may hold."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
