@@ -16,5 +16,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     if not __package__:  # run as a script, whose folder would shadow other packages' names
-        sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent]
+        sys.path[:] = [
+            path for path in sys.path if Path(path or ".").resolve() != Path(__file__).parent
+        ]
     sys.exit(main())

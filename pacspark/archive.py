@@ -14,12 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
-from pacspark.tables.catalog import Catalog
-from pacspark.tables.schema import TABLES, check_tables, create_tables
-from pacspark.tables.storage import Storage, open_storage
-
 from pacspark.dicom.attributes import LEVELS
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import ArchiveNotFoundError, UsageError
@@ -31,14 +28,17 @@ from pacspark.spark.partition import (
     plan_reconstruction,
     subject_scan,
 )
+from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import IngestReport
+from pacspark.tables.schema import TABLES, check_tables, create_tables
+from pacspark.tables.storage import Storage, open_storage
 
 if TYPE_CHECKING:
-    from pacspark.check import GeometryCheck
-    from pacspark.volume import Volume
     from pyspark.sql import DataFrame, SparkSession
 
+    from pacspark.check import GeometryCheck
     from pacspark.spark.reconstruct import ReconstructionReport
+    from pacspark.volume import Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,6 @@ class Archive:
         from pacspark.dicom.scan import encode_scan
         from pacspark.scans.description import read_scan_description
         from pacspark.scans.readers import open_frames
-
         from pacspark.tables.intake import Intake, commit_intake
 
         self._require_now()
@@ -182,8 +181,7 @@ class Archive:
     # what is asked
 
     def find(self, level: str = "study", **query: Any) -> pd.DataFrame:
-        """Find by PS3.4 matching: ``archive.find(level="series", Modality="CT",
-        StudyDate="2026-")``.
+        """Find by PS3.4 matching: ``archive.find(level="series", StudyDate="2026-")``.
 
         Parameters
         ----------
@@ -201,7 +199,8 @@ class Archive:
             message = f"level: expected one of {', '.join(LEVELS)}, found {level!r}"
             raise UsageError(message)
         parsed = parse_query({keyword: str(value) for keyword, value in query.items()}, level)
-        return self.catalog.find(level, parsed).to_pandas()
+        found: pd.DataFrame = self.catalog.find(level, parsed).to_pandas()
+        return found
 
     @property
     def instances(self) -> "DataFrame":
@@ -216,7 +215,8 @@ class Archive:
 
     def versions(self) -> pd.DataFrame:
         """List the versions of the tables: which run made each, and when."""
-        return self.catalog.versions().to_pandas()
+        versions: pd.DataFrame = self.catalog.versions().to_pandas()
+        return versions
 
     # what is reconstructed
 
@@ -399,26 +399,23 @@ def refit(
     `size` and `center_mm` are along x, y, z, as on the command line.
     """
     extent_mm = [count * edge for count, edge in zip(grid.shape, grid.voxel_mm, strict=True)]
-    shape = grid.shape if size is None else tuple(reversed(size))
-    voxel = grid.voxel_mm if voxel_mm is None else (voxel_mm,) * 3
+    shape = grid.shape if size is None else (size[2], size[1], size[0])
+    voxel = grid.voxel_mm if voxel_mm is None else (voxel_mm, voxel_mm, voxel_mm)
     if size is None and voxel_mm is not None:
-        shape = tuple(
-            max(1, round(extent / edge)) for extent, edge in zip(extent_mm, voxel, strict=True)
-        )
+        n_z, n_y, n_x = (max(1, round(extent / voxel_mm)) for extent in extent_mm)
+        shape = (n_z, n_y, n_x)
     elif size is not None and voxel_mm is None:
         # cubic voxels that let the wider of x and y reach across the field of view
         edge = max(extent_mm[1] / shape[1], extent_mm[2] / shape[2])
         voxel = (grid.voxel_mm[0] if shape[0] == grid.shape[0] == 1 else edge, edge, edge)
-    center = grid.center_mm if center_mm is None else tuple(reversed(center_mm))
+    center = grid.center_mm if center_mm is None else (center_mm[2], center_mm[1], center_mm[0])
     return VolumeGrid(shape=shape, voxel_mm=voxel, center_mm=center)
 
 
 def cluster_of(
     executors: int | None = None, cores: int | None = None, memory_bytes: int | None = None
 ) -> Cluster:
-    """Describe a cluster; what is not given is this machine, with half of its memory for Python
-    workers.
-    """
+    """Describe a cluster; what is not given is this machine, half of its memory for workers."""
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Cluster(
         executors=executors or 1,

@@ -126,7 +126,8 @@ def import_scan(
         show_json(asdict(imported))
     else:
         print(
-            f"stored {imported.stored}, duplicate {imported.duplicate}: {imported.series_instance_uid}"
+            f"stored {imported.stored}, duplicate {imported.duplicate}: "
+            f"{imported.series_instance_uid}"
         )
 
 
@@ -160,7 +161,8 @@ FIND_COLUMNS: Mapping[str, Sequence[str]] = {
               "NumberOfStudyRelatedInstances", "StudyInstanceUID"],
     "series": ["PatientID", "Modality", "SeriesNumber", "SeriesDescription",
                "NumberOfSeriesRelatedInstances", "SeriesInstanceUID"],
-    "instance": ["Modality", "InstanceNumber", "Rows", "Columns", "NumberOfFrames", "SOPInstanceUID"],
+    "instance": ["Modality", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
+                 "SOPInstanceUID"],
 }  # fmt: skip
 """What a person sees of each level; ``--json`` has everything."""
 
@@ -177,7 +179,8 @@ def _query(items: Sequence[str]) -> dict[str, str]:
 
 
 def _given(value: object) -> bool:
-    return value is not None and value == value and not (isinstance(value, str) and not value)  # noqa: PLR0124 -- NaN
+    """Tell a value from None, NaN and the empty text, which pandas mixes."""
+    return value is not None and value != "" and value == value  # noqa: PLR0124 -- NaN is not
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -193,7 +196,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
 
 @app.command(
-    epilog="Example: pacspark sql archive 'SELECT Modality, KVP, count(*) FROM instances GROUP BY ALL'"
+    epilog="Example: pacspark sql archive 'SELECT KVP, count(*) FROM instances GROUP BY ALL'"
 )
 def sql(
     root: Root,
@@ -229,7 +232,7 @@ def check(
 
 
 @app.command(
-    epilog="Example: pacspark plan archive 1.2.3 --size 512 512 512 --executors 4 --cores 8 --memory 32G"
+    epilog="Example: pacspark plan archive 1.2.3 --size 512 512 512 --cores 8 --memory 32G"
 )
 def plan(
     root: Annotated[str | None, typer.Argument(help="The archive.")] = None,

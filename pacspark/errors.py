@@ -1,24 +1,24 @@
 """Every error that pacspark raises on purpose, in one hierarchy.
 
-Each class also inherits the builtin that a caller would catch, and is built from ``args`` only, so that it pickles
-through Spark. A message says what was expected, what was found, and where::
+Each class also inherits the builtin that a caller would catch, and is built from ``args`` only, so
+that it pickles through Spark. A message says what was expected, what was found, and where::
 
     PacsparkError
     ├── GeometryError(ValueError)             a scanner, a detector or a grid that cannot be
-    ├── ProjectionDataError(ValueError)       pixels that contradict their geometry: shape, NaN, empty flats
+    ├── ProjectionDataError(ValueError)       pixels that cannot be: shape, NaN, empty flats
     ├── ScanDescriptionError(ValueError)      SCAN.toml or the files it names
     ├── DicomDecodeError(ValueError)          bytes that are not readable DICOM
-    ├── QueryError(ValueError)                a keyword or a value that no query can hold
+    ├── QueryError(ValueError)                a query that nobody can answer
     ├── UsageError(ValueError)                arguments that do not go together
-    ├── MemoryBudgetError(MemoryError)        a plan that does not fit, with the smallest budget that would
+    ├── MemoryBudgetError(MemoryError)        a plan that does not fit its memory
     ├── ArchiveNotFoundError(FileNotFoundError)
-    ├── StorageError(OSError)                 a disk, HDFS or S3 that does not do what was asked
+    ├── StorageError(OSError)                 a disk, HDFS or S3 that fails
     ├── NotInArchiveError(LookupError)        a UID that the archive does not hold
     │   ├── InstanceNotFoundError
     │   └── SeriesNotFoundError
     ├── CommitConflictError(RuntimeError)     other writers won every attempt
-    ├── JobError(RuntimeError)                a Spark task that ended in an error that is none of these
-    └── MissingDependencyError(ImportError)   an optional package or program, with the line that installs it
+    ├── JobError(RuntimeError)                a Spark task that failed otherwise
+    └── MissingDependencyError(ImportError)   an optional package or program
 """
 
 

@@ -102,5 +102,7 @@ def archive_root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Give a fresh root on a local disk, on S3 and on HDFS in turn."""
     if request.param == "local":
         return str(tmp_path / "archive")
-    server = request.getfixturevalue(f"{request.param}_{'server' if request.param == 's3' else 'cluster'}")
+    server = request.getfixturevalue(
+        f"{request.param}_{'server' if request.param == 's3' else 'cluster'}"
+    )
     return str(server.new_root())

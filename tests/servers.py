@@ -23,7 +23,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(ready: Callable[[], bool], what: str, processes: list["subprocess.Popen[bytes]"]) -> None:
+def wait_until(
+    ready: Callable[[], bool], what: str, processes: list["subprocess.Popen[bytes]"]
+) -> None:
     """Wait for an event, at most `START_SECONDS`, and fail when a process ends meanwhile."""
     deadline = time.monotonic() + START_SECONDS
     while not ready():
@@ -50,7 +52,9 @@ class Servers:
         self.folder = folder
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def begin(self, name: str, command: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    def begin(
+        self, name: str, command: list[str], environment: dict[str, str]
+    ) -> "subprocess.Popen[bytes]":
         """Start one process."""
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
@@ -236,9 +240,7 @@ class StandaloneCluster(Servers):
         }
         launch = str(home / "bin" / "spark-class")
         master = [launch, "org.apache.spark.deploy.master.Master", "--host", "127.0.0.1"]
-        self.begin(
-            "master", [*master, "--port", str(self.port), "--webui-port", "0"], environment
-        )
+        self.begin("master", [*master, "--port", str(self.port), "--webui-port", "0"], environment)
         wait_until(lambda: answers(self.port), "Spark master", self.processes)
         for number in range(self.n_workers):
             command = [

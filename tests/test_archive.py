@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 
 import pacspark
-from pacspark.archive import create_archive
-from pacspark.ct import reconstruct_fdk
+from pacspark.archive import Archive, create_archive
+from pacspark.ct.fdk import reconstruct_fdk
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.scan import decode_frames, scan_from_headers
 from pacspark.spark.partition import Cluster
@@ -53,7 +54,7 @@ def test_archive__reconstructs_on_every_storage_what_arrays_give(
     assert archive.catalog.runs()["series_instance_uid"].to_pylist() == [volume.series_uid]
 
 
-def stored_reconstruction(archive: pacspark.Archive, series_uid: str) -> np.ndarray:
+def stored_reconstruction(archive: Archive, series_uid: str) -> NDArray[np.float32]:
     """Reconstruct, without Spark, what the archive stores of a scan."""
     rows = archive.catalog.instances_of(series_uid).to_pylist()
     scan = scan_from_headers(rows)
@@ -85,7 +86,6 @@ def test_reconstruct__gives_the_same_slices_however_it_is_cut(
     path, _ = write_phantom_scan(tmp_path / "scan")
     archive = create_archive(tmp_path / "archive", spark)
     series_uid = archive.import_scan(path).series_instance_uid
-    # a map of 1/mm that resolves 1e-6 of the peak is not to be had in 16 bits: the slabs are compared
     report = reconstruct(
         spark,
         archive.catalog.storage,

@@ -2,7 +2,8 @@
 
 The axes of the patient (L, P, S) are the scanner's x, y, z: rows of an image run along x, columns
 along y, slices along z. Values are Hounsfield units where the attenuation of water is known; else a
-linear map of 1/mm, with Rescale Type ``US`` (unspecified), whose slope and intercept give 1/mm back.
+linear map of 1/mm, with Rescale Type ``US`` (unspecified), whose slope and intercept give 1/mm
+back.
 
 Objects derive from the run alone, without clock or chance: the same run gives the same bytes.
 """
@@ -150,7 +151,9 @@ class CTSeries:
     ) -> "CTSeries":
         """Make the series of a reconstruction of a stored scan."""
         if max(grid.shape[1:]) > MAX_EDGE:
-            message = f"grid.shape: expected at most {MAX_EDGE} rows and columns, found {grid.shape}"
+            message = (
+                f"grid.shape: expected at most {MAX_EDGE} rows and columns, found {grid.shape}"
+            )
             raise GeometryError(message)
         edges = scan.energy_bin_edges_kev
         energies = f", {edges[energy_bin]:g}-{edges[energy_bin + 1]:g} keV" if edges else ""

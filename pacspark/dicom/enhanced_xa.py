@@ -13,13 +13,13 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import EnhancedXAImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, EnhancedXAImageStorage, ExplicitVRLittleEndian
 
 from pacspark import __version__
 from pacspark.ct.geometry import ConeBeamGeometry
+from pacspark.dicom.numbers import decimal_string
 from pacspark.dicom.private import write_block
 from pacspark.dicom.uids import derived_uid
-from pacspark.dicom.numbers import decimal_string
 from pacspark.errors import ScanDescriptionError
 from pacspark.scans.description import ScanDescription
 
@@ -226,7 +226,11 @@ class EnhancedXASeries:
             _item(
                 FrameLaterality="U",
                 AnatomicRegionSequence=[
-                    _item(CodeValue="38266002", CodingSchemeDesignator="SCT", CodeMeaning="Entire body")
+                    _item(
+                        CodeValue="38266002",
+                        CodingSchemeDesignator="SCT",
+                        CodeMeaning="Entire body",
+                    )
                 ],
             )
         ]
@@ -283,15 +287,15 @@ class EnhancedXASeries:
     ) -> Mapping[str, Any]:
         description = self.description
         geometry, detector = description.geometry, description.geometry.detector
-        cone = isinstance(geometry, ConeBeamGeometry)
+        cone = geometry if isinstance(geometry, ConeBeamGeometry) else None
         angles = geometry.gantry_angles_rad[angle_start : angle_start + n_frames]
         return {
             "frame_role": role,
             "kind": description.kind.upper(),
             "beam": "CONE" if cone else "PARALLEL",
             "gantry_angles_rad": _floats(angles) if role == "PROJECTION" else None,
-            "source_to_isocenter_mm": geometry.source_to_isocenter_mm if cone else None,
-            "source_to_detector_mm": geometry.source_to_detector_mm if cone else None,
+            "source_to_isocenter_mm": cone.source_to_isocenter_mm if cone else None,
+            "source_to_detector_mm": cone.source_to_detector_mm if cone else None,
             "detector_spacing_mm": [detector.row_spacing_mm, detector.column_spacing_mm],
             "detector_offset_mm": [detector.offset_u_mm, detector.offset_v_mm],
             "row_order": detector.row_order.upper(),
@@ -309,10 +313,10 @@ class EnhancedXASeries:
 def file_meta(sop_class_uid: str, sop_instance_uid: str) -> FileMetaDataset:
     """Return the file meta information of an uncompressed object of ours."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = sop_class_uid
-    meta.MediaStorageSOPInstanceUID = sop_instance_uid
+    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     return meta
 

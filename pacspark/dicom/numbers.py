@@ -12,6 +12,6 @@ def decimal_string(value: float) -> str:
         raise GeometryError(message)
     for digits in range(16, 0, -1):
         text = f"{value:.{digits}g}"
-        if len(text) <= 16:  # noqa: PLR2004 -- PS3.5 6.2, VR DS
+        if len(text) <= 16:
             return text
     return "0"

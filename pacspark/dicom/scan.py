@@ -1,7 +1,7 @@
 """A scan as DICOM: projections, flats and darks as Enhanced X-Ray Angiographic images.
 
-One series holds a scan. Its instances are multi-frame, one role each (projections, flats, darks) and
-one energy bin each, and bounded in size: a long scan is a concatenation (PS3.3 C.7.6.16.2.2.4).
+One series holds a scan. Its instances are multi-frame, one role each (projections, flats, darks)
+and one energy bin each, and bounded in size: a long scan is a concatenation (PS3.3 C.7.6.16.2.2.4).
 What the standard has no attribute for stands in the private block of `dicom.private`.
 
 Everything is derived from the content, so the same scan always gives the same bytes and UIDs.
@@ -39,14 +39,21 @@ class Frames(Protocol):
     """What `encode_scan` reads: `scans.readers.FrameSource` is one."""
 
     @property
-    def n_angles(self) -> int: ...
+    def n_angles(self) -> int:
+        """Number of views."""
+
     @property
-    def n_energy_bins(self) -> int: ...
-    def read(
-        self, angle_start: int, angle_stop: int, energy_bin: int = 0
-    ) -> NDArray[np.generic]: ...
-    def flats(self, energy_bin: int = 0) -> NDArray[np.generic] | None: ...
-    def darks(self, energy_bin: int = 0) -> NDArray[np.generic] | None: ...
+    def n_energy_bins(self) -> int:
+        """Energy bins, one for a scan without."""
+
+    def read(self, angle_start: int, angle_stop: int, energy_bin: int = 0) -> NDArray[np.generic]:
+        """Return the views ``angle_start..angle_stop``, ``[angle, row, column]``."""
+
+    def flats(self, energy_bin: int = 0) -> NDArray[np.generic] | None:
+        """Return the frames without object."""
+
+    def darks(self, energy_bin: int = 0) -> NDArray[np.generic] | None:
+        """Return the frames without beam."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,10 +332,11 @@ def scan_from_headers(rows: Sequence[Mapping[str, Any]]) -> StoredScan:
             here = np.atleast_1d(np.asarray(block["gantry_angles_rad"], np.float64))
             whole = angles.setdefault(run.energy_bin, np.full(block["n_angles"], np.nan))
             whole[run.angle_start : run.angle_start + run.count] = here
-    block = next((block for _, _, block in found if block["frame_role"] == "PROJECTION"), None)
-    if block is None:
+    headers = [block for _, _, block in found if block["frame_role"] == "PROJECTION"]
+    if not headers:
         message = f"series {series}: expected projections, found only flats and darks"
         raise ProjectionDataError(message)
+    block = headers[0]
     n_energy_bins = int(block.get("n_energy_bins", 1))
     _require_complete(series, angles, n_energy_bins)
     projections = sorted(runs["PROJECTION"], key=lambda run: (run.energy_bin, run.angle_start))
@@ -383,9 +391,7 @@ def _require_complete(
             raise ProjectionDataError(message)
 
 
-def _geometry(
-    block: Mapping[str, Any], run: FrameRun, angles: NDArray[np.float64]
-) -> Geometry:
+def _geometry(block: Mapping[str, Any], run: FrameRun, angles: NDArray[np.float64]) -> Geometry:
     row_spacing_mm, column_spacing_mm = block["detector_spacing_mm"]
     offset_u_mm, offset_v_mm = block["detector_offset_mm"]
     detector = FlatPanel(
@@ -402,4 +408,3 @@ def _geometry(
     return ConeBeamGeometry(
         block["source_to_isocenter_mm"], block["source_to_detector_mm"], angles, detector
     )
-

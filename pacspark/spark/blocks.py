@@ -1,5 +1,4 @@
-"""Bodies of the reconstruction's Spark tasks: plain functions on what pickles, no pyspark, tested
-without Spark.
+"""Bodies of the reconstruction's Spark tasks: plain functions on what pickles, without pyspark.
 
 ::
 
@@ -19,19 +18,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
 from pacspark.ct.fdk import SlabReconstruction
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import Geometry, VolumeGrid
 from pacspark.ct.preprocess import line_integrals
 from pacspark.dicom.encode import CTSeries
 from pacspark.dicom.scan import FrameRun, StoredScan, decode_frames
+from pacspark.spark.partition import SlabTask
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile
-from pacspark.tables.storage import Storage
-
-from pacspark.spark.partition import SlabTask
 from pacspark.tables.intake import Intake, IntakeResult
 from pacspark.tables.projections import Chunk, ProjectionReader, ProjectionWriter
+from pacspark.tables.storage import Storage
 
 FRAMES_AT_ONCE_BYTES = 32 << 20
 """Frames are decoded in runs of about this much float32, so that a task's memory does not follow
@@ -202,9 +201,7 @@ def sum_slab(
 
 
 def survey_slice(job: SlabJob, task: SlabTask, mark: Mark) -> tuple[float, float]:
-    """Return the smallest and largest value of one slice, 1/mm: what the linear map of a series is
-    chosen from.
-    """
+    """Return the smallest and largest value of one slice, 1/mm, for the series' linear map."""
     slab = _accumulate(job, task, mark, Stopwatch())
     return float(slab.min()), float(slab.max())
 
@@ -231,9 +228,7 @@ def _accumulate(job: SlabJob, task: SlabTask, mark: Mark, watch: Stopwatch) -> N
 def _write_slab(
     job: SlabJob, z_start: int, slab: NDArray[np.float32], watch: Stopwatch
 ) -> SlabOutcome:
-    if job.series is None:
-        message = "a slab job that writes needs its CT series"
-        raise ValueError(message)
+    assert job.series is not None  # noqa: S101 -- only the survey has none, and it writes nothing
     intake = Intake(job.storage, job.run_id)
     clamped = sum(job.series.values.clamped(values) for values in slab)
     for encoded in job.series.encode_slab(slab, z_start):

@@ -1,5 +1,4 @@
-"""Ingest through Spark: the driver lists, tasks read and write bytes, the driver commits batch by
-batch.
+"""Ingest through Spark: the driver lists, tasks read and write bytes, the driver commits.
 
 Each batch is one Spark job and one commit, so what the driver holds is bounded, progress is
 durable, and a killed ingest, begun again, finds the committed batches as duplicates.
@@ -11,13 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from pacspark.tables.storage import Storage
 from pyspark.sql import SparkSession
 
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.jobs import run_tasks
 from pacspark.tables.intake import IngestReport, Intake, IntakeResult, commit_intake
 from pacspark.tables.sources import Source, expand_sources
+from pacspark.tables.storage import Storage
 
 BATCH_OBJECTS = 4096
 BATCH_BYTES = 2 << 30

@@ -1,5 +1,4 @@
-"""How every Spark job of pacspark runs: one task per item, results pickled, progress through the
-archive itself.
+"""How every Spark job of pacspark runs: one task per item, results pickled.
 
 Spark has no engine-independent way to tell how far a job is (`sparkContext` is missing in Spark
 Connect), so tasks leave empty marks under ``ROOT/_progress/<run>/`` and the driver counts them:
@@ -16,12 +15,12 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from pacspark.tables.storage import Storage
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from pacspark import errors
 from pacspark.progress import SILENT, Progress, Stage
+from pacspark.tables.storage import Storage
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -65,8 +64,7 @@ class Marks:
 
 
 def run_tasks(spark: SparkSession, tasks: Sequence[T], work: Callable[[T], R]) -> list[R]:
-    """Run ``work(task)`` for each task, each in a Spark task of its own, and return the results in
-    order.
+    """Run ``work(task)`` for each task in a Spark task of its own; return the results in order.
 
     The UDF body::
 

@@ -1,5 +1,4 @@
-"""The planner: geometry + grid + cluster -> slabs, angle groups, bytes, seconds. Pure arithmetic,
-no Spark.
+"""The planner: geometry + grid + cluster -> slabs, angle groups, bytes, seconds. Pure arithmetic.
 
 A volume is cut into *slabs* of contiguous z slices. The task of a slab streams blocks of angles,
 each cut to the *band* of detector rows that the slab can see, so what a task holds does not grow
@@ -19,8 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry, VolumeGrid
+import numpy as np
 
+from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry, VolumeGrid
 from pacspark.errors import MemoryBudgetError, UsageError
 
 WORKER_BYTES = 480 << 20
@@ -220,9 +220,10 @@ def plan_reconstruction(
         smallest = _smallest_task_bytes(geometry, grid) if not n_slabs else task_bytes
         message = (
             f"memory: expected at least {smallest / 2**30:.2f} GiB per task for a grid of "
-            f"{grid.shape[2]} x {grid.shape[1]} x {n_z} voxels, found {budget / 2**30:.2f} GiB; give "
-            f"{math.ceil(smallest * cluster.cores_per_executor / 2**30)} GiB per executor, fewer cores each, "
-            "or a smaller grid"
+            f"{grid.shape[2]} x {grid.shape[1]} x {n_z} voxels, found "
+            f"{budget / 2**30:.2f} GiB; give "
+            f"{math.ceil(smallest * cluster.cores_per_executor / 2**30)} GiB per executor, "
+            "fewer cores each, or a smaller grid"
         )
         raise MemoryBudgetError(message)
     return _assemble(geometry, grid, cluster, bounds, groups, block, task_bytes)
@@ -371,7 +372,7 @@ def subject_scan(subject: Subject) -> tuple[ConeBeamGeometry, VolumeGrid]:
         row_spacing_mm=sample_mm * magnification,
         column_spacing_mm=sample_mm * magnification,
     )
-    angles = tuple(2 * math.pi * view / subject.n_angles for view in range(subject.n_angles))
+    angles = np.arange(subject.n_angles) * 2 * math.pi / subject.n_angles
     geometry = ConeBeamGeometry(
         source_to_isocenter_mm=4 * width_mm,
         source_to_detector_mm=4 * width_mm * magnification,

@@ -3,8 +3,6 @@
 import re
 from datetime import datetime
 
-from pacspark.tables.schema import TABLES
-from pacspark.tables.storage import Storage
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pyspark.errors import AnalysisException, ParseException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -12,6 +10,8 @@ from pyspark.sql import functions as sf
 
 from pacspark.dicom.attributes import PROMOTED, kind_of_vr
 from pacspark.errors import JobError, QueryError
+from pacspark.tables.schema import TABLES
+from pacspark.tables.storage import Storage
 
 SPARK_TYPES = {"string": "string", "int64": "bigint", "double": "double"}
 _COLUMN_OF_KEYWORD = {attribute.keyword: attribute.column for attribute in PROMOTED}

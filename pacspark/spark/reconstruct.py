@@ -304,9 +304,7 @@ def cut_runs(runs: Sequence[FrameRun], cores: int) -> list[list[FrameRun]]:
     return tasks
 
 
-def _prepare_task(
-    job: blocks.PrepareJob, marks: Marks, runs: list[FrameRun]
-) -> list[Any]:
+def _prepare_task(job: blocks.PrepareJob, marks: Marks, runs: list[FrameRun]) -> list[Any]:
     return blocks.prepare_frames(job, runs, marks.set)
 
 

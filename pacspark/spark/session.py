@@ -84,7 +84,9 @@ def session_for(root: str, spark: SparkSession | None = None) -> SparkSession:
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
-    if "PYSPARK_GATEWAY_PORT" in os.environ:  # begun by spark-submit, whose properties are the truth
+    if (
+        "PYSPARK_GATEWAY_PORT" in os.environ
+    ):  # begun by spark-submit, whose properties are the truth
         return SparkSession.builder.getOrCreate()
     return local_session(s3=root.startswith(("s3://", "s3a://")))
 
@@ -159,19 +161,21 @@ def require_java() -> None:
     found = "none"
     if java and Path(java).exists():
         told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
-        found = next((part for part in told.stderr.split() if part.startswith('"')), '"?"').strip('"')
+        found = next((part for part in told.stderr.split() if part.startswith('"')), '"?"').strip(
+            '"'
+        )
         major = found.split(".")[0]
         if major.isdigit() and int(major) >= SMALLEST_JAVA:
             return
     message = (
-        f"Java: expected {SMALLEST_JAVA} or newer on PATH or in JAVA_HOME, found {found}; on Debian "
-        "or Ubuntu: apt-get install openjdk-17-jre-headless"
+        f"Java: expected {SMALLEST_JAVA} or newer on PATH or in JAVA_HOME, found {found}; on "
+        "Debian or Ubuntu: apt-get install openjdk-17-jre-headless"
     )
     raise MissingDependencyError(message)
 
 
 def s3a_properties(environment: Mapping[str, str]) -> dict[str, str]:
-    """Translate the ``AWS_*`` variables that pyarrow and delta-rs read into Spark's S3A properties."""
+    """Translate the ``AWS_*`` variables, which pyarrow and delta-rs read, for Spark's S3A."""
     prefix = "spark.hadoop.fs.s3a."
     endpoint = environment.get("AWS_ENDPOINT_URL", "")
     given = {

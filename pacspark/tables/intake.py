@@ -21,15 +21,15 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-from pacspark.tables.catalog import Catalog
-from pacspark.tables.datafile import AddedFile, ObjectFile, ObjectLocation
-from pacspark.tables.schema import INSTANCES, REJECTS, frame_columns
-from pacspark.tables.storage import Storage
-from pacspark.tables.writer import append_rows, commit_files, commit_instances
 
 from pacspark.dicom.decode import InstanceIndex, index_instance
 from pacspark.errors import DicomDecodeError
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.datafile import AddedFile, ObjectFile, ObjectLocation
+from pacspark.tables.schema import INSTANCES, REJECTS, frame_columns
 from pacspark.tables.sources import Source, open_source
+from pacspark.tables.storage import Storage
+from pacspark.tables.writer import append_rows, commit_files, commit_instances
 
 HELD_BYTES = 32 << 20
 """Small objects wait in memory up to this sum, so that one look-up answers "known?" for all of
@@ -202,7 +202,7 @@ class Intake:
             self._reject(source, error, stream if size_bytes <= KEPT_REJECT_BYTES else None)
             return
         stream.seek(0)
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         self._seen.update(self._catalog.known([index.sop_instance_uid]))
         if not self._is_duplicate(index, sha256):
             stream.seek(0)
@@ -293,8 +293,8 @@ def commit_intake(storage: Storage, results: Sequence[IntakeResult], run_id: str
 
 def _conflict_row(row: dict[str, Any]) -> dict[str, Any]:
     message = (
-        f"SOP Instance UID {row['sop_instance_uid']}: expected the bytes that are stored, found others; the stored "
-        "object stays"
+        f"SOP Instance UID {row['sop_instance_uid']}: expected the bytes that are stored, "
+        "found others; the stored object stays"
     )
     kept = {name: row[name] for name in REJECTS.arrow_schema.names if name in row}
     return kept | {"error_class": "conflict", "message": message}

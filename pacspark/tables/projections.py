@@ -1,24 +1,24 @@
-"""Line integrals in the `projections` table: written in chunks, read back as any block of angles
-and band of rows.
+"""Line integrals in the `projections` table: written in chunks, read as any block and band.
 
 One chunk is one row and one Parquet row group: an angle block cut to a row band, float32 little
 endian, C order ``(angle, row, column)``. A reader fetches just the chunks that its block and band
 touch, each in one range read.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from pacspark.errors import ProjectionDataError
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile, DataFile
 from pacspark.tables.schema import PROJECTIONS
 from pacspark.tables.storage import Storage
-
-from pacspark.errors import ProjectionDataError
 
 CHUNK_BYTES = 4 << 20
 CHUNK_ANGLES = 16
@@ -68,9 +68,7 @@ class ProjectionWriter:
         angle_start: int,
         gantry_angles_rad: Sequence[float] | NDArray[np.float64],
     ) -> None:
-        """Write line integrals ``(n, n_rows, n_columns)`` of the angles ``angle_start..angle_start
-        + n``.
-        """
+        """Write line integrals ``(n, n_rows, n_columns)`` of the angles from `angle_start` on."""
         n_angles, n_rows, n_columns = projections.shape
         for start in range(0, n_angles, CHUNK_ANGLES):
             stop = min(n_angles, start + CHUNK_ANGLES)
@@ -134,8 +132,9 @@ def list_chunks(catalog: Catalog, series_instance_uid: str, energy_bin: int) -> 
     return [chunks[key] for key in sorted(chunks)]
 
 
-def _group_keys(parquet: pq.ParquetFile, names: list[str]) -> Iterable[dict[str, object]]:
-    return parquet.read(columns=names).to_pylist()
+def _group_keys(parquet: pq.ParquetFile, names: list[str]) -> list[dict[str, Any]]:
+    keys: list[dict[str, Any]] = parquet.read(columns=names).to_pylist()
+    return keys
 
 
 class ProjectionReader:
@@ -185,8 +184,8 @@ class ProjectionReader:
             filled += (last - first) * (bottom - top)
         if filled != shape[0] * shape[1]:
             message = (
-                f"projections: expected every row {row_start}..{row_stop} of the angles {angle_start}..{angle_stop}, "
-                f"found {filled} of {shape[0] * shape[1]} rows"
+                f"projections: expected every row {row_start}..{row_stop} of the angles "
+                f"{angle_start}..{angle_stop}, found {filled} of {shape[0] * shape[1]} rows"
             )
             raise ProjectionDataError(message)
         return block

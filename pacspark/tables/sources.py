@@ -20,10 +20,10 @@ from typing import BinaryIO, cast
 
 import pyarrow.fs as pafs
 import pydicom
-from pacspark.tables.storage import open_storage
 from pydicom.errors import InvalidDicomError
 
 from pacspark.errors import DicomDecodeError, UsageError
+from pacspark.tables.storage import open_storage
 
 IN_MEMORY_BYTES = 64 << 20
 """A zip member up to this size is inflated in memory; a larger one goes to a temporary file."""
@@ -113,9 +113,7 @@ def _expand_file(path: Path) -> Iterator[Source]:
 
 
 def _zip_members(path: Path) -> list[zipfile.ZipInfo] | None:
-    """List the files in a zip; None where `path` is none (a broken zip counts as a file like any
-    other).
-    """
+    """List the files in a zip; None where `path` is none or a broken one: a file like others."""
     try:
         with path.open("rb") as stream:
             if stream.read(4) not in {b"PK\x03\x04", b"PK\x05\x06"}:
@@ -180,7 +178,7 @@ def open_source(source: Source) -> Iterator[BinaryIO]:
         storage = open_storage(source.path)
         stream = storage.filesystem.open_input_file(storage.path())
     else:
-        stream = Path(source.path).open("rb")
+        stream = Path(source.path).open("rb")  # noqa: SIM115 -- closed below, as the others
     with stream:
         yield stream
 
@@ -218,7 +216,7 @@ def _refuse_bomb(info: zipfile.ZipInfo) -> None:
         info.file_size > IN_MEMORY_BYTES and inflation > MAX_INFLATION
     ):
         message = (
-            f"expected a zip member of at most {MAX_MEMBER_BYTES >> 30} GiB that inflates less than "
-            f"{MAX_INFLATION}-fold, found {info.file_size} bytes from {info.compress_size}"
+            f"expected a zip member of at most {MAX_MEMBER_BYTES >> 30} GiB that inflates less "
+            f"than {MAX_INFLATION}-fold, found {info.file_size} bytes from {info.compress_size}"
         )
         raise DicomDecodeError(message)

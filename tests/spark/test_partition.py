@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ def scan(n_angles: int = 36, n_rows: int = 32, n_columns: int = 40) -> ConeBeamG
     return ConeBeamGeometry(
         source_to_isocenter_mm=500.0,
         source_to_detector_mm=1000.0,
-        gantry_angles_rad=[2 * math.pi * view / n_angles for view in range(n_angles)],
+        gantry_angles_rad=np.arange(n_angles) * 2 * math.pi / n_angles,
         detector=FlatPanel(
             n_rows=n_rows, n_columns=n_columns, row_spacing_mm=2.0, column_spacing_mm=2.0
         ),
