@@ -9,11 +9,13 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import UID, EnhancedXAImageStorage, ExplicitVRLittleEndian
+from pydicom.valuerep import validate_value
 
 from pacspark import __version__
 from pacspark.ct.geometry import ConeBeamGeometry
@@ -41,6 +43,11 @@ _TABLE: Final = (
 ).split()
 _OURS: Final = frozenset({0x0028, 0x7FE0, 0x0002, 0x5200})
 """Groups that describe the pixels and the file: no subject sets them."""
+_OUR_KEYWORDS: Final = frozenset(
+    "SOPClassUID SOPInstanceUID SeriesInstanceUID FrameOfReferenceUID Modality ImageType "
+    "InstanceNumber SpecificCharacterSet ContentDate ContentTime AcquisitionDateTime "
+    "ConcatenationUID InConcatenationNumber PositionerType".split()
+)
 
 
 @dataclass(frozen=True)
@@ -67,23 +74,17 @@ class EnhancedXASeries:
         cls, description: ScanDescription, digest: str, slope: float, intercept: float
     ) -> "EnhancedXASeries":
         """Check the subject's keywords, and make the series."""
-        for keyword in description.subject:
-            tag = tag_for_keyword(keyword)
-            if tag is None or tag >> 16 in _OURS or dictionary_VR(tag) == "SQ":
-                message = (
-                    f"{description.path}: subject.{keyword}: expected a DICOM keyword of patient, "
-                    "study or series with a plain value, found "
-                    f"{'none of PS3.6' if tag is None else 'one that the scan itself sets'}"
-                )
+        for keyword, value in description.subject.items():
+            problem = _subject_problem(keyword, str(value))
+            if problem:
+                message = f"{description.path}: subject.{keyword}: {problem}"
                 raise ScanDescriptionError(message)
         return cls(description, digest, slope, intercept)
 
     @property
     def series_instance_uid(self) -> str:
         """Derived from the digest."""
-        return str(
-            self.description.subject.get("SeriesInstanceUID") or derived_uid("series", self.digest)
-        )
+        return derived_uid("series", self.digest)
 
     @property
     def study_instance_uid(self) -> str:
@@ -308,6 +309,25 @@ class EnhancedXASeries:
             "first_angle": angle_start,
             "n_energy_bins": description.n_energy_bins,
         }
+
+
+def _subject_problem(keyword: str, value: str) -> str:
+    """Say what is wrong with a keyword of the subject or its value; nothing where all is well."""
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        return "expected a DICOM keyword, found none of PS3.6"
+    vr = dictionary_VR(tag)
+    if tag >> 16 in _OURS or keyword in _OUR_KEYWORDS or vr in {"SQ", "OB", "OW", "UN", "AT"}:
+        return (
+            "expected a keyword of patient, study or series with a plain value, found one that the "
+            "scan itself sets"
+        )
+    try:
+        for part in [value] if vr in {"LT", "ST", "UT"} else value.split("\\"):
+            validate_value(vr, part, RAISE)
+    except (ValueError, TypeError) as error:
+        return f"expected a value of VR {vr}, found {value[:64]!r}: {error}"
+    return ""
 
 
 def file_meta(sop_class_uid: str, sop_instance_uid: str) -> FileMetaDataset:

@@ -1,0 +1,243 @@
+"""Scans as DICOM: what is encoded comes back, always the same, and peers accept it."""
+
+import math
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pacspark.ct.geometry import (
+    ConeBeamGeometry,
+    FlatPanel,
+    Geometry,
+    ParallelBeamGeometry,
+)
+from pacspark.dicom import scan as scan_module
+from pacspark.dicom.decode import index_instance
+from pacspark.dicom.scan import (
+    EncodedInstance,
+    StoredScan,
+    decode_frames,
+    encode_scan,
+    scan_from_headers,
+)
+from pacspark.errors import ProjectionDataError, ScanDescriptionError, SeriesNotFoundError
+from pacspark.scans.arrays import ArraySource
+from pacspark.scans.description import ScanDescription
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A source of frames that are in memory, `[energy bin, angle, row, column]`."""
+
+    frames: NDArray[Any]
+    flat: NDArray[Any] | None = None
+    dark: NDArray[Any] | None = None
+
+    @property
+    def n_angles(self) -> int:
+        return self.frames.shape[1]
+
+    @property
+    def n_energy_bins(self) -> int:
+        return len(self.frames)
+
+    def read(self, angle_start: int, angle_stop: int, energy_bin: int = 0) -> NDArray[Any]:
+        return self.frames[energy_bin, angle_start:angle_stop]
+
+    def flats(self, energy_bin: int = 0) -> NDArray[Any] | None:
+        return None if self.flat is None else self.flat[energy_bin]
+
+    def darks(self, energy_bin: int = 0) -> NDArray[Any] | None:
+        return None if self.dark is None else self.dark[energy_bin]
+
+
+def cone(n_angles: int = 7, **panel: Any) -> ConeBeamGeometry:
+    detector = FlatPanel(**({"n_rows": 4, "n_columns": 6, "row_spacing_mm": 0.3,
+                             "column_spacing_mm": 0.7, "offset_u_mm": 0.1 / 3} | panel))  # fmt: skip
+    return ConeBeamGeometry(
+        101.7, 300.1, np.arange(n_angles) * 2 * math.pi / n_angles + 0.1, detector
+    )
+
+
+def described(geometry: Geometry, **more: Any) -> ScanDescription:
+    source = ArraySource("projections.files", (Path("stack.npy"),), ("angle", "row", "column"))
+    fields: dict[str, Any] = {
+        "path": Path("SCAN.toml"),
+        "kind": "line_integrals",
+        "geometry": geometry,
+        "projections": source,
+        "flat": None,
+        "dark": None,
+        "energy_bin_edges_kev": (),
+        "unattenuated_counts": None,
+        "water_mu_per_mm": None,
+        "modified_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "subject": {"PatientID": "T-1"},
+    }
+    return ScanDescription(**(fields | more))
+
+
+def rows_of(encoded: list[EncodedInstance]) -> list[dict[str, Any]]:
+    indexes = [index_instance(one.data) for one in encoded]
+    return [index.row | {"dicom_json": index.dicom_json} for index in indexes]
+
+
+def decoded(encoded: list[EncodedInstance], scan: StoredScan, role: str) -> NDArray[np.float32]:
+    by_uid = {one.sop_instance_uid: one.data for one in encoded}
+    frames = []
+    for run in getattr(scan, role):
+        data = by_uid[run.sop_instance_uid]
+        index = index_instance(data).frames
+        start = index.pixel_data_offset
+        assert start is not None
+        size = 2 * run.count * run.n_rows * run.n_columns
+        frames.append(decode_frames(data[start : start + size], run))
+    return np.concatenate(frames)
+
+
+GEOMETRIES = [
+    cone(),
+    cone(1, n_rows=1, n_columns=3),
+    cone(row_order="bottom_up", offset_v_mm=-1 / 7),
+    ParallelBeamGeometry(np.linspace(-1, 2, 9), FlatPanel(2, 5, 1.0, 1.0)),
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_encode_scan__gives_the_geometry_back_bit_for_bit(geometry: Geometry) -> None:
+    detector = geometry.detector
+    shape = (1, geometry.n_angles, detector.n_rows, detector.n_columns)
+    values = np.random.default_rng(1).normal(2, 1, shape)
+    description = described(geometry, water_mu_per_mm=0.1 / 7, subject={})
+    encoded = list(encode_scan(description, Memory(values)))
+    scan = scan_from_headers(rows_of(encoded))
+    assert scan.geometry == geometry
+    assert scan.kind == "line_integrals"
+    assert scan.water_mu_per_mm == 0.1 / 7
+    step = (values.max() - values.min()) / 65535
+    assert np.abs(decoded(encoded, scan, "projections") - values[0]).max() < 0.51 * step + 1e-6
+
+
+@settings(max_examples=40, deadline=None)
+@given(angles=st.lists(st.floats(-50, 50, allow_subnormal=False), min_size=1, max_size=9))
+def test_encode_scan__keeps_every_bit_of_angles(angles: list[float]) -> None:
+    geometry = replace(cone(), gantry_angles_rad=np.array(angles))
+    encoded = list(encode_scan(described(geometry), Memory(np.ones((1, len(angles), 4, 6)))))
+    assert scan_from_headers(rows_of(encoded)).geometry == geometry
+
+
+def test_encode_scan__keeps_whole_counts_as_they_are_with_flats_and_darks() -> None:
+    rng = np.random.default_rng(2)
+    counts = rng.integers(0, 65535, (1, 7, 4, 6), np.uint16)
+    source = Memory(counts.astype(np.float32), counts[:, :3] // 2 + 9, counts[:, :2] // 100)
+    encoded = list(encode_scan(described(cone(), kind="counts"), source))
+    scan = scan_from_headers(rows_of(encoded))
+    assert scan.kind == "counts"
+    np.testing.assert_array_equal(decoded(encoded, scan, "projections"), counts[0])
+    np.testing.assert_array_equal(decoded(encoded, scan, "flats"), source.flats())
+    np.testing.assert_array_equal(decoded(encoded, scan, "darks"), source.darks())
+
+
+def test_encode_scan__is_a_function_of_its_input() -> None:
+    source = Memory(np.random.default_rng(3).normal(0, 1, (1, 7, 4, 6)))
+    first, again = (list(encode_scan(described(cone()), source)) for _ in range(2))
+    assert first == again
+    other = list(encode_scan(described(cone(), subject={"PatientID": "T-2"}), source))
+    assert {one.sop_instance_uid for one in first}.isdisjoint(one.sop_instance_uid for one in other)
+
+
+def test_encode_scan__splits_long_scans_and_energy_bins(
+    monkeypatch: pytest.MonkeyPatch, peer: Callable[[str], str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(scan_module, "INSTANCE_BYTES", 3 * 2 * 4 * 6)
+    values = np.random.default_rng(4).normal(3, 1, (2, 7, 4, 6))
+    description = described(cone(), energy_bin_edges_kev=(20.0, 45.0, 80.0))
+    encoded = list(encode_scan(description, Memory(values)))
+    assert len(encoded) == 6  # 3 + 3 + 1 views, twice
+    scan = scan_from_headers(rows_of(encoded[::-1]))
+    assert scan.n_energy_bins == 2
+    assert scan.energy_bin_edges_kev == (20.0, 45.0, 80.0)
+    assert [(run.energy_bin, run.angle_start, run.count) for run in scan.projections] == [
+        (0, 0, 3), (0, 3, 3), (0, 6, 1), (1, 0, 3), (1, 3, 3), (1, 6, 1),
+    ]  # fmt: skip
+    require_valid(peer, tmp_path, encoded)
+    with pytest.raises(ProjectionDataError, match="energy bin 1, found none for 3 of them"):
+        scan_from_headers(rows_of(encoded[:4] + encoded[5:]))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("kind", ["counts", "transmission", "line_integrals"])
+def test_encode_scan__makes_objects_that_dciodvfy_accepts(
+    geometry: Geometry, kind: str, peer: Callable[[str], str], tmp_path: Path
+) -> None:
+    detector = geometry.detector
+    shape = (1, geometry.n_angles, detector.n_rows, detector.n_columns)
+    counts = np.random.default_rng(5).integers(1, 999, shape)
+    source = Memory(counts, counts[:, :1], counts[:, :1]) if kind == "counts" else Memory(counts)
+    subjects: list[dict[str, Any]] = [
+        {},
+        {"PatientID": "P", "PatientName": "Name", "StudyDate": "20260101", "KVP": "90",
+         "SeriesDescription": "Größe", "BodyPartExamined": "HEAD"},
+    ]  # fmt: skip
+    for subject in subjects:
+        encoded = list(encode_scan(described(geometry, kind=kind, subject=subject), source))
+        require_valid(peer, tmp_path, encoded)
+
+
+def require_valid(peer: Callable[[str], str], folder: Path, encoded: list[EncodedInstance]) -> None:
+    """Hold every object against dciodvfy, and all of them together against dcentvfy."""
+    files = []
+    for number, one in enumerate(encoded):
+        files.append(folder / f"{number}.dcm")
+        files[-1].write_bytes(one.data)
+        told = subprocess.run(
+            [peer("dciodvfy"), str(files[-1])], capture_output=True, text=True, check=False
+        )
+        assert "Error" not in told.stdout + told.stderr, told.stderr
+        assert "EnhancedXAImage" in told.stdout + told.stderr
+    told = subprocess.run(
+        [peer("dcentvfy"), *map(str, files)], capture_output=True, text=True, check=False
+    )
+    assert "Error" not in told.stdout + told.stderr, told.stderr
+
+
+@pytest.mark.parametrize(
+    ("subject", "found"),
+    [
+        ({"Nonsense": "1"}, "none of PS3.6"),
+        ({"Rows": 7}, "one that the scan itself sets"),
+        ({"PixelData": "x"}, "one that the scan itself sets"),
+        ({"SOPInstanceUID": "1.2.3"}, "one that the scan itself sets"),
+        ({"StudyDate": "1 May"}, "'1 May'"),
+        ({"StudyInstanceUID": "../../etc"}, "'../../etc'"),
+        ({"PatientID": "x" * 65}, "'xxxx"),
+    ],
+)
+def test_encode_scan__refuses_keywords_that_are_not_the_subjects(
+    subject: dict[str, Any], found: str
+) -> None:
+    description = described(cone(), subject=subject)
+    with pytest.raises(ScanDescriptionError, match=rf"subject\..*{found}"):
+        list(encode_scan(description, Memory(np.ones((1, 7, 4, 6)))))
+
+
+def test_encode_scan__names_a_value_that_is_not_finite_before_anything_is_encoded() -> None:
+    values = np.ones((1, 7, 4, 6))
+    values[0, 5, 2, 3] = np.nan
+    with pytest.raises(ProjectionDataError, match=r"expected finite values, found nan .*5, 2, 3"):
+        next(encode_scan(described(cone()), Memory(values)))
+
+
+def test_scan_from_headers__says_what_a_series_is_instead() -> None:
+    row = {"series_instance_uid": "1.2", "modality": "CT", "dicom_json": "{}"}
+    with pytest.raises(SeriesNotFoundError, match=r"series 1\.2: expected projections .* found CT"):
+        scan_from_headers([row | {"sop_instance_uid": "1.2.3"}])
