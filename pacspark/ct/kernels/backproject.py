@@ -16,9 +16,10 @@ Layout, the same for every variant:
 * positions are computed in double precision from absolute indices, interpolation in single.
 
 Three variants differ in how many voxels of a line they do at once. Sixteen and eight interpolate
-inside registers: with a step of at most one row per voxel, a run needs at most twice as many
+inside registers: with a step of less than two rows per voxel, a run needs at most twice as many
 samples as it has voxels, so they are loaded into two registers once and every lane picks its two
-from there (``vpermi2ps``; ``vpermps`` twice and a blend on AVX2). No gather, no bounds test.
+from there (``vpermi2ps``; ``vpermps`` twice and a blend on AVX2). No gather, no bounds test. Voxels
+that are coarser than two rows go one at a time.
 
 All of it is one file because Numba's cache on disk looks at the date of one file only: code that
 lived elsewhere could change without being compiled again.
@@ -39,6 +40,11 @@ PADDING = 48
 """Zero samples before and after each detector column: two runs of sixteen, and an interpolation."""
 RUN = 16
 """Slices of slabs come in multiples of this."""
+LIFT = 64
+"""Added to row positions, so that all that count are positive and truncation is floor."""
+LONGEST_STEP = 1.999
+"""Rows per voxel that the registers can take: the last of 16 voxels needs a sample before the 32nd
+from ``1 + 15 * step``, the last of 8 one before the 16th."""
 TILE = 16
 ANGLES_AT_ONCE = 8
 
@@ -89,36 +95,40 @@ def _pick_avx2(builder, low, high, index, lanes):
 def _resample(lanes, pick):
     """Make the intrinsic for a number of lanes.
 
-    ``(sums, at, samples_0, samples_1, base, weight_0, weight_1, fraction, step)``: adds to
-    ``sums[at:at + lanes]`` the line ``weight_0 * samples_0 + weight_1 * samples_1`` at positions
-    ``base + fraction + step * lane``, for 0 <= fraction < 1 and 0 <= step <= 1.
+    ``(sums, at, samples, base_0, base_1, weight_0, weight_1, fraction, step)``: adds to
+    ``sums[at:at + lanes]`` the line ``weight_0 * samples[base_0:] + weight_1 * samples[base_1:]``
+    at positions ``fraction + step * lane``, for 0 <= fraction <= 1 and 0 <= step <= `LONGEST_STEP`.
     """
 
     @intrinsic
-    def resample(
-        typingctx, sums, at, samples_0, samples_1, base, weight_0, weight_1, fraction, step
-    ):
-        del typingctx, at, base, weight_0, weight_1, fraction, step
+    def resample(typingctx, sums, at, samples, base_0, base_1, weight_0, weight_1, fraction, step):
+        del typingctx, at, base_0, base_1, weight_0, weight_1, fraction, step
         signature = types.void(
-            sums, types.int64, samples_0, samples_1, types.int64,
+            sums, types.int64, samples, types.int64, types.int64,
             types.float32, types.float32, types.float32, types.float32,
         )  # fmt: skip
 
         def codegen(context, builder, signature, arguments):
             vector, integers = ir.VectorType(FLOAT, lanes), ir.VectorType(INT32, lanes)
-            data = [
+            sums, samples = (
                 context.make_array(signature.args[place])(context, builder, arguments[place]).data
-                for place in (0, 2, 3)
-            ]
-            at, base = arguments[1], arguments[4]
+                for place in (0, 2)
+            )
+            at, base_0, base_1 = arguments[1], arguments[3], arguments[4]
             scalars = [_splat(builder, value, vector, lanes) for value in arguments[5:]]
             weight_0, weight_1, fraction, step = scalars
             lane = ir.Constant(vector, [float(number) for number in range(lanes)])
             one = ir.Constant(integers, [1] * lanes)
 
             def blended(offset):
-                first = _load(builder, builder.gep(data[1], [offset]), vector)
-                second = _load(builder, builder.gep(data[2], [offset]), vector)
+                first, second = (
+                    _load(
+                        builder,
+                        builder.gep(samples, [builder.add(base, ir.Constant(base.type, offset))]),
+                        vector,
+                    )
+                    for base in (base_0, base_1)
+                )
                 return builder.fadd(
                     builder.fmul(weight_0, first, flags=FAST),
                     builder.fmul(weight_1, second, flags=FAST),
@@ -128,8 +138,7 @@ def _resample(lanes, pick):
             position = builder.fadd(fraction, builder.fmul(lane, step, flags=FAST), flags=FAST)
             index = builder.fptosi(position, integers)  # positions are >= 0: truncation is floor
             part = builder.fsub(position, builder.sitofp(index, vector), flags=FAST)
-            low = blended(base)
-            high = blended(builder.add(base, ir.Constant(base.type, lanes)))
+            low, high = blended(0), blended(lanes)
             left = pick(builder, low, high, index, lanes)
             right = pick(builder, low, high, builder.add(index, one), lanes)
             value = builder.fadd(
@@ -137,7 +146,7 @@ def _resample(lanes, pick):
                 builder.fmul(part, builder.fsub(right, left, flags=FAST), flags=FAST),
                 flags=FAST,
             )
-            target = builder.gep(data[0], [at])
+            target = builder.gep(sums, [at])
             total = builder.fadd(_load(builder, target, vector), value, flags=FAST)
             store = builder.store(total, builder.bitcast(target, vector.as_pointer()))
             store.align = 4
@@ -153,56 +162,69 @@ resample_8 = _resample(8, _pick_avx2)
 
 
 @jit
+def runs_between(origin, step, z_start, n_z, row_start, n_v, run):
+    """Return the first run of a line of voxels that may reach rows that are there, and the end.
+
+    A run that begins 32 rows and more before the first of them, or after the last, reaches none;
+    rounding cannot leave the padding, which has 16 rows more.
+    """
+    first = origin - LIFT + z_start * step - row_start
+    start = np.ceil((-32.0 - first) / (step * run))
+    stop = np.floor((n_v - first) / (step * run)) + 1.0
+    n_runs = np.float64(n_z // run)
+    return np.int64(min(max(start, 0.0), n_runs)), np.int64(min(max(stop, 0.0), n_runs))
+
+
+@jit
 def line_16(
-    sums, column_0, column_1, weight_0, weight_1, origin, step, z_start, n_z, row_start, n_v
-):
-    """Add one view to a line of voxels, sixteen at a time; the step is at most one."""
-    for at in range(0, n_z, 16):
+    sums, sums_at, samples, column_0, column_1, weight_0, weight_1,
+    origin, step, z_start, n_z, row_start, n_v,
+):  # fmt: skip
+    """Add one view to a line of voxels, sixteen at a time; the step is at most `LONGEST_STEP`."""
+    start, stop = runs_between(origin, step, z_start, n_z, row_start, n_v, 16)
+    padding = PADDING - row_start - LIFT
+    for at in range(start * 16, stop * 16, 16):
         position = origin + (z_start + at) * step
-        below = math.floor(position)
-        if below < row_start - 32 or below > row_start + n_v:
-            continue
+        below = np.int64(position)
         resample_16(
-            sums, at, column_0, column_1, np.int64(below) - row_start + PADDING,
+            sums, sums_at + at, samples, column_0 + below + padding, column_1 + below + padding,
             weight_0, weight_1, np.float32(position - below), np.float32(step),
         )  # fmt: skip
 
 
 @jit
 def line_8(
-    sums, column_0, column_1, weight_0, weight_1, origin, step, z_start, n_z, row_start, n_v
-):
-    """Add one view to a line of voxels, eight at a time; the step is at most one."""
-    for at in range(0, n_z, 8):
+    sums, sums_at, samples, column_0, column_1, weight_0, weight_1,
+    origin, step, z_start, n_z, row_start, n_v,
+):  # fmt: skip
+    """Add one view to a line of voxels, eight at a time; the step is at most `LONGEST_STEP`."""
+    start, stop = runs_between(origin, step, z_start, n_z, row_start, n_v, 8)
+    padding = PADDING - row_start - LIFT
+    for at in range(start * 8, stop * 8, 8):
         position = origin + (z_start + at) * step
-        below = math.floor(position)
-        if below < row_start - 32 or below > row_start + n_v:
-            continue
+        below = np.int64(position)
         resample_8(
-            sums, at, column_0, column_1, np.int64(below) - row_start + PADDING,
+            sums, sums_at + at, samples, column_0 + below + padding, column_1 + below + padding,
             weight_0, weight_1, np.float32(position - below), np.float32(step),
         )  # fmt: skip
 
 
 @jit
 def line_1(
-    sums, column_0, column_1, weight_0, weight_1, origin, step, z_start, n_z, row_start, n_v
-):
+    sums, sums_at, samples, column_0, column_1, weight_0, weight_1,
+    origin, step, z_start, n_z, row_start, n_v,
+):  # fmt: skip
     """Add one view to a line of voxels, one at a time; any step, any CPU."""
-    # rows -1 .. n_v are where an interpolation can find a sample that is not zero
-    first = origin + z_start * step - row_start
-    start = np.int64(min(max(math.floor((-1 - first) / step), 0.0), n_z))
-    stop = np.int64(min(max(math.floor((n_v - first) / step) + 2, 0.0), n_z))
+    start, stop = runs_between(origin, step, z_start, n_z, row_start, n_v, 1)
+    padding = PADDING - row_start - LIFT
     for at in range(start, stop):
         position = origin + (z_start + at) * step
-        below = math.floor(position)
-        if below < row_start - 1 or below >= row_start + n_v:
-            continue
-        base = np.int64(below) - row_start + PADDING
+        below = np.int64(position)
         part = np.float32(position - below)
-        left = weight_0 * column_0[base] + weight_1 * column_1[base]
-        right = weight_0 * column_0[base + 1] + weight_1 * column_1[base + 1]
-        sums[at] += left + part * (right - left)
+        place_0, place_1 = column_0 + below + padding, column_1 + below + padding
+        left = weight_0 * samples[place_0] + weight_1 * samples[place_1]
+        right = weight_0 * samples[place_0 + 1] + weight_1 * samples[place_1 + 1]
+        sums[sums_at + at] += left + part * (right - left)
 
 
 @jit
@@ -238,9 +260,11 @@ def _make_backproject(lanes):
         slice 0 lies. ``z_start`` and ``row_start`` are the absolute indices of the slab's first
         slice and of the first row that `filtered` holds.
         """
-        n_angles, n_u, n_v = filtered.shape
-        n_v -= 2 * PADDING
+        n_angles, n_u, n_padded = filtered.shape
+        n_v = n_padded - 2 * PADDING
         n_y, n_x, n_z = slab.shape
+        # places in flat arrays: a slice would be counted in and out, for every view of every line
+        samples, sums = filtered.reshape(-1), slab.reshape(-1)
         n_tiles_x = (n_x + TILE - 1) // TILE
         n_tiles = n_tiles_x * ((n_y + TILE - 1) // TILE)
         for tile in numba.prange(n_tiles):
@@ -250,7 +274,7 @@ def _make_backproject(lanes):
                 angle_stop = min(n_angles, angle_start + ANGLES_AT_ONCE)
                 for row in range(y_start, min(n_y, y_start + TILE)):
                     for column in range(x_start, min(n_x, x_start + TILE)):
-                        sums = slab[row, column]
+                        sums_at = (row * n_x + column) * n_z
                         for angle in range(angle_start, angle_stop):
                             across, scale, weight = seen(
                                 x_mm[column], y_mm[row], cosines[angle], sines[angle],
@@ -260,26 +284,26 @@ def _make_backproject(lanes):
                             left = math.floor(position)
                             if left < 0 or left >= n_u - 1:
                                 continue
-                            at = np.int64(left)
                             part = position - left
-                            column_0, column_1 = filtered[angle, at], filtered[angle, at + 1]
+                            column_0 = (angle * n_u + np.int64(left)) * n_padded
+                            column_1 = column_0 + n_padded
                             weight_0 = np.float32((1.0 - part) * weight)
                             weight_1 = np.float32(part * weight)
                             step = dz_mm * scale * v_per_mm
-                            origin = z_origin_mm * scale * v_per_mm + v_origin
-                            if lanes == 16 and step <= 1.0:
+                            origin = z_origin_mm * scale * v_per_mm + v_origin + LIFT
+                            if lanes == 16 and step <= LONGEST_STEP:
                                 line_16(
-                                    sums, column_0, column_1, weight_0, weight_1,
+                                    sums, sums_at, samples, column_0, column_1, weight_0, weight_1,
                                     origin, step, z_start, n_z, row_start, n_v,
                                 )  # fmt: skip
-                            elif lanes == 8 and step <= 1.0:
+                            elif lanes == 8 and step <= LONGEST_STEP:
                                 line_8(
-                                    sums, column_0, column_1, weight_0, weight_1,
+                                    sums, sums_at, samples, column_0, column_1, weight_0, weight_1,
                                     origin, step, z_start, n_z, row_start, n_v,
                                 )  # fmt: skip
                             else:
                                 line_1(
-                                    sums, column_0, column_1, weight_0, weight_1,
+                                    sums, sums_at, samples, column_0, column_1, weight_0, weight_1,
                                     origin, step, z_start, n_z, row_start, n_v,
                                 )  # fmt: skip
 
