@@ -1,5 +1,5 @@
 # ruff: noqa: INP001, T201 -- a script that speaks
-"""The main job, from projections to a picture: ``python examples/demo.py build/demo``.
+"""The main job, from projections to a picture: ``python examples/demo.py build/demo [ROOT]``.
 
 A real scan and a phantom go into an archive as DICOM, are reconstructed there with Spark, and come
 out as CT series, files and a picture. Running it again finds what is there.
@@ -28,7 +28,6 @@ class Result:
     """One scan and what became of it."""
 
     name: str
-    scan_uid: str
     sinogram: Sinogram
     volume: pacspark.Volume
     n_files: int
@@ -71,13 +70,13 @@ def run(archive: pacspark.Archive, name: str, description: Path, folder: Path) -
     files = archive.export(folder, series=volume.series_uid, progress=progress)
     seconds = time.monotonic() - started
     sinogram = middle_row_sinogram(archive.catalog, scan_uid)
-    return Result(name, scan_uid, sinogram, volume, len(files), seconds)
+    return Result(name, sinogram, volume, len(files), seconds)
 
 
-def main(build: Path) -> None:
-    """Run the demonstration in a folder."""
+def main(build: Path, root: str) -> None:
+    """Run the demonstration in a folder, with the archive there or elsewhere."""
     say("starting Spark")
-    archive = pacspark.create(build / "archive")
+    archive = pacspark.create(root)
     descriptions = {
         "walnut": EXAMPLES / "walnut" / "SCAN.toml",
         "phantom": write_phantom_scan(build / "scans" / "phantom"),
@@ -98,11 +97,12 @@ def main(build: Path) -> None:
     shown = command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command
     head = results[-1].volume.series_uid
     print("the phantom's three planes, into a PNG:")
-    print(f"{shown} view {build / 'archive'} {head} {build / 'phantom.png'}")
+    print(f"{shown} view {archive.root} {head} {build / 'phantom.png'}")
 
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1] if len(sys.argv) > 1 else "build/demo"))
+        folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/demo")
+        main(folder, sys.argv[2] if len(sys.argv) > 2 else str(folder / "archive"))
     except PacsparkError as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -363,8 +363,8 @@ def _candidate(
     best = trial.reversed_rotation == reverse and trial.offset_u_mm == best_mm
     sense = ", reversed" if trial.reversed_rotation else ""
     return Candidate(
-        # y upwards, as the scanner's axes are drawn
-        ImagePlane(plane, (voxel_mm, voxel_mm), "1/mm", rows_upwards=True),
+        # drawn as the CT series will be: y downwards
+        ImagePlane(plane, (voxel_mm, voxel_mm), "1/mm"),
         f"{_offset_text(trial.offset_u_mm, scan)}{sense}: {trial.sharpness:.3f}",
         best=best,
         stated=stated,
