@@ -32,6 +32,7 @@ MAX_IMAGE_BYTES = 1 << 30
 _PNG_HEADER = struct.Struct(">8sI4sIIBB")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_GREY = 0
+_TIFF_PALETTE = 3
 
 Box = Sequence[slice]
 
@@ -208,8 +209,10 @@ class TiffFile(ArrayFile):
         self._file.close()
 
     def _require_grey(self, axes: str) -> None:
-        if not axes.endswith("YX"):
-            raise self.error("grey images", f"shape {self.shape} with axes {axes}")
+        palette = int(self._series.keyframe.photometric) == _TIFF_PALETTE
+        if palette or not axes.endswith("YX"):
+            found = "a palette" if palette else f"shape {self.shape} with axes {axes}"
+            raise self.error("grey images", found)
 
 
 class PngFile(ArrayFile):
