@@ -159,7 +159,7 @@ class RawFile(MappedFile):
 
 
 class TiffFile(ArrayFile):
-    """The first series of a TIFF file: one image, or many pages of one shape."""
+    """A TIFF file: one image, or many pages of one shape."""
 
     def __init__(self, path: Path, key: str) -> None:
         super().__init__(path, key)
@@ -170,17 +170,20 @@ class TiffFile(ArrayFile):
             self._file = tifffile.TiffFile(path, is_ome=False)
         try:
             with self._speaking("a TIFF file"):
-                self._series = self._file.series[0]
-                self.shape, axes = tuple(self._series.shape), str(self._series.axes)
-                self.dtype = np.dtype(self._series.dtype)
-                # one run of plain numbers, perhaps with a single page header, as ImageJ writes
-                self._offset_bytes = (
-                    self._series.dataoffset if self._series.keyframe.is_memmappable else None
-                )
+                series = list(self._file.series)
+                self._require_alike(series)
+                self.shape, self.dtype = tuple(series[0].shape), np.dtype(series[0].dtype)
+                self._pages = [page for one in series for page in one.pages]
+                self._offset_bytes: int | None = None
+                if len(series) > 1:
+                    self.shape = (len(series), *self.shape)
+                elif series[0].keyframe.is_memmappable:
+                    # one run of plain numbers, perhaps behind a single header, as ImageJ writes
+                    self._offset_bytes = series[0].dataoffset
                 self._file_dtype = self.dtype.newbyteorder(self._file.byteorder)
             self._require_numbers()
             self._require_small_image()
-            self._require_grey(axes)
+            self._require_grey(series[0])
         except BaseException:
             self._file.close()
             raise
@@ -192,12 +195,12 @@ class TiffFile(ArrayFile):
                 mapped = np.memmap(self.path, self._file_dtype, "r", self._offset_bytes, self.shape)
                 return np.array(mapped[tuple(box)])
             leading = self.shape[:-2]
-            if len(self._series.pages) != math.prod(leading):
-                raise self.error(f"{math.prod(leading)} pages", len(self._series.pages))
+            if len(self._pages) != math.prod(leading):
+                raise self.error(f"{math.prod(leading)} pages", len(self._pages))
             numbers = np.arange(math.prod(leading)).reshape(leading)[tuple(box[:-2])]
             pages = []
             for number in numbers.ravel():
-                found = self._series.pages[int(number)]
+                found = self._pages[int(number)]
                 page = np.empty(0) if found is None else found.asarray()
                 if page.shape != self.shape[-2:]:
                     raise self.error(f"pages of shape {self.shape[-2:]}", page.shape)
@@ -208,10 +211,17 @@ class TiffFile(ArrayFile):
         """Close the file."""
         self._file.close()
 
-    def _require_grey(self, axes: str) -> None:
-        palette = int(self._series.keyframe.photometric) == _TIFF_PALETTE
-        if palette or not axes.endswith("YX"):
-            found = "a palette" if palette else f"shape {self.shape} with axes {axes}"
+    def _require_alike(self, series: list[Any]) -> None:
+        """Refuse pages of several shapes: nobody can know which of them are the frames."""
+        kinds = {(one.shape, str(one.dtype)) for one in series}
+        if len(kinds) != 1:
+            shapes = ", ".join(f"{shape} {dtype}" for shape, dtype in sorted(kinds)) or "none"
+            raise self.error("pages of one shape", shapes)
+
+    def _require_grey(self, series: Any) -> None:
+        palette = int(series.keyframe.photometric) == _TIFF_PALETTE
+        if palette or not series.axes.endswith("YX"):
+            found = "a palette" if palette else f"shape {self.shape} with axes {series.axes}"
             raise self.error("grey images", found)
 
 

@@ -37,6 +37,14 @@ def written_imagej(path: Path, array: NDArray[Any]) -> ArraySource:
     return source(path)
 
 
+def written_one_by_one(path: Path, array: NDArray[Any]) -> ArraySource:
+    """Write each page as a series of its own, as programs do that save while they measure."""
+    with tifffile.TiffWriter(path) as file:
+        for image in array.reshape(-1, *array.shape[-2:]):
+            file.write(image, contiguous=False)
+    return source(path)
+
+
 def written_npy(path: Path, array: NDArray[Any]) -> ArraySource:
     with path.open("wb") as file:
         np.save(file, array)
@@ -67,6 +75,7 @@ FORMATS: dict[str, Writer] = {
     ),
     "tiff_ome": lambda path, array: written_tiff(path, array, ome=True),
     "tiff_imagej": written_imagej,
+    "tiff_one_by_one": written_one_by_one,
     "big_tiff": lambda path, array: written_tiff(path, array, bigtiff=True),
     "npy": written_npy,
     "npy_fortran": lambda path, array: written_npy(path, np.asfortranarray(array)),

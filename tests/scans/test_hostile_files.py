@@ -170,6 +170,15 @@ def test_tiff__does_refuse_colour(tmp_path: Path) -> None:
     assert "expected grey images" in refusal(path)
 
 
+def test_tiff__does_refuse_pages_of_several_shapes(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(np.zeros((4, 5), "u2"))
+        file.write(np.zeros((2, 3), "u2"))
+
+    assert "expected pages of one shape, found (2, 3) uint16, (4, 5) uint16" in refusal(path)
+
+
 def test_png__does_refuse_colour(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     for channels in (2, 3, 4):
