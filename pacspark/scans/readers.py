@@ -176,13 +176,13 @@ def _require_lit(description: ScanDescription, frames: FrameSource, energy_bin: 
 def _mean_frame(
     description: ScanDescription, name: str, frames: NDArray[np.generic]
 ) -> NDArray[np.float64]:
-    numbers: NDArray[np.float64] = np.asarray(frames, dtype=np.float64)
-    wrong = int((~np.isfinite(numbers)).sum())
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
+        mean: NDArray[np.float64] = np.add.reduce(frames, axis=0, dtype=np.float64) / len(frames)
+    wrong = int((~np.isfinite(mean)).sum())
     if wrong:
         message = (
-            f"{description.path}: projections.{name}: expected finite counts, found {wrong} that "
-            "are not"
+            f"{description.path}: projections.{name}: expected finite counts, found {wrong} pixels "
+            "without"
         )
         raise ScanDescriptionError(message)
-    mean: NDArray[np.float64] = numbers.mean(axis=0)
     return mean
