@@ -8,6 +8,7 @@ arithmetic is in `filtering` and `kernels`.
 """
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -85,7 +86,7 @@ class SlabReconstruction:
         n_padded = math.ceil((self._lead + n_z) / RUN) * RUN
         self._slab = np.zeros((n_y, n_x, n_padded), np.float32)
 
-    def add(self, projections: NDArray[np.float32], angle_start: int = 0) -> None:
+    def add(self, projections: NDArray[Any], angle_start: int = 0) -> None:
         """Filter views and add them to the slab.
 
         Parameters
@@ -173,7 +174,7 @@ class SlabReconstruction:
 
 
 def reconstruct_fdk(
-    projections: NDArray[np.float32],
+    projections: NDArray[Any],
     geometry: Geometry,
     grid: VolumeGrid | None = None,
     options: FDKOptions | None = None,

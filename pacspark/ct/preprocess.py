@@ -4,11 +4,14 @@
 darks. What the logarithm has no answer for is handled in the open:
 
 * a pixel whose mean flat is not above its mean dark is *dead*: its line integral is interpolated
-  along the row from its live neighbours; a detector that is mostly dead is an error;
-* counts at or below the dark level, which a strong absorber and noise make, count as half a count.
+  along the row from its live neighbours; a detector that is mostly dead is an error, and so is one
+  that the beam has mostly saturated;
+* counts at or below the dark level, which a strong absorber and noise make, count as half a count;
+  where the flat is less than two, the values are no counts but parts of the beam already, and count
+  as the smallest transmission.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +27,16 @@ SMALLEST_COUNT = 0.5
 """What counts at or below the dark level stand for."""
 SMALLEST_TRANSMISSION = 1e-6
 """What a transmission at or below zero stands for: a line integral of 13.8."""
+SMALLEST_COUNTED_FLAT = 2.0
+"""Flats below this are no counts: they have been divided by something."""
 
 
 def line_integrals(
-    values: NDArray[np.generic],
+    values: NDArray[Any],
     kind: Kind,
     *,
-    flats: NDArray[np.generic] | None = None,
-    darks: NDArray[np.generic] | None = None,
+    flats: NDArray[Any] | None = None,
+    darks: NDArray[Any] | None = None,
     unattenuated_counts: float | None = None,
 ) -> NDArray[np.float32]:
     """Return line integrals, float32, of one block of projections.
@@ -39,7 +44,7 @@ def line_integrals(
     Parameters
     ----------
     values
-        ``(n, n_rows, n_columns)``.
+        ``(n, n_rows, n_columns)``, of whole frames or of the same band of rows as the flats.
     kind
         ``counts``, ``transmission`` (counts over unattenuated counts) or ``line_integrals``.
     flats, darks
@@ -50,8 +55,18 @@ def line_integrals(
     Raises
     ------
     ProjectionDataError
-        When shapes differ, the flat is dead or missing, or `kind` is none of the three.
+        When shapes differ, the flat is dead, saturated or missing, or `kind` is none of the three.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> counts, flats = np.array([[[50, 100]]]), np.array([[[100, 100]]])
+    >>> abs(line_integrals(counts, "counts", flats=flats)).round(3)
+    array([[[0.693, 0.   ]]], dtype=float32)
     """
+    if values.ndim != 3:
+        message = f"values: expected shape (n, n_rows, n_columns), found {values.shape}"
+        raise ProjectionDataError(message)
     if kind == "line_integrals":
         return np.asarray(values, np.float32)
     if kind == "transmission":
@@ -62,8 +77,9 @@ def line_integrals(
     frame_shape = values.shape[1:]
     dark = np.zeros(frame_shape) if darks is None else _mean("dark", darks, frame_shape)
     if flats is not None:
+        _require_few("saturated pixels", _saturated(flats))
         beam = _mean("flat", flats, frame_shape) - dark
-    elif unattenuated_counts is not None and unattenuated_counts > 0:
+    elif unattenuated_counts is not None and 0 < unattenuated_counts < np.inf:
         beam = unattenuated_counts - dark
     else:
         message = (
@@ -72,26 +88,40 @@ def line_integrals(
         )
         raise ProjectionDataError(message)
     dead = ~(beam > 0)
-    if dead.mean() > MAX_DEAD_PART:
-        row, column = (int(places[0]) for places in np.nonzero(dead))
-        message = (
-            f"flat: expected counts above the dark level, found {int(dead.sum())} of {dead.size} "
-            f"pixels at or below it, the first at row {row}, column {column}"
-        )
-        raise ProjectionDataError(message)
+    _require_few("pixels that are not above the dark level", dead)
     beam[dead] = 1.0
+    smallest = np.where(beam < SMALLEST_COUNTED_FLAT, SMALLEST_TRANSMISSION * beam, SMALLEST_COUNT)
     lit = np.asarray(values, np.float32) - dark.astype(np.float32)
-    np.maximum(lit, np.float32(SMALLEST_COUNT), out=lit)
+    np.maximum(lit, smallest.astype(np.float32), out=lit)
     lit /= beam.astype(np.float32)
     integrals = _negative_log(lit, np.float32(0))
     _repair(integrals, dead)
     return integrals
 
 
+def _saturated(flats: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which pixels are at the top of their whole-number range in every frame."""
+    if not np.issubdtype(flats.dtype, np.integer):
+        return np.zeros(flats.shape[1:], np.bool_)
+    saturated: NDArray[np.bool_] = (flats == np.iinfo(flats.dtype).max).all(axis=0)
+    return saturated
+
+
+def _require_few(what: str, wrong: NDArray[np.bool_]) -> None:
+    if wrong.mean() <= MAX_DEAD_PART:
+        return
+    row, column = (int(places[0]) for places in np.nonzero(wrong))
+    message = (
+        f"flat: expected the beam without object, found {int(wrong.sum())} of {wrong.size} {what}, "
+        f"the first at row {row}, column {column}"
+    )
+    raise ProjectionDataError(message)
+
+
 def _mean(
-    name: str, frames: NDArray[np.generic], frame_shape: tuple[int, ...]
+    name: str, frames: NDArray[Any], frame_shape: tuple[int, ...]
 ) -> NDArray[np.float64]:
-    if frames.shape[1:] != frame_shape or not len(frames):
+    if frames.ndim != 3 or frames.shape[1:] != frame_shape or not len(frames):
         message = f"{name}: expected frames of shape {frame_shape}, found {frames.shape}"
         raise ProjectionDataError(message)
     mean: NDArray[np.float64] = frames.mean(axis=0, dtype=np.float64)

@@ -1,0 +1,249 @@
+"""Scanners and grids: what they compute, and what they refuse."""
+
+import math
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from pacspark.ct.geometry import (
+    ConeBeamGeometry,
+    FlatPanel,
+    Geometry,
+    ParallelBeamGeometry,
+    VolumeGrid,
+    largest_gap_rad,
+)
+from pacspark.errors import GeometryError
+from tests.oracles import arcs_rad
+from tests.strategies import angle_lists, cone_geometries, grids, panels, parallel_geometries
+
+PANEL = FlatPanel(n_rows=5, n_columns=8, row_spacing_mm=2.0, column_spacing_mm=1.0)
+CIRCLE = np.arange(36) * 2 * math.pi / 36
+
+
+def cone(**changes: Any) -> ConeBeamGeometry:
+    values = {
+        "source_to_isocenter_mm": 500.0,
+        "source_to_detector_mm": 1000.0,
+        "gantry_angles_rad": CIRCLE,
+        "detector": PANEL,
+    }
+    return ConeBeamGeometry(**{**values, **changes})
+
+
+def test_import__does_not_load_a_compiler() -> None:
+    code = (
+        "import sys; from pacspark.ct import ConeBeamGeometry, VolumeGrid; "
+        "print(sorted({'numba', 'scipy', 'pyspark'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("source_to_isocenter_mm", 0, "source_to_isocenter_mm: expected a number > 0, found 0"),
+        ("source_to_isocenter_mm", math.nan, "expected a finite number, found nan"),
+        ("source_to_isocenter_mm", "500", "expected a finite number, found '500'"),
+        ("source_to_isocenter_mm", True, "expected a finite number, found True"),
+        ("source_to_isocenter_mm", 10**400, "expected a finite number, found 1000"),
+        ("source_to_detector_mm", 400.0, "are the two swapped"),
+        ("gantry_angles_rad", [], "expected a list of angles, found shape"),
+        ("gantry_angles_rad", [[0.0]], "expected a list of angles, found shape"),
+        ("gantry_angles_rad", [0.0, math.inf], r"gantry_angles_rad\[1\]: expected a number"),
+        ("gantry_angles_rad", ["a"], "gantry_angles_rad: expected numbers"),
+        ("gantry_angles_rad", np.arange(180.0), "looks like degrees; convert with numpy.radians"),
+        ("detector", None, "detector: expected a FlatPanel, found None"),
+    ],
+)
+def test_cone_beam__refuses_what_cannot_be(field: str, value: object, message: str) -> None:
+    with pytest.raises(GeometryError, match=message):
+        cone(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n_rows", 0),
+        ("n_rows", 2.0),
+        ("n_columns", True),
+        ("row_spacing_mm", -1.0),
+        ("column_spacing_mm", math.inf),
+        ("offset_u_mm", math.nan),
+        ("offset_v_mm", None),
+        ("row_order", "upside_down"),
+    ],
+)
+def test_flat_panel__names_the_field_that_is_wrong(field: str, value: Any) -> None:
+    with pytest.raises(GeometryError, match=f"detector.{field}: expected .*, found {value!r}"):
+        replace(PANEL, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("shape", "voxel_mm", "center_mm", "field"),
+    [
+        ((1, 1), (1, 1, 1), (0, 0, 0), "grid.shape"),
+        (3, (1, 1, 1), (0, 0, 0), "grid.shape"),
+        ((1, 0, 1), (1, 1, 1), (0, 0, 0), r"grid.shape\[y\]"),
+        ((1, 1, 1), (1, 1, 0), (0, 0, 0), r"grid.voxel_mm\[x\]"),
+        ((1, 1, 1), (1, 1, 1), (math.nan, 0, 0), r"grid.center_mm\[z\]"),
+    ],
+)
+def test_grid__names_the_field_that_is_wrong(
+    shape: Any, voxel_mm: Any, center_mm: Any, field: str
+) -> None:
+    with pytest.raises(GeometryError, match=field):
+        VolumeGrid(shape, voxel_mm, center_mm)
+
+
+def test_grid__refuses_a_slab_outside_its_whole() -> None:
+    grid = VolumeGrid((4, 2, 2), (1.0, 1.0, 1.0))
+    for start, stop in ((-1, 2), (2, 2), (3, 5)):
+        with pytest.raises(GeometryError, match=r"grid\.slab"):
+            grid.slab(start, stop)
+    with pytest.raises(GeometryError, match=r"grid\.z_start"):
+        replace(grid, z_start=1)
+
+
+def test_flat_panel__counts_rows_from_the_side_that_row_order_says() -> None:
+    panel = replace(PANEL, offset_u_mm=0.25, offset_v_mm=-1.0)
+    assert panel.v_mm.tolist() == [3.0, 1.0, -1.0, -3.0, -5.0]
+    assert replace(panel, row_order="bottom_up").v_mm.tolist() == [-5.0, -3.0, -1.0, 1.0, 3.0]
+    assert panel.u_mm[0] == -3.25
+    assert panel.u_mm[-1] == 3.75
+
+
+@given(st.one_of(cone_geometries(), parallel_geometries()))
+def test_geometry__compares_hashes_and_pickles(geometry: Geometry) -> None:
+    again = pickle.loads(pickle.dumps(geometry))
+    assert again == geometry
+    assert hash(again) == hash(geometry)
+    assert not again.gantry_angles_rad.flags.writeable
+    assert replace(geometry, gantry_angles_rad=geometry.gantry_angles_rad + 1) != geometry
+
+
+def test_geometry__keeps_its_own_angles() -> None:
+    angles = CIRCLE.copy()
+    geometry = cone(gantry_angles_rad=angles)
+    angles[0] = 5.0
+    assert geometry.gantry_angles_rad[0] == 0.0
+    with pytest.raises(ValueError, match="read-only"):
+        geometry.gantry_angles_rad[0] = 1.0
+
+
+@given(angle_lists(), st.booleans())
+def test_angular_weights__are_the_arcs_nearest_to_each_view(
+    angles: np.ndarray[Any, np.dtype[np.float64]], parallel: bool
+) -> None:
+    geometry: Geometry = cone(gantry_angles_rad=angles)
+    period = 2 * math.pi
+    if parallel:
+        geometry, period = ParallelBeamGeometry(angles, PANEL), math.pi
+    weights = geometry.angular_weights_rad()
+    assert weights.sum() == pytest.approx(period)
+    assert (weights >= 0).all()
+    turned = np.sort(np.mod(angles, period))
+    gaps = np.diff(turned, append=turned[0] + period)
+    assume(angles.size == 1 or gaps.min() > 1e-6)  # twins share an arc in any way
+    np.testing.assert_allclose(weights, arcs_rad(angles, period), atol=1e-9)
+    assert largest_gap_rad(geometry) == pytest.approx(gaps.max())
+
+
+@pytest.mark.parametrize("count", [1, 2, 120, 721])
+@pytest.mark.parametrize("endpoint", [False, True])
+def test_angular_weights__close_the_circle_with_and_without_its_end(
+    count: int, endpoint: bool
+) -> None:
+    angles = np.linspace(0, 2 * math.pi, count + endpoint, endpoint=endpoint)
+    weights = cone(gantry_angles_rad=angles).angular_weights_rad()
+    step = 2 * math.pi / count
+    assert weights.sum() == pytest.approx(2 * math.pi)
+    np.testing.assert_allclose(weights[1:-1], step)
+    if endpoint:
+        np.testing.assert_allclose(weights[[0, -1]], step / 2)
+
+
+@pytest.mark.parametrize(
+    "degrees", [np.arange(180), np.arange(181), np.arange(0, 360, 2), np.arange(-90, 90)]
+)
+def test_angular_weights__count_opposite_parallel_views_as_one(
+    degrees: np.ndarray[Any, np.dtype[np.int64]],
+) -> None:
+    weights = ParallelBeamGeometry(np.radians(degrees), PANEL).angular_weights_rad()
+    assert weights.sum() == pytest.approx(math.pi)
+    assert weights.max() == pytest.approx(math.radians(1))
+
+
+@given(grids(), st.data())
+def test_slab__lies_where_it_lies_in_the_whole(grid: VolumeGrid, data: st.DataObject) -> None:
+    stop = data.draw(st.integers(1, grid.shape[0]))
+    start = data.draw(st.integers(0, stop - 1))
+    slab = grid.slab(start, stop)
+    assert slab.z_mm.tolist() == grid.z_mm[start:stop].tolist()
+    assert slab.slab(0, 1) == grid.slab(start, start + 1)
+    assert pickle.loads(pickle.dumps(slab)) == slab
+
+
+@given(panels(), grids(), st.floats(100.0, 2000.0), st.floats(1.0, 5.0))
+def test_row_band__holds_every_row_that_a_voxel_can_need(
+    panel: FlatPanel, grid: VolumeGrid, isocenter_mm: float, magnification: float
+) -> None:
+    geometry = ConeBeamGeometry(isocenter_mm, isocenter_mm * magnification, CIRCLE, panel)
+    start, stop = geometry.row_band(grid)
+    assert 0 <= start < stop <= panel.n_rows
+    z, y, x = np.meshgrid(grid.z_mm, grid.y_mm, grid.x_mm, indexing="ij")
+    rising = np.sort(panel.v_mm)
+    for angle in CIRCLE:
+        depth = isocenter_mm - (x * np.cos(angle) + y * np.sin(angle))
+        row = (z * geometry.source_to_detector_mm / depth - rising[0]) / panel.row_spacing_mm
+        needed = np.concatenate([np.floor(row).ravel(), np.floor(row).ravel() + 1])
+        if panel.row_order == "top_down":
+            needed = panel.n_rows - 1 - needed
+        needed = needed[(needed >= 0) & (needed < panel.n_rows)]
+        assert ((needed >= start) & (needed < stop)).all()
+
+
+def test_row_band__refuses_a_grid_that_reaches_the_source() -> None:
+    grid = VolumeGrid((1, 3, 3), (1.0, 400.0, 400.0))
+    with pytest.raises(GeometryError, match="from the rotation axis, found 565"):
+        cone().row_band(grid)
+
+
+def test_fit_grid__is_the_field_of_view_at_the_detectors_resolution() -> None:
+    panel = FlatPanel(64, 100, 0.5, 1.0, offset_v_mm=3.0)
+    grid = cone(detector=panel).fit_grid()
+    radius_mm = 500 * math.sin(math.atan(50 / 1000))
+    assert grid.voxel_mm == (0.25, 0.5, 0.5)
+    assert grid.shape == (64, math.floor(2 * radius_mm / 0.5), math.floor(2 * radius_mm / 0.5))
+    assert grid.center_mm == (1.5, 0.0, 0.0)
+    assert ParallelBeamGeometry(CIRCLE, panel).fit_grid().shape == (64, 100, 100)
+
+
+def test_fit_grid__of_a_fan_beam_is_one_slice_at_zero() -> None:
+    grid = cone(detector=FlatPanel(1, 100, 7.0, 1.0)).fit_grid()
+    assert grid.shape[0] == 1
+    assert grid.z_mm.tolist() == [0.0]
+
+
+@given(st.one_of(cone_geometries(), parallel_geometries()))
+def test_fit_grid__is_inside_what_the_detector_sees(geometry: Geometry) -> None:
+    detector = geometry.detector
+    half_mm = min(-detector.u_mm[0], detector.u_mm[-1]) + detector.column_spacing_mm / 2
+    if half_mm <= 0:
+        with pytest.raises(GeometryError, match=r"detector\.offset_u_mm: .* rotation axis"):
+            geometry.fit_grid()
+        return
+    grid = geometry.fit_grid()
+    assert grid.shape[1] == grid.shape[2] <= detector.n_columns
+    assert grid.shape[0] == detector.n_rows
+    assert grid.x_mm[-1] * geometry.magnification <= half_mm * (1 + 1e-9)

@@ -1,0 +1,133 @@
+"""Which variant runs, and that compiled kernels are found by the next process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pacspark.ct.fdk import SlabReconstruction
+from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
+from pacspark.ct.kernels.backproject import LONGEST_STEP, PADDING, RUN, line_1, line_8, line_16
+from pacspark.ct.kernels.variants import VARIANTS, available_variants, choose_variant
+from pacspark.errors import UsageError
+
+RECONSTRUCT = """
+import numpy as np
+from pacspark.ct import ConeBeamGeometry, FlatPanel, VolumeGrid, reconstruct_fdk
+from pacspark.ct.kernels.variants import VARIANTS, available_variants, choose_variant
+angles = np.arange(8) * 2 * np.pi / 8
+geometry = ConeBeamGeometry(100.0, 200.0, angles, FlatPanel(4, 4, 1.0, 1.0))
+grid = VolumeGrid((4, 4, 4), (0.5, 0.5, 0.5))
+volume = reconstruct_fdk(np.ones((8, 4, 4)), geometry, grid)
+assert volume[1:3, 1:3, 1:3].min() > 0
+hits = sum(VARIANTS[choose_variant()][0].stats.cache_hits.values())
+print(",".join(available_variants()), choose_variant(), hits)
+"""
+
+
+def run_apart(**environment: str) -> tuple[str, str, int]:
+    """Reconstruct in another process: the variants there, the chosen one, how often from disk."""
+    output = subprocess.run(
+        [sys.executable, "-W", "error", "-c", RECONSTRUCT],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert output.returncode == 0, output.stderr
+    available, chosen, hits = output.stdout.split()
+    return available, chosen, int(hits)
+
+
+def test_compiled_kernels__are_found_by_the_next_process(tmp_path: Path) -> None:
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path), "PACSPARK_KERNEL": "portable"}
+    assert run_apart(**environment)[2] == 0
+    files = sorted(path.name for path in tmp_path.rglob("*.nbc"))
+    assert run_apart(**environment)[2] == 1
+    assert sorted(path.name for path in tmp_path.rglob("*.nbc")) == files
+
+
+def test_variants__follow_the_cpu_that_numba_compiles_for(tmp_path: Path) -> None:
+    available, chosen, _ = run_apart(
+        NUMBA_CACHE_DIR=str(tmp_path), NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES=""
+    )
+    assert (available, chosen) == ("portable", "portable")
+
+
+def test_variants__of_a_cpu_without_avx512_use_avx2(tmp_path: Path) -> None:
+    if "avx2" not in available_variants():
+        assert available_variants() == ("portable",)
+        return
+    available, chosen, _ = run_apart(
+        NUMBA_CACHE_DIR=str(tmp_path), NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES="+avx2,+fma"
+    )
+    assert (available, chosen) == ("avx2,portable", "avx2")
+
+
+def test_kernels__run_where_no_cache_can_be_written(tmp_path: Path) -> None:
+    # the package as a cluster may unpack it: neither its folder nor the home can be written
+    code = (
+        "from unittest import mock\n"
+        "from numba.core import caching\n"
+        "with mock.patch.object(caching.CacheImpl, '_locator_classes', []):\n"
+        + "".join(f"    {line}\n" for line in RECONSTRUCT.strip().splitlines())
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PACSPARK_KERNEL": "portable"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[1:] == ["portable", "0"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_choose_variant__follows_argument_then_environment_then_speed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PACSPARK_KERNEL", raising=False)
+    assert choose_variant() == available_variants()[0]
+    monkeypatch.setenv("PACSPARK_KERNEL", "portable")
+    assert choose_variant() == "portable"
+    assert choose_variant(available_variants()[0]) == available_variants()[0]
+    monkeypatch.setenv("PACSPARK_KERNEL", "abacus")
+    geometry = ConeBeamGeometry(100.0, 200.0, np.arange(8) * np.pi / 4, FlatPanel(4, 4, 1.0, 1.0))
+    with pytest.raises(UsageError, match=r"PACSPARK_KERNEL: expected one of .*'abacus'"):
+        SlabReconstruction(geometry, VolumeGrid((1, 1, 1), (1.0, 1.0, 1.0)))
+    assert set(available_variants()) <= set(VARIANTS)
+
+
+@pytest.mark.parametrize("step", [1e-9, 0.03, 0.5, 0.999, 1.0, 1.001, 1.5, LONGEST_STEP])
+@pytest.mark.parametrize("origin", [-70.0, -33.0, -16.999999999, -0.25, 0.0, 3.9999999999, 40.5])
+@pytest.mark.parametrize(
+    ("line", "name"), [(line_16, "avx512"), (line_8, "avx2"), (line_1, "portable")]
+)
+def test_lines__interpolate_between_samples_with_zero_outside(
+    line: object, name: str, origin: float, step: float
+) -> None:
+    if name not in available_variants():
+        pytest.skip(f"this CPU has no {name}")
+    n_v, n_z, row_start, z_start = 37, 3 * RUN, 5, 2 * RUN
+    random = np.random.default_rng(0)
+    samples = np.full((4, n_v + 2 * PADDING), np.nan, np.float32)  # what may not be read is NaN
+    samples[1:3] = 0
+    samples[1:3, PADDING:-PADDING] = random.standard_normal((2, n_v))
+    sums = np.full(n_z + 2 * RUN, 7.0, np.float32)
+    # as the kernel calls it: rows lifted, the slab's first slice at an absolute index
+    start = origin + row_start - z_start * step
+    line(  # type: ignore[operator]
+        sums, RUN, samples.ravel(), samples.shape[1], 2 * samples.shape[1],
+        np.float32(0.3), np.float32(0.6), start + 64, step, z_start, n_z, row_start, n_v,
+    )  # fmt: skip
+    blended = 0.3 * samples[1, PADDING:-PADDING] + 0.6 * samples[2, PADDING:-PADDING]
+    positions = start + (z_start + np.arange(n_z)) * step - row_start
+    expected = 7 + np.interp(positions, np.arange(-1, n_v + 1), [0, *blended, 0])
+    np.testing.assert_allclose(sums[RUN:-RUN], expected, atol=2e-5)
+    assert (sums[:RUN] == 7).all()
+    assert (sums[-RUN:] == 7).all()
