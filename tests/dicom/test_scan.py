@@ -44,7 +44,7 @@ class Memory:
 
     @property
     def n_angles(self) -> int:
-        return self.frames.shape[1]
+        return int(self.frames.shape[1])
 
     @property
     def n_energy_bins(self) -> int:
@@ -62,7 +62,7 @@ class Memory:
 
 def cone(n_angles: int = 7, **panel: Any) -> ConeBeamGeometry:
     detector = FlatPanel(**({"n_rows": 4, "n_columns": 6, "row_spacing_mm": 0.3,
-                             "column_spacing_mm": 0.7, "offset_u_mm": 0.1 / 3} | panel))  # fmt: skip
+                             "column_spacing_mm": 0.7, "offset_u_mm": 0.03} | panel))  # fmt: skip
     return ConeBeamGeometry(
         101.7, 300.1, np.arange(n_angles) * 2 * math.pi / n_angles + 0.1, detector
     )
