@@ -1,0 +1,149 @@
+"""The command line: answers on standard output, one line per error, the documented exit status."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pacspark.cli import main, parse_bytes
+from pacspark.errors import UsageError
+from tests.scan_files import write_phantom_scan
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+SIZE = ["--size", "20", "20", "6", "--voxel-mm", "1"]
+
+
+class Shell:
+    """Runs commands in this process and keeps what they print."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        self._capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        printed = self._capsys.readouterr()
+        return status, printed.out.strip(), printed.err.strip()
+
+    def json(self, *arguments: object) -> Any:
+        """Run a command with ``--json`` and give the value it prints last."""
+        status, out, err = self(*arguments, "--json")
+        assert status == 0, err
+        return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(capsys)
+
+
+def test_commands__lead_from_a_scan_to_files(
+    shell: Shell, spark: "SparkSession", tmp_path: Path
+) -> None:
+    scan, _ = write_phantom_scan(tmp_path / "scan")
+    root = tmp_path / "archive"
+    assert shell.json("init", root)["tables"][:2] == ["instances", "objects"]
+    status, out, _ = shell("import-scan", root, scan)
+    assert status == 0
+    series_uid = out.split()[-1]
+    again = shell.json("import-scan", root, scan)
+    assert (again["series_instance_uid"], again["duplicate"]) == (series_uid, 1)
+
+    plan = shell.json("plan", root, series_uid, *SIZE, "--cores", 2, "--memory", "2G")
+    assert plan["voxel_updates"] == 20 * 20 * 6 * 40
+    status, out, _ = shell("reconstruct", root, series_uid, *SIZE)
+    assert status == 0
+    ct_uid = out.split()[-1]
+    (report,) = shell.json("reconstruct", root, series_uid, *SIZE)
+    assert report["found"] is True
+    assert report["series_instance_uid"] == ct_uid
+
+    (found,) = shell.json("find", root, "--level", "series", "Modality=CT")
+    assert found["SeriesInstanceUID"] == ct_uid
+    assert found["NumberOfSeriesRelatedInstances"] == 6
+    assert shell.json("find", root, "PatientID=NOBODY*") == []
+    (row,) = shell.json("sql", root, "SELECT count(*) AS n FROM instances WHERE Modality = 'CT'")
+    assert row == {"n": 6}
+    files = shell.json("export", root, tmp_path / "out", "--series", ct_uid)
+    assert len(files) == 6
+    assert shell.json("export", root, tmp_path / "nii", "--series", ct_uid, "--format", "nifti")
+    picture = shell.json("check", root, series_uid, "--picture", tmp_path / "check.png")
+    assert Path(picture["picture"]).stat().st_size > 1000
+    assert shell("view", root, ct_uid, tmp_path / "view.png")[0] == 0
+    assert {version["table"] for version in shell.json("history", root)} >= {"instances", "runs"}
+
+    counts = shell.json("ingest", root, tmp_path / "out")
+    assert (counts["stored"], counts["duplicate"], counts["rejected"]) == (0, 6, 0)
+    (tmp_path / "out" / "notes.txt").write_text("no DICOM")
+    status, out, err = shell("ingest", root, tmp_path / "out")
+    assert status == 1
+    assert out == "stored 0, duplicate 6, conflict 0, rejected 1"
+    assert "notes.txt" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["find", "ROOT", "PatientID"], 2, "expected KEYWORD=VALUE, found 'PatientID'"),
+        (["find", "ROOT", "--level", "shelf"], 2, "expected one of patient, study"),
+        (["find", "ROOT", "NoSuchThing=1"], 1, "NoSuchThing"),
+        (["find", "nowhere-at-all"], 1, "no archive here; `pacspark init"),
+        (["export", "ROOT", "out"], 2, "expected one of study, series, instance, found 0"),
+        (["export", "ROOT", "out", "--series", "1.2.3"], 1, "1.2.3"),
+        (["reconstruct", "ROOT", "1.2.3"], 1, "no series '1.2.3'"),
+        (["plan"], 2, "expected ROOT SERIES_UID or --preset"),
+        (["plan", "--preset", "whale"], 2, "found 'whale'"),
+        (["import-scan", "ROOT", "missing.toml"], 1, "missing.toml: expected a scan description"),
+        (["ingest", "ROOT", "missing"], 2, "missing: expected a file, a folder or a glob"),
+        (["no-such-command"], 2, "No such command"),
+    ],
+)
+def test_errors__are_one_line_and_an_exit_status(
+    shell: Shell,
+    spark: "SparkSession",
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    status: int,
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "archive"
+    shell("init", root)
+    found, out, err = shell(*[str(root) if word == "ROOT" else word for word in arguments])
+    assert found == status, err
+    assert says in err
+    assert "Traceback" not in err
+    assert out == ""
+    if status == 1:
+        assert len(err.splitlines()) == 1
+
+
+def test_every_command__has_help_with_an_example(shell: Shell) -> None:
+    _, out, _ = shell("--help")
+    commands = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
+    listed = [word for word in commands if word.isidentifier() or "-" in word.strip("-")]
+    names = [name for name in listed if not name.startswith("-")]
+    assert {"init", "ingest", "import-scan", "find", "sql", "check", "plan"} <= set(names)
+    for name in ["init", "ingest", "import-scan", "find", "sql", "check", "plan", "reconstruct",
+                 "export", "view", "history"]:  # fmt: skip
+        status, out, _ = shell(name, "--help")
+        assert status == 0
+        assert f"Example: pacspark {name}" in out
+        assert "--json" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"), [("8G", 8 << 30), ("512M", 512 << 20), ("1.5GiB", 3 << 29), ("64", 64)]
+)
+def test_parse_bytes__reads_sizes(text: str, size_bytes: int) -> None:
+    assert parse_bytes(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1G", "0", "nan", "infG", "1X", "8 apples"])
+def test_parse_bytes__refuses_what_is_no_size(text: str) -> None:
+    with pytest.raises(UsageError, match="expected a size like 8G"):
+        parse_bytes(text)
