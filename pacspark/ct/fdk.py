@@ -22,6 +22,7 @@ from pacspark.ct.geometry import (
     largest_gap_rad,
 )
 from pacspark.ct.kernels.backproject import RUN
+from pacspark.ct.kernels.threads import at_most, most_threads
 from pacspark.ct.kernels.variants import VARIANTS, choose_variant
 from pacspark.errors import GeometryError, ProjectionDataError, UsageError
 
@@ -72,14 +73,15 @@ class SlabReconstruction:
         if n_threads < 1:
             message = f"n_threads: expected at least 1, found {n_threads}"
             raise UsageError(message)
-        self._n_threads = min(n_threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        self._n_threads = min(n_threads, most_threads())
         try:
             self._kernel = VARIANTS[choose_variant(variant)][0]
         except ValueError as error:
             raise UsageError(*error.args) from None
         self.row_band = geometry.row_band(grid)
         """Detector rows ``(start, stop)`` that the slab needs."""
-        self._filter = RowFilter(geometry, *self.row_band, options or FDKOptions())
+        self.row_filter = RowFilter(geometry, *self.row_band, options or FDKOptions())
+        """Weights and filters views for `backproject`."""
         n_z, n_y, n_x = grid.shape
         # runs of slices begin at absolute multiples of RUN: see kernels.backproject
         self._lead = grid.z_start % RUN
@@ -119,28 +121,24 @@ class SlabReconstruction:
                 f"{angle_start}"
             )
             raise ProjectionDataError(message)
-        at_once = self._filter.angles_within(WORK_BYTES)
-        before = numba.get_num_threads()
-        numba.set_num_threads(self._n_threads)
-        try:
-            for start in range(0, len(projections), at_once):
-                with np.errstate(over="ignore"):  # what float32 cannot hold is found infinite
-                    block = np.asarray(projections[start : start + at_once], np.float32)
-                _require_finite(block, angle_start + start, row_start)
-                self._backproject(
-                    self._filter.filter(block, angle_start + start, self._n_threads),
-                    angle_start + start,
-                )
-        finally:
-            numba.set_num_threads(before)
+        at_once = self.row_filter.angles_within(WORK_BYTES)
+        for start in range(0, len(projections), at_once):
+            with np.errstate(over="ignore"):  # what float32 cannot hold is found infinite
+                block = np.asarray(projections[start : start + at_once], np.float32)
+            _require_finite(block, angle_start + start, row_start)
+            filtered = self.row_filter.filter(block, angle_start + start, self._n_threads)
+            self.backproject(filtered, angle_start + start)
 
-    def result(self) -> NDArray[np.float32]:
-        """Return the slab so far, float32 ``(n_z, n_y, n_x)``, 1/mm."""
-        n_z = self._grid.shape[0]
-        inside = self._slab[:, :, self._lead : self._lead + n_z]
-        return np.ascontiguousarray(inside.transpose(2, 0, 1))
+    def backproject(self, filtered: NDArray[np.float32], angle_start: int) -> None:
+        """Add views that `row_filter` has filtered already; `add` does both.
 
-    def _backproject(self, filtered: NDArray[np.float32], angle_start: int) -> None:
+        Parameters
+        ----------
+        filtered
+            ``(n, n_columns + 2, n_rows_of_the_band + 2 * PADDING)`` as `row_filter` gives it.
+        angle_start
+            Index in the scan of the first of them.
+        """
         geometry, grid = self._geometry, self._grid
         detector = geometry.detector
         angles = geometry.gantry_angles_rad[angle_start : angle_start + len(filtered)]
@@ -152,25 +150,34 @@ class SlabReconstruction:
         row_start, row_stop = self.row_band
         first_row = detector.n_rows - row_stop if detector.row_order == "top_down" else row_start
         n_z = grid.shape[0] if grid.parent_n_z is None else grid.parent_n_z
-        self._kernel(
-            filtered,
-            self._slab,
-            np.cos(angles),
-            np.sin(angles),
-            grid.x_mm,
-            grid.y_mm,
-            isocenter_mm,
-            detector_mm,
-            1 / detector.column_spacing_mm,
-            (detector.n_columns - 1) / 2 - detector.offset_u_mm / detector.column_spacing_mm + 1,
-            1 / detector.row_spacing_mm,
-            (detector.n_rows - 1) / 2 - detector.offset_v_mm / detector.row_spacing_mm,
-            grid.center_mm[0] - (n_z - 1) / 2 * grid.voxel_mm[0],
-            grid.voxel_mm[0],
-            grid.z_start - self._lead,
-            first_row,
-            not isinstance(geometry, ConeBeamGeometry),
-        )
+        with at_most(self._n_threads):
+            self._kernel(
+                filtered,
+                self._slab,
+                np.cos(angles),
+                np.sin(angles),
+                grid.x_mm,
+                grid.y_mm,
+                isocenter_mm,
+                detector_mm,
+                1 / detector.column_spacing_mm,
+                (detector.n_columns - 1) / 2
+                - detector.offset_u_mm / detector.column_spacing_mm
+                + 1,
+                1 / detector.row_spacing_mm,
+                (detector.n_rows - 1) / 2 - detector.offset_v_mm / detector.row_spacing_mm,
+                grid.center_mm[0] - (n_z - 1) / 2 * grid.voxel_mm[0],
+                grid.voxel_mm[0],
+                grid.z_start - self._lead,
+                first_row,
+                not isinstance(geometry, ConeBeamGeometry),
+            )
+
+    def result(self) -> NDArray[np.float32]:
+        """Return the slab so far, float32 ``(n_z, n_y, n_x)``, 1/mm."""
+        n_z = self._grid.shape[0]
+        inside = self._slab[:, :, self._lead : self._lead + n_z]
+        return np.ascontiguousarray(inside.transpose(2, 0, 1))
 
 
 def reconstruct_fdk(

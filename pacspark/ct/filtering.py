@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry
 from pacspark.ct.kernels.backproject import PADDING, arrange
+from pacspark.ct.kernels.threads import at_most
 from pacspark.errors import GeometryError
 
 
@@ -127,7 +128,7 @@ class RowFilter:
         angle_start
             Index in the scan of the first of them.
         n_threads
-            Threads of the transforms.
+            Threads to use.
         """
         n_angles, n_rows, n_columns = projections.shape
         arcs = self._arcs[angle_start : angle_start + n_angles].astype(np.float32)
@@ -141,7 +142,8 @@ class RowFilter:
         if self._flip:
             rows = rows[:, ::-1]
         arranged = np.zeros((n_angles, n_columns + 2, n_rows + 2 * PADDING), np.float32)
-        arrange(rows, arranged)
+        with at_most(n_threads):
+            arrange(rows, arranged)
         return arranged
 
     def angles_within(self, size_bytes: int) -> int:

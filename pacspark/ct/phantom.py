@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pacspark.ct.checks import require_positive
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
 from pacspark.ct.kernels.ellipsoids import line_integrals
+from pacspark.ct.kernels.threads import at_most
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +110,7 @@ def project(
         isocenter_mm = geometry.source_to_isocenter_mm
         detector_mm = geometry.source_to_detector_mm
     integrals = np.empty((geometry.n_angles, detector.n_rows, detector.n_columns), np.float32)
-    before = numba.get_num_threads()
-    numba.set_num_threads(n_threads or before)
-    try:
+    with at_most(n_threads or numba.get_num_threads()):
         line_integrals(
             _table(ellipsoids),
             np.cos(geometry.gantry_angles_rad),
@@ -123,8 +122,6 @@ def project(
             not isinstance(geometry, ConeBeamGeometry),
             integrals,
         )
-    finally:
-        numba.set_num_threads(before)
     return integrals
 
 

@@ -118,9 +118,7 @@ def _require_few(what: str, wrong: NDArray[np.bool_]) -> None:
     raise ProjectionDataError(message)
 
 
-def _mean(
-    name: str, frames: NDArray[Any], frame_shape: tuple[int, ...]
-) -> NDArray[np.float64]:
+def _mean(name: str, frames: NDArray[Any], frame_shape: tuple[int, ...]) -> NDArray[np.float64]:
     if frames.ndim != 3 or frames.shape[1:] != frame_shape or not len(frames):
         message = f"{name}: expected frames of shape {frame_shape}, found {frames.shape}"
         raise ProjectionDataError(message)
