@@ -1,0 +1,135 @@
+"""FDK against itk-rtk on the same projections: one JSON line per measurement.
+
+``python benchmarks/benchmark_fdk.py [--size 256] [--views 180] [--threads 2] [--repeats 3]``
+
+The grid's voxels match the detector's pixels at the isocenter. Each figure is the best of the
+repeats after one warm-up on little data; ``gups`` is 10^9 voxel updates per second.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from pacspark.ct.fdk import SlabReconstruction, reconstruct_fdk
+from pacspark.ct.filtering import FDKOptions, RowFilter
+from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
+from pacspark.ct.kernels.variants import available_variants
+from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, project, scaled
+
+FIELD_OF_VIEW_MM = 100.0
+
+
+def scan(size: int, n_views: int) -> tuple[ConeBeamGeometry, VolumeGrid]:
+    voxel_mm = FIELD_OF_VIEW_MM / size
+    # half as wide again: the corners of the grid, and the cone's divergence
+    n_pixels = math.ceil(1.5 * size / 8) * 8
+    angles = np.arange(n_views) * 2 * math.pi / n_views
+    panel = FlatPanel(n_pixels, n_pixels, 2 * voxel_mm, 2 * voxel_mm)
+    return ConeBeamGeometry(500.0, 1000.0, angles, panel), VolumeGrid((size,) * 3, (voxel_mm,) * 3)
+
+
+def best_s(action: Callable[[], object], repeats: int) -> float:
+    def once() -> float:
+        start = time.perf_counter()
+        action()
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(repeats))
+
+
+def rtk_fdk(
+    projections: NDArray[np.float32],
+    geometry: ConeBeamGeometry,
+    grid: VolumeGrid,
+    n_threads: int,
+) -> tuple[NDArray[np.float32], float]:
+    """Reconstruct with itk-rtk, whose axis is y: the volume in our order of axes, seconds."""
+    import itk
+
+    rtk = itk.RTK
+    itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(n_threads)
+    image = itk.Image[itk.F, 3]
+    views: Any = rtk.ThreeDCircularProjectionGeometry.New()
+    for angle in geometry.gantry_angles_rad:
+        views.AddProjection(
+            geometry.source_to_isocenter_mm, geometry.source_to_detector_mm, math.degrees(angle)
+        )
+    panel = geometry.detector
+    stack = itk.image_from_array(np.ascontiguousarray(projections[:, ::-1]))
+    stack.SetOrigin([float(panel.u_mm.min()), float(panel.v_mm.min()), 0.0])
+    stack.SetSpacing([panel.column_spacing_mm, panel.row_spacing_mm, 1.0])
+    zeros = rtk.ConstantImageSource[image].New()
+    zeros.SetOrigin([float(grid.y_mm[0]), float(grid.z_mm[0]), float(grid.x_mm[0])])
+    zeros.SetSpacing(list(grid.voxel_mm))
+    zeros.SetSize(list(grid.shape))
+    zeros.SetConstant(0.0)
+    fdk = rtk.FDKConeBeamReconstructionFilter[image].New()
+    fdk.SetInput(0, zeros.GetOutput())
+    fdk.SetInput(1, stack)
+    fdk.SetGeometry(views)
+    fdk.GetRampFilter().SetTruncationCorrection(0.0)
+    fdk.GetRampFilter().SetHannCutFrequency(0.0)
+    start = time.perf_counter()
+    fdk.Update()
+    seconds = time.perf_counter() - start
+    return itk.array_from_image(fdk.GetOutput()).transpose(1, 2, 0), seconds
+
+
+def tell(**figures: object) -> None:
+    print(json.dumps(figures), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=256, help="voxels along each axis")
+    parser.add_argument("--views", type=int, default=180)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--without-rival", action="store_true")
+    given = parser.parse_args()
+    geometry, grid = scan(given.size, given.views)
+    projections = project(scaled(SHEPP_LOGAN_UNIT, 0.45 * FIELD_OF_VIEW_MM), geometry)
+    updates = given.size**3 * given.views
+    about = {"size": given.size, "views": given.views, "threads": given.threads}
+
+    def report(case: str, seconds: float, **more: object) -> None:
+        gups = round(updates / seconds / 1e9, 3)
+        tell(benchmark="fdk", case=case, **about, seconds=round(seconds, 3), gups=gups, **more)
+
+    for variant in available_variants():
+        slab = SlabReconstruction(geometry, grid, None, given.threads, variant)
+        band = slice(*slab.row_band)
+        slab.add(projections[:1, band])  # compiles, or loads from disk
+        row_filter = RowFilter(geometry, band.start, band.stop, FDKOptions())
+        filtered = row_filter.filter(projections[:, band], 0, given.threads)
+        numba.set_num_threads(given.threads)
+        backproject = partial(slab._backproject, filtered, 0)  # noqa: SLF001 - the kernel alone
+        report(f"backprojection, {variant}", best_s(backproject, given.repeats))
+        del filtered, backproject
+
+    whole = partial(reconstruct_fdk, projections, geometry, grid, n_threads=given.threads)
+    ours_s = best_s(whole, given.repeats)
+    report("reconstruct_fdk", ours_s)
+    if given.without_rival:
+        return
+    theirs, theirs_s = rtk_fdk(projections, geometry, grid, given.threads)
+    for _ in range(given.repeats - 1):
+        theirs_s = min(theirs_s, rtk_fdk(projections, geometry, grid, given.threads)[1])
+    report(
+        "itk-rtk",
+        theirs_s,
+        times_ours=round(theirs_s / ours_s, 1),
+        largest_difference_of_peak=float(np.abs(whole() - theirs).max() / np.abs(theirs).max()),
+    )
+
+
+if __name__ == "__main__":
+    main()
