@@ -14,12 +14,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.ct.fdk import SlabReconstruction, reconstruct_fdk
-from pacspark.ct.filtering import FDKOptions, RowFilter
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
 from pacspark.ct.kernels.variants import available_variants
 from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, project, scaled
@@ -108,10 +106,8 @@ def main() -> None:
         slab = SlabReconstruction(geometry, grid, None, given.threads, variant)
         band = slice(*slab.row_band)
         slab.add(projections[:1, band])  # compiles, or loads from disk
-        row_filter = RowFilter(geometry, band.start, band.stop, FDKOptions())
-        filtered = row_filter.filter(projections[:, band], 0, given.threads)
-        numba.set_num_threads(given.threads)
-        backproject = partial(slab._backproject, filtered, 0)  # noqa: SLF001 - the kernel alone
+        filtered = slab.row_filter.filter(projections[:, band], 0, given.threads)
+        backproject = partial(slab.backproject, filtered, 0)
         report(f"backprojection, {variant}", best_s(backproject, given.repeats))
         del filtered, backproject
 
