@@ -37,8 +37,8 @@ notebooks: $(DEV_STAMP) java ## execute the notebooks in place
 	@for file in notebooks/*.ipynb; do $(BIN)/jupyter execute --inplace $$file; done
 
 lock: $(DEV_STAMP) ## write the exact versions that `make` installs
-	@$(BIN)/pip-compile -q --upgrade --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --extra all -o requirements.lock pyproject.toml
-	@$(BIN)/pip-compile -q --upgrade --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --extra all --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	@$(BIN)/pip-compile -q --upgrade --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --unsafe-package pacspark --extra all -o requirements.lock pyproject.toml
+	@$(BIN)/pip-compile -q --upgrade --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --unsafe-package pacspark --extra all --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 
 clean: ## remove what was built; the download cache outside the checkout stays
 	rm -rf build dist $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse
@@ -46,13 +46,13 @@ clean: ## remove what was built; the download cache outside the checkout stays
 java:
 	@scripts/java.sh
 
-peers:
+peers: $(DEV_STAMP) java
 	@scripts/peers.sh
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python: expected 3.11 or newer, found $$($(PYTHON) --version 2>&1); set PYTHON=..." >&2; exit 1; }
 	@echo "creating $(VENV)" >&2
-	@$(PYTHON) -m venv $(VENV) || { echo "venv: on Debian or Ubuntu install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "venv: on Debian or Ubuntu install python3-venv" >&2; exit 1; }
 
 $(RUN_STAMP): requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo "installing pacspark and what it needs (about 1 GB, once)" >&2
