@@ -140,11 +140,8 @@ def _negative_log(transmission: NDArray[np.float32], smallest: np.float32) -> ND
 def _repair(integrals: NDArray[np.float32], dead: NDArray[np.bool_]) -> None:
     """Fill dead pixels along their rows; a row that is wholly dead takes its nearest live row."""
     columns = np.arange(dead.shape[1])
-    live_rows = np.flatnonzero(~dead.all(axis=1))
-    for row in np.flatnonzero(dead.any(axis=1)):
-        if dead[row].all():
-            integrals[:, row] = integrals[:, live_rows[np.abs(live_rows - row).argmin()]]
-            continue
+    dead_rows = dead.all(axis=1)
+    for row in np.flatnonzero(dead.any(axis=1) & ~dead_rows):
         live = columns[~dead[row]]
         missing = columns[dead[row]]
         after = np.clip(np.searchsorted(live, missing), 0, live.size - 1)
@@ -155,3 +152,6 @@ def _repair(integrals: NDArray[np.float32], dead: NDArray[np.bool_]) -> None:
         integrals[:, row, missing] = (1 - part) * integrals[:, row, left] + part * integrals[
             :, row, right
         ]
+    live_rows = np.flatnonzero(~dead_rows)  # whole by now
+    for row in np.flatnonzero(dead_rows):
+        integrals[:, row] = integrals[:, live_rows[np.abs(live_rows - row).argmin()]]
