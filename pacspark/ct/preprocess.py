@@ -77,8 +77,8 @@ def line_integrals(
     frame_shape = values.shape[1:]
     dark = np.zeros(frame_shape) if darks is None else _mean("dark", darks, frame_shape)
     if flats is not None:
-        _require_few("saturated pixels", _saturated(flats))
         beam = _mean("flat", flats, frame_shape) - dark
+        _require_few("saturated pixels", _saturated(flats))
     elif unattenuated_counts is not None and 0 < unattenuated_counts < np.inf:
         beam = unattenuated_counts - dark
     else:

@@ -119,6 +119,8 @@ def test_dead_rows_and_columns__at_the_rim_take_their_nearest() -> None:
         (np.ones((2, 4, 5)), r"flat: expected frames of shape \(4, 6\), found \(2, 4, 5\)"),
         (np.ones((4, 6)), r"flat: expected frames of shape \(4, 6\), found \(4, 6\)"),
         (np.ones((0, 4, 6)), "flat: expected frames"),
+        (np.full((4, 6), 65535, np.uint16), r"expected frames of shape \(4, 6\), found \(4, 6\)"),
+        (np.ones((0, 4, 6), np.uint16), r"expected frames of shape .* found \(0, 4, 6\)"),
         (np.full((1, 4, 6), np.nan), "flat: expected finite counts, found nan at 0, 0"),
     ],
 )
