@@ -36,6 +36,8 @@ RowOrder = Literal["top_down", "bottom_up"]
 FULL_CIRCLE_RAD = 2 * math.pi
 MAX_SPAN_RAD = 32 * math.pi
 """Angles that reach further than 16 turns are degrees by mistake."""
+TWINS_RAD = 1e-6
+"""Views that are no further apart are one direction, seen again."""
 ROW_MARGIN = 2
 """Rows that a band has beyond the outermost interpolated one."""
 
@@ -267,7 +269,7 @@ class ConeBeamGeometry(_Views):
         """Return the arc that each view stands for, ``(n_angles,)``; they sum to the full circle.
 
         Half of the gap to each neighbour on the circle, so unequal steps, any order and a repeated
-        end point weigh what they should.
+        end point weigh what they should; views from the same place share theirs alike.
         """
         return _circular_weights(self.gantry_angles_rad, FULL_CIRCLE_RAD)
 
@@ -371,8 +373,13 @@ def _circular_weights(angles: NDArray[np.float64], period: float) -> NDArray[np.
     # rounding may leave an angle of exactly one period just below it: the gaps absorb that
     order = np.argsort(turned, kind="stable")
     gaps = _gaps(turned[order], period)
+    before = np.roll(gaps, 1)
+    # views of several turns coincide but for rounding: each group shares its arc, so all count
+    apart = before > TWINS_RAD
+    group = np.cumsum(apart) % max(int(apart.sum()), 1)
+    arcs = np.bincount(group, (gaps + before) / 2) / np.bincount(group)
     weights = np.empty_like(gaps)
-    weights[order] = (gaps + np.roll(gaps, 1)) / 2
+    weights[order] = arcs[group]
     return weights
 
 

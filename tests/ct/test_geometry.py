@@ -173,6 +173,26 @@ def test_angular_weights__close_the_circle_with_and_without_its_end(
         np.testing.assert_allclose(weights[[0, -1]], step / 2)
 
 
+@pytest.mark.parametrize("turns", [2, 3, 5])
+@pytest.mark.parametrize("start_rad", [0.0, 1.234])
+def test_angular_weights__of_several_turns_use_every_turn_alike(
+    turns: int, start_rad: float
+) -> None:
+    degrees = np.arange(0, 360 * turns, 3)
+    angles = np.radians(degrees) + start_rad
+    weights = cone(gantry_angles_rad=angles).angular_weights_rad()
+    np.testing.assert_allclose(weights, math.radians(3) / turns)
+    # parallel rays come back after half a turn
+    weights = ParallelBeamGeometry(angles, PANEL).angular_weights_rad()
+    np.testing.assert_allclose(weights, math.radians(3) / turns / 2)
+
+
+def test_angular_weights__of_twins_on_uneven_steps_are_shared() -> None:
+    angles = np.radians([350, 0, 10, 10, 10, 90, 360, 200])
+    weights = np.degrees(cone(gantry_angles_rad=angles).angular_weights_rad())
+    np.testing.assert_allclose(weights, [80, 5, 15, 15, 15, 95, 5, 130])
+
+
 @pytest.mark.parametrize(
     "degrees", [np.arange(180), np.arange(181), np.arange(0, 360, 2), np.arange(-90, 90)]
 )
