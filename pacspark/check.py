@@ -2,12 +2,12 @@
 
 Coarse slices with other axis offsets, and turned the other way round, are compared by their
 sharpness. A wrong offset or a wrong sense of rotation smears every point into an arc or a
-ring, which mixes grey values: the histogram of the slice gets flatter. So the sharpness of a slice
-is ``exp(-H)``, with H the Shannon entropy of its grey values, scaled to mean 0 and standard
-deviation 1. Entropy as such is an old measure for this (Donath, Beckmann and Schreyer, J. Opt. Soc.
-Am. A 23, 2006); without the scaling a badly smeared slice, which has hardly any contrast left, can
-win. Only ratios of sharpness mean anything, and only for one scan. docs/design/geometry-check.md
-has what was tried.
+ring. That takes contrast and mixes grey values, so the histogram of the slice gets narrower and
+flatter. Hence the sharpness of a slice is ``s exp(-H)``: s is the standard deviation of its grey
+values, and H the Shannon entropy of those values when they are scaled to mean 0 and deviation 1.
+Entropy is an old measure for this (Donath, Beckmann and Schreyer, J. Opt. Soc. Am. A 23, 2006), but
+neither factor alone finds the truth on every scan: docs/design/geometry-check.md has what was
+tried. Only ratios of sharpness mean anything, and only for one scan.
 """
 
 import math
@@ -20,13 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.ct.fdk import reconstruct_fdk
+from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
 from pacspark.errors import ProjectionDataError
 from pacspark.middle_row import read_middle_row
 from pacspark.pictures import Candidate, ImagePlane, Picture, draw_candidates
 from pacspark.tables.catalog import Catalog
 
-N_PIXELS: Final = 256
+OPTIONS: Final = FDKOptions(filter="hann")
+"""Noise has no offset: less of it, and what is left is the object."""
+N_PIXELS: Final = 192
 """Slices have at most this many pixels across."""
 COARSEST_COLUMNS: Final = 96
 SEARCHED_PART: Final = 0.1
@@ -38,12 +41,13 @@ GREY_RANGE: Final = (-4.0, 6.0)
 """In standard deviations; what lies beyond counts as its ends."""
 WRONG_PIXELS: Final = 0.5
 """A stated offset that is less than this beside the best one is right."""
-TELLING_GAIN: Final = 1.01
-"""What one sense of rotation must be sharper by than the other, and the best offset than others, to
-mean anything."""
+TELLING_GAIN: Final = 1.02
+"""What one sense of rotation must be sharper by than the other to be told from it."""
+PEAK_GAIN: Final = 1.05
 PEAK_PIXELS: Final = 2.0
-"""How far from the best offset those others are."""
+"""The best offset is sharper by that than what lies that far beside it; noise alone is not."""
 N_SHOWN: Final = 5
+SMALL_UPDATES: Final = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,20 +159,20 @@ def check_series(catalog: Catalog, series_uid: str, energy_bin: int = 0) -> Geom
 
 
 def sharpness(values: NDArray[np.floating[Any]]) -> float:
-    """Return ``exp(-H)``, H the entropy in nats of grey values scaled to mean 0 and deviation 1.
+    """Return ``s exp(-H)``: standard deviation, and entropy in nats of the standardised values.
 
-    Two equally frequent grey values have a sharpness of 1/2, whatever they are:
+    Two equally frequent grey values, 2 apart, have deviation 1 and entropy log 2:
 
-    >>> round(sharpness(np.array([3.0, 3.0, 7.0, 7.0])), 3)
+    >>> round(sharpness(np.array([3.0, 3.0, 5.0, 5.0])), 3)
     0.5
     """
+    if values.min() == values.max():
+        return 0.0
     deviation = float(values.std(dtype=np.float64))
-    if deviation == 0.0:
-        return 1.0
     scaled = (values - values.mean(dtype=np.float64)) / deviation
     counts, _ = np.histogram(np.clip(scaled, *GREY_RANGE), GREY_BINS, GREY_RANGE)
     parts = counts[counts > 0] / values.size
-    return math.exp(float((parts * np.log(parts)).sum()))
+    return deviation * math.exp(float((parts * np.log(parts)).sum()))
 
 
 def check_geometry(sinogram: NDArray[np.floating[Any]], geometry: Geometry) -> GeometryCheck:
@@ -233,6 +237,8 @@ class _MiddlePlane:
         # columns that fill no bin are left out at the end, which moves the centre of the rest
         shift_mm = (used - self.geometry.detector.n_columns) / 2 * self.pixel_mm
         angles = self.geometry.gantry_angles_rad * (-1.0 if reverse else 1.0)
+        # small slices are done before a second thread has begun
+        n_threads = 1 if len(angles) * grid.shape[1] ** 2 < SMALL_UPDATES else None
         return np.concatenate(
             [
                 reconstruct_fdk(
@@ -250,6 +256,8 @@ class _MiddlePlane:
                         ),
                     ),
                     grid,
+                    OPTIONS,
+                    n_threads,
                 )
                 for offset_mm in offsets_mm
             ]
@@ -306,7 +314,8 @@ class _MiddlePlane:
 
 def _judge(scan: _MiddlePlane, found: dict[bool, float]) -> GeometryCheck:
     stated_mm, pixel_mm = scan.stated_mm, scan.pixel_mm
-    reference = scan.sharpness([stated_mm], reverse=False)[0]
+    # a constant slice, as of an empty scan, has no sharpness to compare with
+    reference = scan.sharpness([stated_mm], reverse=False)[0] or 1.0
     peaks = {
         reverse: scan.sharpness([offset_mm], reverse=reverse)[0] / reference
         for reverse, offset_mm in found.items()
@@ -316,7 +325,7 @@ def _judge(scan: _MiddlePlane, found: dict[bool, float]) -> GeometryCheck:
     best_mm, gain = found[reverse], peaks[reverse]
     around = [best_mm + side * PEAK_PIXELS * pixel_mm for side in (-1, 1)]
     ground = float(np.mean(scan.sharpness(around, reverse=reverse))) / reference
-    is_flat = gain < TELLING_GAIN * ground
+    is_flat = gain <= PEAK_GAIN * ground
     if is_flat:
         reverse, rotation_known = False, False
     beside_pixels = abs(best_mm - stated_mm) / pixel_mm
