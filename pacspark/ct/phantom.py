@@ -148,7 +148,13 @@ def voxelize(ellipsoids: Sequence[Ellipsoid], grid: VolumeGrid) -> NDArray[np.fl
 
 def _table(ellipsoids: Sequence[Ellipsoid]) -> NDArray[np.float64]:
     rows = [
-        (one.density_per_mm, *one.semi_axes_mm, *one.center_mm, one.rotation_rad)
+        (
+            one.density_per_mm,
+            *one.semi_axes_mm,
+            *one.center_mm,
+            math.cos(one.rotation_rad),
+            math.sin(one.rotation_rad),
+        )
         for one in ellipsoids
     ]
-    return np.array(rows, np.float64).reshape(-1, 8)
+    return np.array(rows, np.float64).reshape(-1, 9)

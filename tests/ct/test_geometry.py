@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pacspark.ct.geometry import (
@@ -123,6 +123,7 @@ def test_flat_panel__counts_rows_from_the_side_that_row_order_says() -> None:
     assert panel.u_mm[-1] == 3.75
 
 
+@settings(deadline=None)
 @given(st.one_of(cone_geometries(), parallel_geometries()))
 def test_geometry__compares_hashes_and_pickles(geometry: Geometry) -> None:
     again = pickle.loads(pickle.dumps(geometry))
@@ -141,6 +142,7 @@ def test_geometry__keeps_its_own_angles() -> None:
         geometry.gantry_angles_rad[0] = 1.0
 
 
+@settings(deadline=None)
 @given(angle_lists(), st.booleans())
 def test_angular_weights__are_the_arcs_nearest_to_each_view(
     angles: np.ndarray[Any, np.dtype[np.float64]], parallel: bool
@@ -204,6 +206,7 @@ def test_angular_weights__count_opposite_parallel_views_as_one(
     assert weights.max() == pytest.approx(math.radians(1))
 
 
+@settings(deadline=None)
 @given(grids(), st.data())
 def test_slab__lies_where_it_lies_in_the_whole(grid: VolumeGrid, data: st.DataObject) -> None:
     stop = data.draw(st.integers(1, grid.shape[0]))
@@ -214,6 +217,7 @@ def test_slab__lies_where_it_lies_in_the_whole(grid: VolumeGrid, data: st.DataOb
     assert pickle.loads(pickle.dumps(slab)) == slab
 
 
+@settings(deadline=None)
 @given(panels(), grids(), st.floats(100.0, 2000.0), st.floats(1.0, 5.0))
 def test_row_band__holds_every_row_that_a_voxel_can_need(
     panel: FlatPanel, grid: VolumeGrid, isocenter_mm: float, magnification: float
@@ -255,6 +259,7 @@ def test_fit_grid__of_a_fan_beam_is_one_slice_at_zero() -> None:
     assert grid.z_mm.tolist() == [0.0]
 
 
+@settings(deadline=None)
 @given(st.one_of(cone_geometries(), parallel_geometries()))
 def test_fit_grid__is_inside_what_the_detector_sees(geometry: Geometry) -> None:
     detector = geometry.detector

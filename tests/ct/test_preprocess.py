@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
@@ -47,6 +47,7 @@ def test_counts__without_darks_or_flats_use_what_there_is() -> None:
     )
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.uint16, (2, 3, 4)), hnp.arrays(np.uint16, (2, 3, 4)))
 def test_counts__of_any_detector_give_finite_numbers_or_one_error(
     values: NDArray[np.uint16], flats: NDArray[np.uint16]

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs
-"""Exact line integrals through ellipsoids: ``(e,8),(a),(u),(v)->(a,v,u)``."""
+"""Exact line integrals through ellipsoids: ``(e,9),(a),(u),(v)->(a,v,u)``."""
 
 import math
 
@@ -15,7 +15,8 @@ def line_integrals(
 ):
     """Fill `integrals` with density times chord, summed over the ellipsoids.
 
-    A row of `table` is density, three semi-axes, centre x, y, z, rotation about z.
+    A row of `table` is density, three semi-axes, centre x, y, z, and cosine and sine of the
+    rotation about z.
     """
     n_ellipsoids = table.shape[0]
     for angle in numba.prange(cosines.size):
@@ -37,7 +38,7 @@ def line_integrals(
                     ray_z /= length
                 total = 0.0
                 for number in range(n_ellipsoids):
-                    turn_cosine, turn_sine = math.cos(table[number, 7]), math.sin(table[number, 7])
+                    turn_cosine, turn_sine = table[number, 7], table[number, 8]
                     from_x = start_x - table[number, 4]
                     from_y = start_y - table[number, 5]
                     from_z = (start_z - table[number, 6]) / table[number, 3]
