@@ -7,9 +7,10 @@
 """
 
 import os
+import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,10 +165,11 @@ class Archive:
         from pacspark.scans.description import read_scan_description
         from pacspark.scans.readers import open_frames
         from pacspark.tables.intake import Intake, commit_intake
+        from pacspark.tables.runs import record_run
 
         self._require_now()
         scan = read_scan_description(description)
-        run_id = os.urandom(16).hex()
+        run_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
         intake = Intake(self._storage, run_id)
         series_uid = ""
         with progress.stage("import", None, "objects") as stage, open_frames(scan) as frames:
@@ -175,8 +177,13 @@ class Archive:
                 intake.add(str(description), encoded.data)
                 series_uid = encoded.series_instance_uid
                 stage.advance()
-        report = commit_intake(self._storage, [intake.finish()], run_id)
-        return ImportedScan(series_uid, report.stored, report.duplicate, report.bytes_stored)
+        report = commit_intake(self._storage, [intake.finish()], run_id, "import-scan")
+        imported = ImportedScan(series_uid, report.stored, report.duplicate, report.bytes_stored)
+        record_run(
+            self._storage, run_id, "import-scan", started_at, asdict(imported),
+            series_instance_uid=series_uid,
+        )  # fmt: skip
+        return imported
 
     # what is asked
 

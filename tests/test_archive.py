@@ -51,7 +51,11 @@ def test_archive__reconstructs_on_every_storage_what_arrays_give(
     again = archive.reconstruct(imported.series_instance_uid, GRID)
     assert again.series_uid == volume.series_uid
     assert pacspark.open(archive_root, spark).instances.count() == 21
-    assert archive.catalog.runs()["series_instance_uid"].to_pylist() == [volume.series_uid]
+    runs = [
+        (run["operation"], run["series_instance_uid"]) for run in archive.catalog.runs().to_pylist()
+    ]
+    made = imported.series_instance_uid
+    assert runs == [("import-scan", made)] * 2 + [("reconstruct", volume.series_uid)]
 
 
 def stored_reconstruction(archive: Archive, series_uid: str) -> NDArray[np.float32]:

@@ -385,10 +385,14 @@ def _circular_weights(angles: NDArray[np.float64], period: float) -> NDArray[np.
 
 def _reach_mm(grid: VolumeGrid) -> float:
     """Return the distance of the farthest voxel centre from the rotation axis."""
-    y_mm, x_mm = grid.y_mm, grid.x_mm
+    # from the ends alone: plans ask for grids whose axes have 10^5 voxels, thousands of times
     return math.hypot(
-        max(abs(y_mm[0]), abs(y_mm[-1])),
-        max(abs(x_mm[0]), abs(x_mm[-1])),
+        *(
+            abs(center) + (count - 1) / 2 * edge
+            for center, count, edge in zip(
+                grid.center_mm[1:], grid.shape[1:], grid.voxel_mm[1:], strict=True
+            )
+        )
     )
 
 

@@ -7,6 +7,8 @@ durable, and a killed ingest, begun again, finds the committed batches as duplic
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from pyspark.sql import SparkSession
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.jobs import run_tasks
 from pacspark.tables.intake import IngestReport, Intake, IntakeResult, commit_intake
+from pacspark.tables.runs import record_run
 from pacspark.tables.sources import Source, expand_sources
 from pacspark.tables.storage import Storage
 
@@ -53,7 +56,7 @@ def ingest(
     """
     run_id = uuid.uuid4().hex
     report = IngestReport(run_id)
-    started = time.monotonic()
+    started_at, started = datetime.now(UTC), time.monotonic()
     sources = list(expand_sources(paths))
     with progress.stage("ingest", len(sources), "objects") as stage:
         for batch in batches(sources, BATCH_OBJECTS, BATCH_BYTES):
@@ -61,7 +64,9 @@ def ingest(
             results = run_tasks(spark, tasks, partial(_take_in, storage, run_id))
             report += commit_intake(storage, results, run_id)
             stage.advance(len(batch))
-    return report.timed(time.monotonic() - started)
+    report = report.timed(time.monotonic() - started)
+    record_run(storage, run_id, "ingest", started_at, asdict(report))
+    return report
 
 
 def _take_in(storage: Storage, run_id: str, sources: Sequence[Source]) -> IntakeResult:

@@ -200,7 +200,9 @@ def plan_reconstruction(
         bounds = _cuts(n_z, slabs)
         groups = n_angle_groups or max(1, min(n_angles // 16, cluster.cores // len(bounds)))
         largest = max(bounds, key=lambda bound: bound[1] - bound[0])
-        band_rows = max(_band_rows(geometry, grid.slab(*bound)) for bound in bounds)
+        # bands are widest where the cone is steepest, at an end, or in the middle
+        some = {0, len(bounds) // 2, len(bounds) - 1}
+        band_rows = max(_band_rows(geometry, grid.slab(*bounds[slab])) for slab in some)
         block = angle_block or _angle_block(geometry, band_rows, math.ceil(n_angles / groups))
         task_bytes = _task_bytes(geometry, grid, largest[1] - largest[0], band_rows, block)
         if task_bytes <= budget or (n_slabs and angle_block):

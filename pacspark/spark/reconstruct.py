@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from pacspark import __version__
@@ -35,10 +34,11 @@ from pacspark.spark.partition import Cluster, ReconstructionPlan, SlabTask, plan
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import commit_intake
 from pacspark.tables.projections import list_chunks
-from pacspark.tables.schema import FRAME_COLUMNS, LOCATION_COLUMNS, RUNS
+from pacspark.tables.runs import record_run
+from pacspark.tables.schema import FRAME_COLUMNS, LOCATION_COLUMNS
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
-from pacspark.tables.writer import append_rows, commit_files
+from pacspark.tables.writer import commit_files
 
 SURVEY_SLICES = 8
 SURVEY_HEADROOM = 0.5
@@ -207,7 +207,7 @@ def reconstruct(
     )
     outcomes = _slabs(spark, replace(job, series=series), plan, marks, progress)
     watch.lap("slabs")
-    commit_intake(storage, [outcome.intake for outcome in outcomes], run_id)
+    commit_intake(storage, [outcome.intake for outcome in outcomes], run_id, "reconstruct")
     marks.clear()
     watch.lap("commit")
 
@@ -367,23 +367,14 @@ def _record(
     started_at: datetime,
 ) -> None:
     """Write the row from which the result can be made again."""
-    row = {
-        "run_id": report.run_id,
-        "operation": "reconstruct",
-        "code_version": __version__,
-        "started_at": started_at,
-        "finished_at": datetime.now(UTC),
-        "outcome": "done",
-        "series_instance_uid": report.series_instance_uid,
-        "source_series_instance_uid": request.series_instance_uid,
-        "options": request.as_json(),
-        "input_versions": json.dumps({"instances": catalog.version("instances")}),
-        "metrics": json.dumps({"report": report.summary(), "plan": dict(plan.summary())}),
-    }
-    append_rows(
+    record_run(
         catalog.storage,
-        "runs",
-        pa.Table.from_pylist([row], schema=RUNS.arrow_schema),
-        run_id=report.run_id,
-        operation="reconstruct",
+        report.run_id,
+        "reconstruct",
+        started_at,
+        {"report": report.summary(), "plan": dict(plan.summary())},
+        series_instance_uid=report.series_instance_uid,
+        source_series_instance_uid=request.series_instance_uid,
+        options=request.as_json(),
+        input_versions=json.dumps({"instances": catalog.version("instances")}),
     )

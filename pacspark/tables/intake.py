@@ -248,7 +248,9 @@ class Intake:
         self._rejects.append(row | (self._write(stream).columns() if stream is not None else {}))
 
 
-def commit_intake(storage: Storage, results: Sequence[IntakeResult], run_id: str) -> IngestReport:
+def commit_intake(
+    storage: Storage, results: Sequence[IntakeResult], run_id: str, operation: str = "ingest"
+) -> IngestReport:
     """Make what tasks took in visible: bytes first, then rows, whose commit is the moment of truth.
 
     Parameters
@@ -257,7 +259,7 @@ def commit_intake(storage: Storage, results: Sequence[IntakeResult], run_id: str
         The archive.
     results
         What the tasks of one batch returned.
-    run_id
+    run_id, operation
         Written into the commits.
 
     Raises
@@ -267,9 +269,9 @@ def commit_intake(storage: Storage, results: Sequence[IntakeResult], run_id: str
     """
     files = [file for result in results for file in result.files]
     if files:
-        commit_files(storage, "objects", files, run_id=run_id, operation="ingest")
+        commit_files(storage, "objects", files, run_id=run_id, operation=operation)
     rows = pa.concat_tables([result.instances for result in results])
-    outcome = commit_instances(storage, rows, run_id=run_id)
+    outcome = commit_instances(storage, rows, run_id=run_id, operation=operation)
     conflicts = [_conflict_row(row) for row in outcome.conflicts]
     rejects = pa.concat_tables(
         [
@@ -278,7 +280,7 @@ def commit_intake(storage: Storage, results: Sequence[IntakeResult], run_id: str
         ]
     )
     if rejects.num_rows:
-        append_rows(storage, "rejects", rejects, run_id=run_id, operation="ingest")
+        append_rows(storage, "rejects", rejects, run_id=run_id, operation=operation)
     named = rejects.slice(0, MAX_REFUSED_SHOWN).select(["source", "error_class", "message"])
     return IngestReport(
         run_id=run_id,
