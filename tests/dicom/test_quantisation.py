@@ -1,4 +1,4 @@
-"""What 16 bits cost: line integrals that went through DICOM, reconstructed beside the original ones."""
+"""What 16 bits cost: stored line integrals, reconstructed beside the original ones."""
 
 import numpy as np
 
