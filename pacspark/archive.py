@@ -2,8 +2,9 @@
 
 >>> import pacspark
 >>> archive = pacspark.open("archive")                              # doctest: +SKIP
->>> series_uid = archive.import_scan("examples/walnut/SCAN.toml")   # doctest: +SKIP
->>> archive.reconstruct(series_uid).slice(z=0).show()               # doctest: +SKIP
+>>> scan = archive.import_scan("examples/walnut/SCAN.toml")         # doctest: +SKIP
+>>> volume = archive.reconstruct(scan.series_instance_uid)          # doctest: +SKIP
+>>> volume.slice(z=0).show()                                        # doctest: +SKIP
 """
 
 import os
