@@ -1,6 +1,6 @@
 """Fetch jars from Maven Central into the cache, once: what Spark and the tests' HDFS run on.
 
-Usage: jars.py delta|s3|hdfs ...
+Usage: jars.py delta|s3|hdfs|yarn ...
 Spark's own Ivy resolves and checks them, so neither Maven nor anything else is needed.
 """
 
@@ -23,6 +23,8 @@ PACKAGES = {
     "s3": (HADOOP_AWS_PACKAGE, EXCLUDED_PACKAGES),
     # with everything it depends on: these daemons run without Spark's jars
     "hdfs": ("org.apache.hadoop:hadoop-client-minicluster:3.5.0", ""),
+    # the resource manager makes certificates, and its jar lacks what that takes
+    "yarn": ("org.bouncycastle:bcpkix-jdk18on:1.82", ""),
 }
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The programs that the tests hold pacspark against: DCMTK, an S3 server, HDFS and the jars of Spark.
+# The programs that the tests hold pacspark against: DCMTK, an S3 server, Hadoop and the jars of Spark.
 # What cannot be had fails in CI and is skipped by its tests elsewhere.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -24,7 +24,7 @@ if [ ! -x "$cache/bin/versitygw" ]; then
     fi
 fi
 
-"$here/../.venv/bin/python" "$here/jars.py" delta s3 hdfs || missing=1
+"$here/../.venv/bin/python" "$here/jars.py" delta s3 hdfs yarn || missing=1
 
 if [ "$missing" -ne 0 ] && [ "${CI:-}" = true ]; then
     echo "peers: not all could be installed" >&2

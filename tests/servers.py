@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -154,7 +155,9 @@ class HdfsCluster(Servers):
         """Format, start, and wait until every datanode is known."""
         conf = self.folder / "conf"
         conf.mkdir()
-        self._write(conf / "core-site.xml", {"fs.defaultFS": f"hdfs://127.0.0.1:{self.port}"})
+        self.write_configuration(
+            conf / "core-site.xml", {"fs.defaultFS": f"hdfs://127.0.0.1:{self.port}"}
+        )
         properties = {
             "dfs.namenode.name.dir": (self.folder / "name").as_uri(),
             "dfs.replication": str(self.n_datanodes),
@@ -164,7 +167,7 @@ class HdfsCluster(Servers):
             "dfs.namenode.safemode.extension": "0",
             "dfs.permissions.enabled": "false",
         }
-        self._write(conf / "hdfs-site.xml", properties)
+        self.write_configuration(conf / "hdfs-site.xml", properties)
         path = ":".join([str(conf), *(str(jar) for jar in self.jars())])
         java = ["java", "-Xmx256m", "-cp", path]
         namenode = "org.apache.hadoop.hdfs.server.namenode.NameNode"
@@ -206,7 +209,7 @@ class HdfsCluster(Servers):
         return bool(beans) and int(beans[0]["NumLiveDataNodes"]) >= self.n_datanodes
 
     @staticmethod
-    def _write(path: Path, properties: dict[str, str]) -> None:
+    def write_configuration(path: Path, properties: dict[str, str]) -> None:
         rows = "".join(
             f"<property><name>{name}</name><value>{value}</value></property>"
             for name, value in properties.items()
@@ -254,3 +257,73 @@ class StandaloneCluster(Servers):
     def _registered(self) -> bool:
         log = (self.folder / "master.log").read_text(errors="replace")
         return log.count("Registering worker") >= self.n_workers
+
+
+class YarnCluster(Servers):
+    """A resource manager and one node manager, which give containers on an HDFS cluster."""
+
+    def __init__(self, folder: Path, hdfs: HdfsCluster) -> None:
+        super().__init__(folder)
+        self.hdfs = hdfs
+        self.configuration = folder / "conf"
+        self.web_port = free_port()
+
+    @staticmethod
+    def jars() -> list[Path]:
+        """Give the daemons' jars where they are installed; they log through Spark's log4j."""
+        import pyspark
+
+        own = sorted((cache_folder() / "jars" / "yarn").glob("*.jar"))
+        log4j = sorted((Path(pyspark.__file__).parent / "jars").glob("log4j-[1ac]*.jar"))
+        return [*HdfsCluster.jars(), *own, *log4j] if own else []
+
+    def start(self) -> None:
+        """Start, and wait until the node is known."""
+        self.configuration.mkdir()
+        address = "127.0.0.1"
+        shutil.copy(self.hdfs.folder / "conf" / "core-site.xml", self.configuration)
+        properties = {
+            "yarn.resourcemanager.hostname": address,
+            "yarn.resourcemanager.webapp.address": f"{address}:{self.web_port}",
+            **{
+                f"yarn.resourcemanager.{name}.address": f"{address}:{free_port()}"
+                for name in ("scheduler", "resource-tracker", "admin")
+            },
+            "yarn.resourcemanager.address": f"{address}:{free_port()}",
+            "yarn.resourcemanager.scheduler.class": (
+                "org.apache.hadoop.yarn.server.resourcemanager.scheduler.fifo.FifoScheduler"
+            ),
+            "yarn.nodemanager.hostname": address,
+            "yarn.nodemanager.webapp.address": f"{address}:{free_port()}",
+            "yarn.nodemanager.localizer.address": f"{address}:{free_port()}",
+            "yarn.nodemanager.local-dirs": str(self.folder / "local"),
+            "yarn.nodemanager.log-dirs": str(self.folder / "logs"),
+            "yarn.nodemanager.resource.memory-mb": "4096",
+            "yarn.nodemanager.resource.cpu-vcores": "4",
+            "yarn.nodemanager.vmem-check-enabled": "false",
+            # a full disk of the machine is none of this test's business
+            "yarn.nodemanager.disk-health-checker.enable": "false",
+            "yarn.scheduler.minimum-allocation-mb": "128",
+        }
+        HdfsCluster.write_configuration(self.configuration / "yarn-site.xml", properties)
+        path = ":".join([str(self.configuration), *(str(jar) for jar in self.jars())])
+        java = ["java", "-Xmx256m", "-cp", path]
+        server = "org.apache.hadoop.yarn.server"
+        self.begin("resource-manager", [*java, f"{server}.resourcemanager.ResourceManager"], {})
+        self.begin("node-manager", [*java, f"{server}.nodemanager.NodeManager"], {})
+        wait_until(self._registered, "YARN", self.processes)
+
+    def _registered(self) -> bool:
+        try:
+            url = f"http://127.0.0.1:{self.web_port}/ws/v1/cluster/metrics"
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return int(json.load(answer)["clusterMetrics"]["activeNodes"]) >= 1
+        except (OSError, ValueError):
+            return False
+
+    def finished(self) -> list[str]:
+        """Give how the applications that ran here ended."""
+        url = f"http://127.0.0.1:{self.web_port}/ws/v1/cluster/apps"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            applications = json.load(answer)["apps"] or {"app": []}
+        return [application["finalStatus"] for application in applications["app"]]
