@@ -19,7 +19,8 @@ if [ ! -x "$cache/bin/versitygw" ]; then
         GOBIN="$cache/bin" go install "github.com/versity/versitygw/cmd/versitygw@$versitygw" >/dev/null 2>"$cache/versitygw.log" ||
             { tail -n 3 "$cache/versitygw.log" >&2; missing=1; }
     else
-        echo "versitygw: Go not found; install it: apt-get install golang" >&2
+        # Debian 12 has Go 1.19, which cannot build it
+        echo "versitygw: Go not found; install 1.21 or newer from https://go.dev/dl" >&2
         missing=1
     fi
 fi

@@ -139,8 +139,11 @@ class S3Server(Servers):
 class HdfsCluster(Servers):
     """A namenode and datanodes, each a process of its own."""
 
-    def __init__(self, folder: Path, n_datanodes: int = 2) -> None:
+    def __init__(
+        self, folder: Path, n_datanodes: int = 2, properties: dict[str, str] | None = None
+    ) -> None:
         super().__init__(folder)
+        self.properties = properties or {}
         self.port = free_port()
         self.http_port = free_port()
         self.n_datanodes = n_datanodes
@@ -166,6 +169,7 @@ class HdfsCluster(Servers):
             "dfs.namenode.datanode.registration.ip-hostname-check": "false",
             "dfs.namenode.safemode.extension": "0",
             "dfs.permissions.enabled": "false",
+            **self.properties,
         }
         self.write_configuration(conf / "hdfs-site.xml", properties)
         path = ":".join([str(conf), *(str(jar) for jar in self.jars())])
@@ -186,7 +190,9 @@ class HdfsCluster(Servers):
             ):
                 command += ["-D", f"{name}={value}"]
             self.datanodes.append(self.begin(f"datanode{number}", command, {}))
-        wait_until(self._registered, "HDFS", self.processes)
+        wait_until(
+            lambda: self.state("NumLiveDataNodes") >= self.n_datanodes, "HDFS", self.processes
+        )
 
     def new_root(self) -> str:
         """Give the URL of an archive that does not exist yet."""
@@ -198,15 +204,16 @@ class HdfsCluster(Servers):
         self.datanodes[number].wait()
         self.processes.remove(self.datanodes[number])
 
-    def _registered(self) -> bool:
+    def state(self, name: str) -> int:
+        """Give a number of the namenode's state; 0 while it does not answer."""
         query = "jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"
         try:
             url = f"http://127.0.0.1:{self.http_port}/{query}"
             with urllib.request.urlopen(url, timeout=5) as answer:
                 beans = json.load(answer)["beans"]
         except (OSError, ValueError):
-            return False
-        return bool(beans) and int(beans[0]["NumLiveDataNodes"]) >= self.n_datanodes
+            return 0
+        return int(beans[0][name]) if beans else 0
 
     @staticmethod
     def write_configuration(path: Path, properties: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """The building itself: what an import loads, what `make` says, what the locks hold."""
 
+import os
 import re
 import subprocess
 import sys
@@ -137,3 +138,19 @@ def test_repository__has_no_module_without_a_subject() -> None:
     assert not [path for path in files if path.name in banned]
     package = [path for path in files if (REPOSITORY / "pacspark") in path.parents]
     assert not [path for path in package if len(path.read_text().splitlines()) > 500]
+
+
+def test_java__that_java_home_names_and_is_too_old_is_told_in_one_line(tmp_path: Path) -> None:
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_402\"' >&2\n")
+    java.chmod(0o755)
+    done = subprocess.run(
+        [str(REPOSITORY / "scripts" / "java.sh")],
+        env=os.environ | {"JAVA_HOME": str(tmp_path)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"java: expected 17 or newer in JAVA_HOME={tmp_path}; set it to one, or unset it"
+    ]
