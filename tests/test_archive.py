@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import highdicom
 import numpy as np
 import pydicom
 import pytest
@@ -123,6 +124,8 @@ def test_export__gives_files_that_peers_accept(
         assert "Error" not in checked.stderr + checked.stdout, checked.stderr
         subprocess.run([peer("dcmdump"), str(file)], capture_output=True, check=True)
         assert pydicom.dcmread(file).pixel_array.size
+        opened = highdicom.imread(file)
+        assert opened.get_frames(apply_modality_transform=False).size
     entities = subprocess.run(
         [peer("dcentvfy"), *map(str, files[:3])], capture_output=True, text=True, check=False
     )
