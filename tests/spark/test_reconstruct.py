@@ -99,7 +99,8 @@ def test_spark__gives_the_local_volume_to_a_millionth_of_its_peak(
         assert not blocks_alike or np.array_equal(found, expected)
     else:
         make = partial(blocks.partial_slab, job, mark=lambda _: None)
-        found = sum(total for _, total in run_summed(spark, plan.tasks, make, partial(add_up, job)))
+        sums = run_summed(spark, plan.tasks, make, partial(add_up, job))
+        found = np.sum([total for _, total in sums], axis=0)
     assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()
 
 
