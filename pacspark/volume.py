@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 
+from pacspark.dicom import codecs
 from pacspark.errors import DicomDecodeError, MissingDependencyError, UsageError
 from pacspark.pictures import Drawable, ImagePlane, Picture, Window, draw_panels
 from pacspark.stack import patient_letters, read_slice_stack
@@ -282,6 +283,7 @@ def native_pixels(pixels: bytes, row: dict[str, Any]) -> NDArray[Any]:
 def _decoded_pixels(data: bytes, row: dict[str, Any]) -> NDArray[Any]:
     """Decode compressed pixels with whatever pydicom finds installed."""
     uid, syntax = row["sop_instance_uid"], row["transfer_syntax_uid"]
+    codecs.register()
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
@@ -290,7 +292,7 @@ def _decoded_pixels(data: bytes, row: dict[str, Any]) -> NDArray[Any]:
     if not decoder.is_available:
         message = (
             f"{uid}: no decoder for transfer syntax {syntax} is installed: "
-            "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg pyjpegls"
+            'pip install "pacspark[codecs]"'
         )
         raise MissingDependencyError(message)
     try:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
+from pacspark.dicom import codecs
 from pacspark.errors import DicomDecodeError, SeriesNotFoundError, UsageError
 from pacspark.stack import patient_letters
 from pacspark.tables.catalog import Catalog
@@ -345,3 +346,17 @@ def test_a_real_head__lies_as_its_headers_say(tmp_path: Path) -> None:
         np.testing.assert_array_equal(volume.to_numpy(z, z + 1)[0], expected)
         corner = volume.affine_lps_mm @ [0, 0, z, 1]
         np.testing.assert_allclose(corner[:3], images[z].ImagePositionPatient, atol=0.02)
+
+
+def test_lossless_jpeg__is_bit_for_bit_the_uncompressed_image(shared_data: Path) -> None:
+    folder = shared_data / "dicom" / "cornerstone-transfer-syntaxes" / "testImages"
+    codecs.register()
+    codecs.register()
+    original = pydicom.dcmread(
+        folder / "CTImage.dcm_LittleEndianExplicitTransferSyntax_1.2.840.10008.1.2.1.dcm"
+    ).pixel_array
+    for name in (
+        "CTImage.dcm_JPEGProcess14TransferSyntax_1.2.840.10008.1.2.4.57.dcm",
+        "CTImage.dcm_JPEGProcess14SV1TransferSyntax_1.2.840.10008.1.2.4.70.dcm",
+    ):
+        np.testing.assert_array_equal(pydicom.dcmread(folder / name).pixel_array, original)
