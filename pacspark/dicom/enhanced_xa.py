@@ -17,7 +17,6 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import UID, EnhancedXAImageStorage, ExplicitVRLittleEndian
 from pydicom.valuerep import validate_value
 
-from pacspark import __version__
 from pacspark.ct.geometry import ConeBeamGeometry
 from pacspark.dicom.numbers import decimal_string
 from pacspark.dicom.private import write_block
@@ -26,8 +25,11 @@ from pacspark.errors import ScanDescriptionError
 from pacspark.scans.description import ScanDescription
 
 IMPLEMENTATION_CLASS_UID: Final = derived_uid("pacspark")
-IMPLEMENTATION_VERSION_NAME: Final = f"PACSPARK {__version__}"[:16]
+IMPLEMENTATION_VERSION_NAME: Final = "PACSPARK"
 MANUFACTURER: Final = "pacspark"
+ENCODING: Final = "import-scan 1"
+"""Stands in the objects in place of the package's version, so that a scan which is imported again
+after an upgrade still gives the same bytes. Whoever changes these bytes counts it up."""
 UNKNOWN: Final = 0.0
 """The standard asks for a number where a scan description may know none; who knows the tube voltage
 gives KVP as a subject's keyword."""
@@ -50,6 +52,37 @@ _OUR_KEYWORDS: Final = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which frames of a scan an instance holds.
+
+    Attributes
+    ----------
+    role
+        ``PROJECTION``, ``FLAT`` or ``DARK``.
+    energy_bin
+        Index of the energy bin.
+    instance_number
+        In the series, from 1.
+    first, count
+        Which of the bin's frames of this role, from 0.
+    number, n_parts
+        Place in the concatenation, from 0.
+    n_flats, n_darks
+        Of the bin, in all instances.
+    """
+
+    role: str
+    energy_bin: int
+    instance_number: int
+    first: int
+    count: int
+    number: int
+    n_parts: int
+    n_flats: int
+    n_darks: int
+
+
 @dataclass(frozen=True)
 class EnhancedXASeries:
     """Encodes the instances of one scan; all identifiers derive from the scan's digest.
@@ -69,18 +102,6 @@ class EnhancedXASeries:
     slope: float
     intercept: float
 
-    @classmethod
-    def of(
-        cls, description: ScanDescription, digest: str, slope: float, intercept: float
-    ) -> "EnhancedXASeries":
-        """Check the subject's keywords, and make the series."""
-        for keyword, value in description.subject.items():
-            problem = _subject_problem(keyword, str(value))
-            if problem:
-                message = f"{description.path}: subject.{keyword}: {problem}"
-                raise ScanDescriptionError(message)
-        return cls(description, digest, slope, intercept)
-
     @property
     def series_instance_uid(self) -> str:
         """Derived from the digest."""
@@ -97,51 +118,34 @@ class EnhancedXASeries:
         names = ("PatientID", "StudyID", "StudyDate", "AccessionNumber")
         return derived_uid("study", *(str(subject.get(name, "")) for name in names))
 
-    def encode(
-        self,
-        role: str,
-        stored: NDArray[np.uint16],
-        energy_bin: int,
-        number: int,
-        angle_start: int,
-        part: int,
-        n_parts: int,
-    ) -> tuple[str, bytes]:
+    def encode(self, stored: NDArray[np.uint16], part: Part) -> tuple[str, bytes]:
         """Return the SOP Instance UID and the Part 10 bytes of one instance.
 
         Parameters
         ----------
-        role
-            ``PROJECTION``, ``FLAT`` or ``DARK``.
         stored
-            Frames ``(n, n_rows, n_columns)`` as they are stored.
-        energy_bin
-            Index of the energy bin.
-        number
-            Instance Number, from 1.
-        angle_start
-            Index in the scan of the first frame.
-        part, n_parts
-            Place in the concatenation, from 0.
+            Its frames ``(n, n_rows, n_columns)`` as they are stored.
+        part
+            Which frames they are.
         """
-        uid = derived_uid("instance", self.digest, str(number))
-        dataset = self._header(uid, role, number)
+        uid = derived_uid("instance", self.digest, str(part.instance_number))
+        dataset = self._header(uid, part)
         self._describe_pixels(dataset, stored)
-        self._describe_frames(dataset, role, len(stored), angle_start)
-        if n_parts > 1:
-            source = derived_uid("concatenation source", self.digest, str(energy_bin))
-            dataset.ConcatenationUID = derived_uid("concatenation", self.digest, str(energy_bin))
-            dataset.SOPInstanceUIDOfConcatenationSource = source
-            dataset.InConcatenationNumber = part + 1
-            dataset.InConcatenationTotalNumber = n_parts
-            dataset.ConcatenationFrameOffsetNumber = angle_start
-        write_block(dataset, self._block(role, len(stored), energy_bin, angle_start))
-        dataset.PixelData = stored.tobytes() + (b"\0" if stored.nbytes % 2 else b"")
+        self._describe_frames(dataset, part)
+        if part.n_parts > 1:
+            whole = (self.digest, part.role, str(part.energy_bin))
+            dataset.ConcatenationUID = derived_uid("concatenation", *whole)
+            dataset.SOPInstanceUIDOfConcatenationSource = derived_uid("concatenated", *whole)
+            dataset.InConcatenationNumber = part.number + 1
+            dataset.InConcatenationTotalNumber = part.n_parts
+            dataset.ConcatenationFrameOffsetNumber = part.first
+        write_block(dataset, self._block(part))
+        dataset.PixelData = stored.tobytes()  # 16 bits each: always of even length
         buffer = io.BytesIO()
         dcmwrite(buffer, dataset, enforce_file_format=True)
         return uid, buffer.getvalue()
 
-    def _header(self, uid: str, role: str, number: int) -> Dataset:
+    def _header(self, uid: str, part: Part) -> Dataset:
         dataset = Dataset()
         dataset.file_meta = file_meta(EnhancedXAImageStorage, uid)
         dataset.SpecificCharacterSet = "ISO_IR 192"
@@ -149,49 +153,29 @@ class EnhancedXASeries:
         dataset.SOPInstanceUID = uid
         for keyword in _EMPTY:
             setattr(dataset, keyword, "")
-        acquired = self._acquired_at()
+        acquired = acquired_at(self.description)
         dataset.Modality = "XA"
         dataset.SeriesNumber = 1
         dataset.StudyInstanceUID = self.study_instance_uid
         dataset.Manufacturer = MANUFACTURER
         dataset.ManufacturerModelName = "import-scan"
         dataset.DeviceSerialNumber = "1"
-        dataset.SoftwareVersions = __version__
+        dataset.SoftwareVersions = ENCODING
         for keyword, value in self.description.subject.items():
             setattr(dataset, keyword, value if isinstance(value, str) else str(value))
         dataset.SeriesInstanceUID = self.series_instance_uid
         # beyond the standard's IOD, so that results share the projections' frame of reference
         dataset.FrameOfReferenceUID = derived_uid("frame of reference", self.series_instance_uid)
         dataset.PositionReferenceIndicator = ""
-        dataset.InstanceNumber = number
+        dataset.InstanceNumber = part.instance_number
         dataset.ContentDate = acquired.strftime("%Y%m%d")
         dataset.ContentTime = acquired.strftime("%H%M%S")
         dataset.AcquisitionDateTime = acquired.strftime("%Y%m%d%H%M%S")
         dataset.AcquisitionNumber = 1
         dataset.ImageType = ["ORIGINAL", "PRIMARY", "SINGLE PLANE", "NONE"]
-        dataset.ImageComments = role
+        dataset.ImageComments = part.role
         dataset.AcquisitionContextSequence = DicomSequence()
         return dataset
-
-    def _acquired_at(self) -> datetime:
-        """Return when the scan was made, by the subject's dates, else by the files'."""
-        subject = self.description.subject
-        for date, time in (
-            ("AcquisitionDate", "AcquisitionTime"),
-            ("SeriesDate", "SeriesTime"),
-            ("StudyDate", "StudyTime"),
-        ):
-            if date in subject:
-                clock = f"{subject.get(time, '')!s:0<6}"[:6]
-                try:
-                    return datetime.strptime(f"{subject[date]}{clock}", "%Y%m%d%H%M%S")  # noqa: DTZ007
-                except ValueError as error:
-                    message = (
-                        f"{self.description.path}: subject.{date}: expected YYYYMMDD, found "
-                        f"{subject[date]!r}"
-                    )
-                    raise ScanDescriptionError(message) from error
-        return self.description.modified_at
 
     def _describe_pixels(self, dataset: Dataset, stored: NDArray[np.uint16]) -> None:
         dataset.NumberOfFrames, dataset.Rows, dataset.Columns = stored.shape
@@ -217,9 +201,7 @@ class EnhancedXASeries:
         dataset.PositionerType = "CARM"
         dataset.CArmPositionerTabletopRelationship = "NO"
 
-    def _describe_frames(
-        self, dataset: Dataset, role: str, n_frames: int, angle_start: int
-    ) -> None:
+    def _describe_frames(self, dataset: Dataset, part: Part) -> None:
         geometry = self.description.geometry
         detector = geometry.detector
         shared = Dataset()
@@ -235,6 +217,7 @@ class EnhancedXASeries:
                 ],
             )
         ]
+        attenuation = self.description.kind == "line_integrals"
         spacing_mm = [
             decimal_string(detector.row_spacing_mm),
             decimal_string(detector.column_spacing_mm),
@@ -242,17 +225,16 @@ class EnhancedXASeries:
         shared.FramePixelDataPropertiesSequence = [
             _item(
                 FrameType=list(dataset.ImageType),
-                PixelIntensityRelationship="LIN" if self.description.kind == "counts" else "LOG",
-                PixelIntensityRelationshipSign=1,
+                # LOG would ask for a look-up table back to intensities (C.8.19.6.4.1.1)
+                PixelIntensityRelationship="OTHER" if attenuation else "LIN",
+                PixelIntensityRelationshipSign=-1 if attenuation else 1,
                 GeometricalProperties="UNIFORM",
                 ImagerPixelSpacing=spacing_mm,
                 ImageProcessingApplied="NONE",
             )
         ]
         shared.FrameVOILUTSequence = [_window(self.description.kind)]
-        shared.FrameDetectorParametersSequence = [
-            _item(DetectorActiveTime=None, ImagerPixelSpacing=spacing_mm)
-        ]
+        shared.FrameDetectorParametersSequence = [_item(DetectorActiveTime=None)]
         shared.TablePositionSequence = [_item(**dict.fromkeys(_TABLE, 0.0))]
         shared.CollimatorShapeSequence = [
             _item(
@@ -275,40 +257,82 @@ class EnhancedXASeries:
             ]
         dataset.SharedFunctionalGroupsSequence = [shared]
         acquired = dataset.AcquisitionDateTime
-        angles = geometry.gantry_angles_rad[angle_start : angle_start + n_frames]
-        if role != "PROJECTION":
-            angles = np.zeros(n_frames)
+        angles = self._angles_rad(part)
+        if angles is None:
+            angles = np.zeros(part.count)
         dataset.PerFrameFunctionalGroupsSequence = DicomSequence(
             _frame_item(number, float(angle), acquired)
             for number, angle in enumerate(angles, start=1)
         )
 
-    def _block(
-        self, role: str, n_frames: int, energy_bin: int, angle_start: int
-    ) -> Mapping[str, Any]:
+    def _angles_rad(self, part: Part) -> NDArray[np.float64] | None:
+        """Return the gantry angle of each frame; of flats and darks, None."""
+        if part.role != "PROJECTION":
+            return None
+        return self.description.geometry.gantry_angles_rad[part.first : part.first + part.count]
+
+    def _block(self, part: Part) -> Mapping[str, Any]:
         description = self.description
         geometry, detector = description.geometry, description.geometry.detector
         cone = geometry if isinstance(geometry, ConeBeamGeometry) else None
-        angles = geometry.gantry_angles_rad[angle_start : angle_start + n_frames]
+        angles = self._angles_rad(part)
         return {
-            "frame_role": role,
+            "frame_role": part.role,
             "kind": description.kind.upper(),
             "beam": "CONE" if cone else "PARALLEL",
-            "gantry_angles_rad": _floats(angles) if role == "PROJECTION" else None,
+            "gantry_angles_rad": None if angles is None else _floats(angles),
             "source_to_isocenter_mm": cone.source_to_isocenter_mm if cone else None,
             "source_to_detector_mm": cone.source_to_detector_mm if cone else None,
             "detector_spacing_mm": [detector.row_spacing_mm, detector.column_spacing_mm],
             "detector_offset_mm": [detector.offset_u_mm, detector.offset_v_mm],
             "row_order": detector.row_order.upper(),
             "rescale": [self.slope, self.intercept],
-            "energy_bin": energy_bin,
+            "energy_bin": part.energy_bin,
             "energy_bin_edges_kev": _floats(description.energy_bin_edges_kev),
             "water_mu_per_mm": description.water_mu_per_mm,
             "unattenuated_counts": description.unattenuated_counts,
             "n_angles": geometry.n_angles,
-            "first_angle": angle_start,
+            "first_frame": part.first,
             "n_energy_bins": description.n_energy_bins,
+            "n_flats": part.n_flats,
+            "n_darks": part.n_darks,
         }
+
+
+def require_subject(description: ScanDescription) -> None:
+    """Refuse keywords that are not the subject's, and values that they cannot have.
+
+    Raises
+    ------
+    ScanDescriptionError
+        Naming the keyword.
+    """
+    for keyword, value in description.subject.items():
+        problem = _subject_problem(keyword, str(value))
+        if problem:
+            message = f"{description.path}: subject.{keyword}: {problem}"
+            raise ScanDescriptionError(message)
+
+
+def acquired_at(description: ScanDescription) -> datetime:
+    """Return when a scan was made, by the subject's dates, else by the files'."""
+    subject = description.subject
+    for date, time in (
+        ("AcquisitionDate", "AcquisitionTime"),
+        ("SeriesDate", "SeriesTime"),
+        ("StudyDate", "StudyTime"),
+    ):
+        if date in subject:
+            clock = f"{subject.get(time, '')!s:0<6}"[:6]
+            try:
+                return datetime.strptime(f"{subject[date]}{clock}", "%Y%m%d%H%M%S")  # noqa: DTZ007
+            except ValueError as error:
+                message = (
+                    f"{description.path}: subject.{date}: expected YYYYMMDD, found "
+                    f"{subject[date]!r}"
+                )
+                raise ScanDescriptionError(message) from error
+    return description.modified_at
 
 
 def _subject_problem(keyword: str, value: str) -> str:

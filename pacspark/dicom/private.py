@@ -31,8 +31,10 @@ ELEMENTS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "water_mu_per_mm": (0x0E, "FD"),
         "unattenuated_counts": (0x0F, "FD"),
         "n_angles": (0x10, "UL"),  # of the whole scan
-        "first_angle": (0x11, "UL"),  # index in the scan of this instance's first frame
+        "first_frame": (0x11, "UL"),  # of this instance, among the bin's frames of its role
         "n_energy_bins": (0x12, "US"),
+        "n_flats": (0x13, "UL"),  # of this energy bin, in all instances
+        "n_darks": (0x14, "UL"),
     }
 )
 """Element number in the block and VR, by name."""

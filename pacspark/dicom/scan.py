@@ -7,11 +7,10 @@ What the standard has no attribute for stands in the private block of `dicom.pri
 Everything is derived from the content, so the same scan always gives the same bytes and UIDs.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,38 +21,25 @@ from pacspark.ct.geometry import (
     Geometry,
     ParallelBeamGeometry,
 )
-from pacspark.ct.preprocess import Kind
-from pacspark.dicom.enhanced_xa import EnhancedXASeries
-from pacspark.dicom.private import read_block
-from pacspark.errors import ProjectionDataError, SeriesNotFoundError
+from pacspark.ct.preprocess import KINDS, Kind
+from pacspark.dicom.enhanced_xa import (
+    EnhancedXASeries,
+    Part,
+    require_subject,
+)
+from pacspark.dicom.private import CREATOR, ELEMENTS, read_block
+from pacspark.dicom.survey import LARGEST_STORED, Frames, Survey, survey_frames
+from pacspark.errors import PacsparkError, ProjectionDataError, SeriesNotFoundError
 from pacspark.scans.description import ScanDescription
 
 INSTANCE_BYTES: Final = 32 << 20
 """Pixels of one instance, at most, but for a single frame that is larger."""
 INSTANCE_FRAMES: Final = 4096
-BLOCK_BYTES: Final = 64 << 20
-LARGEST_STORED: Final = 65535
-
-
-class Frames(Protocol):
-    """What `encode_scan` reads: `scans.readers.FrameSource` is one."""
-
-    @property
-    def n_angles(self) -> int:
-        """Number of views."""
-
-    @property
-    def n_energy_bins(self) -> int:
-        """Energy bins, one for a scan without."""
-
-    def read(self, angle_start: int, angle_stop: int, energy_bin: int = 0) -> NDArray[np.generic]:
-        """Return the views ``angle_start..angle_stop``, ``[angle, row, column]``."""
-
-    def flats(self, energy_bin: int = 0) -> NDArray[np.generic] | None:
-        """Return the frames without object."""
-
-    def darks(self, energy_bin: int = 0) -> NDArray[np.generic] | None:
-        """Return the frames without beam."""
+_PER_INSTANCE: Final = frozenset(
+    "frame_role gantry_angles_rad energy_bin first_frame n_flats n_darks".split()
+)
+_KINDS_STORED: Final = tuple(kind.upper() for kind in KINDS)
+_PER_SCAN: Final = tuple(name for name in ELEMENTS if name not in _PER_INSTANCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +62,7 @@ class FrameRun:
     frame_start, count
         Where in the instance, from 0.
     angle_start
-        Index in the scan of the first frame; of flats and darks, 0.
+        Index in the scan of the first frame; of flats and darks, among those of the energy bin.
     energy_bin
         Index of the energy bin.
     slope, intercept
@@ -140,15 +126,6 @@ class StoredScan:
         return tuple(dict.fromkeys(run.sop_instance_uid for run in self.projections))
 
 
-@dataclass(frozen=True, slots=True)
-class _Survey:
-    """What a first pass over all frames tells: nothing is encoded before it is done."""
-
-    digest: str
-    slope: float
-    intercept: float
-
-
 def encode_scan(description: ScanDescription, frames: Frames) -> Iterator[EncodedInstance]:
     """Encode a described scan; the first instance comes after all frames were looked at.
 
@@ -166,122 +143,56 @@ def encode_scan(description: ScanDescription, frames: Frames) -> Iterator[Encode
 
     Raises
     ------
+    ScanDescriptionError
+        When a keyword of the subject is not the subject's, before a frame is read.
     ProjectionDataError
-        When a value is not finite, before anything is yielded.
+        When a value is not finite, or beyond float32, before anything is yielded.
     """
-    survey = _survey(description, frames)
-    series = EnhancedXASeries.of(description, survey.digest, survey.slope, survey.intercept)
-    geometry = description.geometry
-    frame_bytes = 2 * geometry.detector.n_rows * geometry.detector.n_columns
-    per_instance = max(1, min(INSTANCE_FRAMES, INSTANCE_BYTES // frame_bytes))
-    number = 0
-    for energy_bin in range(frames.n_energy_bins):
-        for role, still in (
-            ("DARK", frames.darks(energy_bin)),
-            ("FLAT", frames.flats(energy_bin)),
-        ):
-            for start in range(0, 0 if still is None else len(still), per_instance):
-                assert still is not None  # noqa: S101 -- an empty range otherwise
-                number += 1
-                stored = _stored(still[start : start + per_instance], survey)
-                yield _encoded(series, role, stored, energy_bin, number)
-        parts = range(0, frames.n_angles, per_instance)
-        for part, start in enumerate(parts):
-            number += 1
-            stop = min(frames.n_angles, start + per_instance)
-            stored = _stored(frames.read(start, stop, energy_bin), survey)
-            yield _encoded(
-                series, "PROJECTION", stored, energy_bin, number, start, part, len(parts)
-            )
-
-
-def _encoded(
-    series: EnhancedXASeries,
-    role: str,
-    stored: NDArray[np.uint16],
-    energy_bin: int,
-    number: int,
-    angle_start: int = 0,
-    part: int = 0,
-    n_parts: int = 1,
-) -> EncodedInstance:
-    uid, data = series.encode(role, stored, energy_bin, number, angle_start, part, n_parts)
-    return EncodedInstance(uid, series.series_instance_uid, data)
-
-
-def _survey(description: ScanDescription, frames: Frames) -> _Survey:
-    digest = hashlib.sha256(_identity(description).encode())
-    whole, lowest, highest = True, np.inf, -np.inf
-    for where, block in _blocks(description, frames):
-        values = np.asarray(block)
-        if not np.isfinite(values.sum(dtype=np.float64)):
-            bad = np.argwhere(~np.isfinite(values))[0]
-            message = (
-                f"{description.path}: projections.files: expected finite values, found "
-                f"{values[tuple(bad)]} in {where} at frame, row, column {tuple(map(int, bad))}"
-            )
-            raise ProjectionDataError(message)
-        lowest = min(lowest, float(values.min()))
-        highest = max(highest, float(values.max()))
-        if whole and not np.issubdtype(values.dtype, np.integer):
-            whole = bool((values == np.rint(values)).all())
-        digest.update(where.encode())
-        digest.update(np.ascontiguousarray(values).data)
-    if description.kind == "counts" and whole and lowest >= 0 and highest <= LARGEST_STORED:
-        return _Survey(digest.hexdigest(), 1.0, 0.0)
-    span = highest - lowest
-    slope = span / LARGEST_STORED if span > 0 else 1.0
-    return _Survey(digest.hexdigest(), slope, lowest)
-
-
-def _blocks(
-    description: ScanDescription, frames: Frames
-) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    require_subject(description)
+    survey = survey_frames(description, frames)
+    series = EnhancedXASeries(description, survey.digest, survey.slope, survey.intercept)
     detector = description.geometry.detector
-    at_once = max(1, BLOCK_BYTES // (8 * detector.n_rows * detector.n_columns))
+    frame_bytes = 2 * detector.n_rows * detector.n_columns
+    per_instance = max(1, min(INSTANCE_FRAMES, INSTANCE_BYTES // frame_bytes))
+    instance_number = 0
     for energy_bin in range(frames.n_energy_bins):
-        for name, still in (
-            ("dark", frames.darks(energy_bin)),
-            ("flat", frames.flats(energy_bin)),
-        ):
-            if still is not None:
-                yield f"{name} of energy bin {energy_bin}", still
-        for start in range(0, frames.n_angles, at_once):
-            stop = min(frames.n_angles, start + at_once)
-            where = f"angles {start}..{stop} of energy bin {energy_bin}"
-            yield where, frames.read(start, stop, energy_bin)
+        still = {
+            "DARK": _or_none(frames.darks(energy_bin)),
+            "FLAT": _or_none(frames.flats(energy_bin)),
+        }
+        counts = {role: len(values) for role, values in still.items()}
+        for role, count in (*counts.items(), ("PROJECTION", frames.n_angles)):
+            starts = range(0, count, per_instance)
+            for number, start in enumerate(starts):
+                stop = min(count, start + per_instance)
+                if role == "PROJECTION":
+                    values = frames.read(start, stop, energy_bin)
+                else:
+                    values = still[role][start:stop]
+                instance_number += 1
+                part = Part(
+                    role=role,
+                    energy_bin=energy_bin,
+                    instance_number=instance_number,
+                    first=start,
+                    count=stop - start,
+                    number=number,
+                    n_parts=len(starts),
+                    n_flats=counts["FLAT"],
+                    n_darks=counts["DARK"],
+                )
+                uid, data = series.encode(_stored(values, survey), part)
+                yield EncodedInstance(uid, series.series_instance_uid, data)
 
 
-def _identity(description: ScanDescription) -> str:
-    """Return everything that makes a scan this scan, besides its pixels."""
-    geometry = description.geometry
-    detector = geometry.detector
-    return json.dumps(
-        {
-            "kind": description.kind,
-            "angles": geometry.gantry_angles_rad.tobytes().hex(),
-            "source": _distances(geometry),
-            "detector": [getattr(detector, name) for name in FlatPanel.__slots__],
-            "edges": description.energy_bin_edges_kev,
-            "water": description.water_mu_per_mm,
-            "unattenuated": description.unattenuated_counts,
-            "subject": description.subject,
-        },
-        sort_keys=True,
-        default=str,
-    )
+def _or_none(frames: NDArray[np.generic] | None) -> NDArray[np.generic]:
+    return np.empty((0, 0, 0)) if frames is None else frames
 
 
-def _distances(geometry: Geometry) -> tuple[float, float] | None:
-    if isinstance(geometry, ConeBeamGeometry):
-        return geometry.source_to_isocenter_mm, geometry.source_to_detector_mm
-    return None
-
-
-def _stored(values: NDArray[np.generic], survey: _Survey) -> NDArray[np.uint16]:
-    if (survey.slope, survey.intercept) == (1.0, 0.0):
-        return np.asarray(values).astype("<u2")
-    scaled = (np.asarray(values, np.float64) - survey.intercept) / survey.slope
+def _stored(values: NDArray[np.generic], survey: Survey) -> NDArray[np.uint16]:
+    if values.dtype.kind in "ui" and (survey.slope, survey.intercept) == (1.0, 0.0):
+        return values.astype("<u2")
+    scaled = (values.astype(np.float64) - survey.intercept) / survey.slope
     return np.clip(np.rint(scaled), 0, LARGEST_STORED).astype("<u2")
 
 
@@ -322,43 +233,78 @@ def scan_from_headers(rows: Sequence[Mapping[str, Any]]) -> StoredScan:
             "`pacspark find ROOT --level series` lists what is there"
         )
         raise SeriesNotFoundError(message)
-    series = found[0][0]["series_instance_uid"]
-    runs: dict[str, list[FrameRun]] = {"PROJECTION": [], "FLAT": [], "DARK": []}
-    angles: dict[int, NDArray[np.float64]] = {}
-    for row, header, block in found:
-        run = _run(row["sop_instance_uid"], header, block)
-        runs[block["frame_role"]].append(run)
-        if block["frame_role"] == "PROJECTION":
-            here = np.atleast_1d(np.asarray(block["gantry_angles_rad"], np.float64))
-            whole = angles.setdefault(run.energy_bin, np.full(block["n_angles"], np.nan))
-            whole[run.angle_start : run.angle_start + run.count] = here
-    headers = [block for _, _, block in found if block["frame_role"] == "PROJECTION"]
-    if not headers:
-        message = f"series {series}: expected projections, found only flats and darks"
-        raise ProjectionDataError(message)
-    block = headers[0]
-    n_energy_bins = int(block.get("n_energy_bins", 1))
-    _require_complete(series, angles, n_energy_bins)
-    projections = sorted(runs["PROJECTION"], key=lambda run: (run.energy_bin, run.angle_start))
-    edges = block.get("energy_bin_edges_kev", [])
-    return StoredScan(
-        series_instance_uid=series,
-        kind=block["kind"].lower(),
-        geometry=_geometry(block, projections[0], angles[0]),
-        n_energy_bins=n_energy_bins,
-        energy_bin_edges_kev=tuple(float(edge) for edge in edges),
-        water_mu_per_mm=block.get("water_mu_per_mm"),
-        unattenuated_counts=block.get("unattenuated_counts"),
-        projections=tuple(projections),
-        flats=tuple(runs["FLAT"]),
-        darks=tuple(runs["DARK"]),
-        header=found[0][0]["dicom_json"],
-    )
+    series = str(found[0][0]["series_instance_uid"])
+    try:
+        # whatever order the rows come in, the scan is the same
+        found.sort(key=lambda instance: str(instance[0]["sop_instance_uid"]))
+        return _stored_scan(series, found)
+    except PacsparkError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        message = (
+            f"series {series}: expected the private block {CREATOR} as it was written, found "
+            f"{type(error).__name__}: {error}"
+        )
+        raise ProjectionDataError(message) from error
+
+
+_Instance = tuple[Mapping[str, Any], dict[str, Any], dict[str, Any]]
+"""A row, its header, and the private block in it."""
 
 
 def _header(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     header = json.loads(row["dicom_json"])
     return header, read_block(header)
+
+
+def _stored_scan(series: str, instances: Sequence[_Instance]) -> StoredScan:
+    runs: dict[str, dict[int, list[FrameRun]]] = {"PROJECTION": {}, "FLAT": {}, "DARK": {}}
+    blocks = {}
+    for row, header, block in instances:
+        run = _run(row["sop_instance_uid"], header, block)
+        blocks[run.sop_instance_uid] = block
+        runs[block["frame_role"]].setdefault(run.energy_bin, []).append(run)
+    if not runs["PROJECTION"]:
+        message = f"series {series}: expected projections, found only flats and darks"
+        raise ProjectionDataError(message)
+    first = _require_agreement(series, instances)
+    n_energy_bins = int(first.get("n_energy_bins", 1))
+    ordered: dict[str, list[FrameRun]] = {role: [] for role in runs}
+    angles: list[NDArray[np.float64]] = []
+    for energy_bin in range(n_energy_bins):
+        here = {role: sorted(runs[role].get(energy_bin, []), key=_place) for role in runs}
+        views = here["PROJECTION"]
+        _require_complete(series, "view", energy_bin, views, int(first["n_angles"]))
+        own = blocks[views[0].sop_instance_uid]
+        _require_complete(series, "flat", energy_bin, here["FLAT"], int(own["n_flats"]))
+        _require_complete(series, "dark", energy_bin, here["DARK"], int(own["n_darks"]))
+        angles.append(np.concatenate([_angles(blocks[run.sop_instance_uid], run) for run in views]))
+        if not np.array_equal(angles[0], angles[-1]):
+            message = (
+                f"series {series}: expected the same angles in every energy bin, found others in "
+                f"bin {energy_bin}"
+            )
+            raise ProjectionDataError(message)
+        for role, those in here.items():
+            ordered[role].extend(those)
+    edges = first.get("energy_bin_edges_kev", [])
+    return StoredScan(
+        series_instance_uid=series,
+        kind=KINDS[_KINDS_STORED.index(first["kind"])],
+        geometry=_geometry(first, ordered["PROJECTION"][0], angles[0]),
+        n_energy_bins=n_energy_bins,
+        energy_bin_edges_kev=tuple(float(edge) for edge in edges),
+        water_mu_per_mm=first.get("water_mu_per_mm"),
+        unattenuated_counts=first.get("unattenuated_counts"),
+        projections=tuple(ordered["PROJECTION"]),
+        flats=tuple(ordered["FLAT"]),
+        darks=tuple(ordered["DARK"]),
+        header=instances[0][0]["dicom_json"],
+    )
+
+
+def _place(run: FrameRun) -> int:
+    return run.angle_start
 
 
 def _run(uid: str, header: Mapping[str, Any], block: Mapping[str, Any]) -> FrameRun:
@@ -367,8 +313,8 @@ def _run(uid: str, header: Mapping[str, Any], block: Mapping[str, Any]) -> Frame
         sop_instance_uid=uid,
         frame_start=0,
         count=int(header["00280008"]["Value"][0]),
-        angle_start=int(block.get("first_angle", 0)),
-        energy_bin=int(block.get("energy_bin", 0)),
+        angle_start=int(block["first_frame"]),
+        energy_bin=int(block["energy_bin"]),
         slope=float(slope),
         intercept=float(intercept),
         n_rows=int(header["00280010"]["Value"][0]),
@@ -376,19 +322,58 @@ def _run(uid: str, header: Mapping[str, Any], block: Mapping[str, Any]) -> Frame
     )
 
 
+def _angles(block: Mapping[str, Any], run: FrameRun) -> NDArray[np.float64]:
+    angles = np.atleast_1d(np.asarray(block["gantry_angles_rad"], np.float64))
+    if angles.shape != (run.count,):
+        message = f"{angles.size} angles for {run.count} frames in {run.sop_instance_uid}"
+        raise ValueError(message)
+    return angles
+
+
+def _require_agreement(series: str, instances: Sequence[_Instance]) -> dict[str, Any]:
+    """Return the block of the first instance; all others must say the same about the scan."""
+    _, first_header, first = instances[0]
+    for row, header, block in instances:
+        pairs = [(name, first.get(name), block.get(name)) for name in _PER_SCAN]
+        pairs += [
+            (name, first_header[tag], header[tag])
+            for name, tag in (("Rows", "00280010"), ("Columns", "00280011"))
+        ]
+        for name, expected, found in pairs:
+            if expected != found:
+                message = (
+                    f"series {series}: {name}: expected {expected} in every instance, found "
+                    f"{found} in {row['sop_instance_uid']}"
+                )
+                raise ProjectionDataError(message)
+    return first
+
+
 def _require_complete(
-    series: str, angles: Mapping[int, NDArray[np.float64]], n_energy_bins: int
+    series: str, name: str, energy_bin: int, runs: Sequence[FrameRun], n_frames: int
 ) -> None:
-    for energy_bin in range(n_energy_bins):
-        found = angles.get(energy_bin)
-        missing = [0] if found is None else np.flatnonzero(np.isnan(found)).tolist()
-        if missing:
+    """Refuse runs that leave a frame out, or hold one twice."""
+    at, missing = 0, []
+    for run in runs:
+        if run.angle_start < at or run.angle_start + run.count > n_frames:
             message = (
-                f"series {series}: expected every view of energy bin {energy_bin}, found none for "
-                f"{len(missing)} of them, the first at index {missing[0]}; ingest the rest of the "
-                "series"
+                f"series {series}: expected every {name} of energy bin {energy_bin} once, of "
+                f"{n_frames}, found {run.angle_start}..{run.angle_start + run.count} in "
+                f"{run.sop_instance_uid} after {at} others"
             )
             raise ProjectionDataError(message)
+        if run.angle_start > at:
+            missing.append((at, run.angle_start))
+        at = run.angle_start + run.count
+    if at < n_frames:
+        missing.append((at, n_frames))
+    if missing:
+        message = (
+            f"series {series}: expected every {name} of energy bin {energy_bin}, found none for "
+            f"{sum(stop - start for start, stop in missing)} of them, the first at index "
+            f"{missing[0][0]}; ingest the rest of the series"
+        )
+        raise ProjectionDataError(message)
 
 
 def _geometry(block: Mapping[str, Any], run: FrameRun, angles: NDArray[np.float64]) -> Geometry:

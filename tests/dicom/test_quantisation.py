@@ -1,9 +1,10 @@
 """What 16 bits cost: stored line integrals, reconstructed beside the original ones."""
 
 import numpy as np
+import pytest
 
 from pacspark.ct.fdk import reconstruct_fdk
-from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
+from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, ParallelBeamGeometry, VolumeGrid
 from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, project, scaled
 from pacspark.dicom.scan import encode_scan, scan_from_headers
 from tests.dicom.test_scan import Memory, decoded, described, rows_of
@@ -28,3 +29,21 @@ def test_16_bits__cost_less_than_a_ten_thousandth_of_the_peak() -> None:
     rms = float(np.sqrt(np.mean(difference**2)))
     assert rms < 1e-5 * peak
     assert np.abs(difference).max() < 1e-4 * peak
+
+
+@pytest.mark.parametrize("beam_counts", [2e5, 1e6])
+def test_16_bits__add_little_to_the_noise_of_counts_that_do_not_fit_them(
+    beam_counts: float,
+) -> None:
+    """Measured at 10^6 counts: 0.05 % more noise behind a line integral of 4, 1.1 % behind 7."""
+    rng = np.random.default_rng(7)
+    attenuation = np.repeat([0.0, 2.0, 4.0, 7.0], 4096)
+    expected = beam_counts * np.exp(-attenuation)
+    counts = rng.poisson(expected).reshape(1, 1, 4, 4096)
+    geometry = ParallelBeamGeometry(np.zeros(1), FlatPanel(4, 4096, 1.0, 1.0))
+    encoded = list(encode_scan(described(geometry, kind="counts"), Memory(counts)))
+    stored = decoded(encoded, scan_from_headers(rows_of(encoded)), "projections")
+    added = (stored - counts[0]).std(axis=2) / np.sqrt(expected.reshape(1, 4, 4096)[..., 0])
+    more_noise = np.sqrt(1 + added**2) - 1
+    assert more_noise[0, 2] < 0.002
+    assert more_noise[0, 3] < 0.02

@@ -1,5 +1,7 @@
 """Scans as DICOM: what is encoded comes back, always the same, and peers accept it."""
 
+import io
+import json
 import math
 import subprocess
 from collections.abc import Callable
@@ -9,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pacspark import __version__
 from pacspark.ct.geometry import (
     ConeBeamGeometry,
     FlatPanel,
@@ -22,6 +26,7 @@ from pacspark.ct.geometry import (
 )
 from pacspark.dicom import scan as scan_module
 from pacspark.dicom.decode import index_instance
+from pacspark.dicom.private import ELEMENTS
 from pacspark.dicom.scan import (
     EncodedInstance,
     StoredScan,
@@ -29,7 +34,12 @@ from pacspark.dicom.scan import (
     encode_scan,
     scan_from_headers,
 )
-from pacspark.errors import ProjectionDataError, ScanDescriptionError, SeriesNotFoundError
+from pacspark.errors import (
+    PacsparkError,
+    ProjectionDataError,
+    ScanDescriptionError,
+    SeriesNotFoundError,
+)
 from pacspark.scans.arrays import ArraySource
 from pacspark.scans.description import ScanDescription
 
@@ -104,6 +114,7 @@ def decoded(encoded: list[EncodedInstance], scan: StoredScan, role: str) -> NDAr
     return np.concatenate(frames)
 
 
+ONES = Memory(np.ones((1, 7, 4, 6)))
 GEOMETRIES = [
     cone(),
     cone(1, n_rows=1, n_columns=3),
@@ -235,6 +246,185 @@ def test_encode_scan__names_a_value_that_is_not_finite_before_anything_is_encode
     values[0, 5, 2, 3] = np.nan
     with pytest.raises(ProjectionDataError, match=r"expected finite values, found nan .*5, 2, 3"):
         next(encode_scan(described(cone()), Memory(values)))
+
+
+@pytest.mark.parametrize("value", [1e300, -1e300, 3e38, np.inf])
+def test_encode_scan__refuses_values_that_float32_does_not_hold(value: float) -> None:
+    values = np.ones((1, 7, 4, 6))
+    values[0, 6, 0, 5] = value
+    with pytest.raises(ProjectionDataError, match=r"expected finite values.*6, 0, 5"):
+        next(encode_scan(described(cone()), Memory(values)))
+
+
+def test_encode_scan__refuses_a_subject_before_it_reads_a_frame() -> None:
+    class Unread(Memory):
+        def read(self, angle_start: int, angle_stop: int, energy_bin: int = 0) -> NDArray[Any]:
+            raise AssertionError
+
+    with pytest.raises(ScanDescriptionError, match=r"subject\.Nonsense"):
+        next(
+            encode_scan(described(cone(), subject={"Nonsense": "1"}), Unread(np.ones((1, 7, 4, 6))))
+        )
+
+
+def test_encode_scan__never_gives_other_bytes_the_same_uid() -> None:
+    """What is in the objects is in the UIDs: dates of files, types of pixels."""
+    wide = np.full((1, 7, 4, 6), -1, np.int16)
+    wide[..., 0] = 0
+    alike = (
+        (described(cone()), wide),
+        (described(cone()), wide.view(np.uint16)),
+        (described(cone(), modified_at=datetime(2027, 1, 2, tzinfo=UTC)), wide),
+        (described(cone(), water_mu_per_mm=0.02), wide),
+        (described(cone(row_order="bottom_up")), wide),
+    )
+    encoded = [next(encode_scan(description, Memory(values))) for description, values in alike]
+    assert len({one.data for one in encoded}) == len(alike)
+    assert len({one.sop_instance_uid for one in encoded}) == len(alike)
+
+
+def test_encode_scan__gives_the_same_bytes_after_an_upgrade() -> None:
+    assert __version__.encode() not in next(encode_scan(described(cone()), ONES)).data
+
+
+@pytest.mark.parametrize("value", [0.0, -7.25, 1e-40, 3.5e37])
+def test_encode_scan__keeps_a_scan_of_one_value(value: float) -> None:
+    encoded = list(encode_scan(described(cone()), Memory(np.full((1, 7, 4, 6), value))))
+    scan = scan_from_headers(rows_of(encoded))
+    np.testing.assert_array_equal(decoded(encoded, scan, "projections"), np.float32(value))
+
+
+def test_encode_scan__rounds_values_that_happen_to_span_16_bits() -> None:
+    values = np.linspace(0, 65535, 7 * 4 * 6).reshape(1, 7, 4, 6)
+    encoded = list(encode_scan(described(cone()), Memory(values)))
+    stored = decoded(encoded, scan_from_headers(rows_of(encoded)), "projections")
+    np.testing.assert_array_equal(stored, np.rint(values[0]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "relationship", "sign"),
+    [("counts", "LIN", 1), ("transmission", "LIN", 1), ("line_integrals", "OTHER", -1)],
+)
+def test_encode_scan__says_how_pixels_follow_the_intensity(
+    kind: str, relationship: str, sign: int
+) -> None:
+    """PS3.3 C.8.19.6.4: -1 where higher pixels are less intensity; LOG would need a table."""
+    data = next(encode_scan(described(cone(), kind=kind), ONES)).data
+    shared = pydicom.dcmread(io.BytesIO(data)).SharedFunctionalGroupsSequence[0]
+    properties = shared.FramePixelDataPropertiesSequence[0]
+    assert properties.PixelIntensityRelationship == relationship
+    assert properties.PixelIntensityRelationshipSign == sign
+
+
+def test_encode_scan__tells_people_the_angle_in_degrees_within_a_half_turn() -> None:
+    geometry = replace(cone(), gantry_angles_rad=np.radians([-190.0, 0.0, 90.0, 350.0, 725.0]))
+    source = Memory(np.ones((1, 5, 4, 6)))
+    image = pydicom.dcmread(io.BytesIO(next(encode_scan(described(geometry), source)).data))
+    angles = [
+        float(frame.PositionerPositionSequence[0].PositionerPrimaryAngle)
+        for frame in image.PerFrameFunctionalGroupsSequence
+    ]
+    np.testing.assert_allclose(angles, [170, 0, 90, -10, 5], atol=1e-9)
+
+
+def flats_and_darks(monkeypatch: pytest.MonkeyPatch) -> tuple[list[EncodedInstance], Memory]:
+    """Encode 2 darks, 5 flats and 7 views as 1 + 3 + 4 instances of at most 2 frames."""
+    monkeypatch.setattr(scan_module, "INSTANCE_FRAMES", 2)
+    counts = np.random.default_rng(6).integers(0, 65535, (1, 14, 4, 6), np.uint16)
+    source = Memory(counts[:, :7], counts[:, 7:12], counts[:, 12:])
+    encoded = list(encode_scan(described(cone(), kind="counts"), source))
+    assert len(encoded) == 8
+    return encoded, source
+
+
+def test_scan_from_headers__does_not_depend_on_the_order_of_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoded, source = flats_and_darks(monkeypatch)
+    rows = rows_of(encoded)
+    scan = scan_from_headers(rows)
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(len(rows))
+        assert scan_from_headers([rows[number] for number in order]) == scan
+    np.testing.assert_array_equal(decoded(encoded, scan, "flats"), source.flats())
+    np.testing.assert_array_equal(decoded(encoded, scan, "darks"), source.darks())
+    np.testing.assert_array_equal(decoded(encoded, scan, "projections"), source.read(0, 7))
+
+
+@pytest.mark.parametrize(
+    ("missing", "found"),
+    [
+        (0, "every dark of energy bin 0, found none for 2 of them, the first at index 0"),
+        (2, "every flat of energy bin 0, found none for 2 of them, the first at index 2"),
+        (7, "every view of energy bin 0, found none for 1 of them, the first at index 6"),
+    ],
+)
+def test_scan_from_headers__names_what_is_missing(
+    missing: int, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of(flats_and_darks(monkeypatch)[0])
+    with pytest.raises(ProjectionDataError, match=found):
+        scan_from_headers(rows[:missing] + rows[missing + 1 :])
+
+
+def test_scan_from_headers__refuses_a_view_that_is_there_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = rows_of(flats_and_darks(monkeypatch)[0])
+    with pytest.raises(ProjectionDataError, match="every view of energy bin 0 once"):
+        scan_from_headers([*rows, rows[5] | {"sop_instance_uid": "1.2.3"}])
+
+
+def test_scan_from_headers__needs_projections(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of(flats_and_darks(monkeypatch)[0])
+    with pytest.raises(ProjectionDataError, match="found only flats and darks"):
+        scan_from_headers(rows[:4])
+
+
+def edited(row: dict[str, Any], name: str, value: list[Any] | None) -> dict[str, Any]:
+    """Return a row whose private block says something else; None takes the element away."""
+    header = json.loads(row["dicom_json"])
+    tag = f"001910{ELEMENTS[name][0]:02X}"
+    if value is None:
+        del header[tag]
+    else:
+        header[tag]["Value"] = value
+    return row | {"dicom_json": json.dumps(header)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("detector_spacing_mm", [0.3, 0.8]),
+        ("source_to_isocenter_mm", [100.0]),
+        ("kind", ["TRANSMISSION"]),
+        ("rescale", [2.0, 0.0]),
+        ("n_angles", [8]),
+        ("row_order", ["BOTTOM_UP"]),
+    ],
+)
+def test_scan_from_headers__refuses_instances_that_contradict_each_other(
+    name: str, value: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of(flats_and_darks(monkeypatch)[0])
+    rows[6] = edited(rows[6], name, value)
+    with pytest.raises(ProjectionDataError, match=f"{name}: expected .* in every instance"):
+        scan_from_headers(rows)
+
+
+@pytest.mark.parametrize("value", [None, [], ["?"], [-1], [4_000_000_000], [1.5], [None]])
+@pytest.mark.parametrize(
+    "name", sorted(ELEMENTS.keys() - {"unattenuated_counts", "energy_bin_edges_kev"})
+)
+def test_scan_from_headers__takes_any_private_block_or_ends_in_one_line(
+    name: str, value: list[Any] | None
+) -> None:
+    rows = rows_of(list(encode_scan(described(cone(), water_mu_per_mm=0.02), ONES)))
+    try:
+        told = str(scan_from_headers([edited(rows[0], name, value)]).geometry.n_angles)
+    except PacsparkError as error:
+        told = str(error)
+    assert told == "7" or ("expected" in told and len(told.splitlines()) == 1)
 
 
 def test_scan_from_headers__says_what_a_series_is_instead() -> None:
