@@ -1,9 +1,10 @@
 """The same projections given to itk-rtk, the CPU reference of the field."""
 
 import math
-import warnings
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import Executor, ProcessPoolExecutor
+from importlib.util import find_spec
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -14,84 +15,16 @@ from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
 from pacspark.ct.kernels.variants import available_variants
 from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, project, scaled, voxelize
 from tests.conftest import missing
-
-Volume = NDArray[np.float32]
-
-
-class Rtk:
-    """Itk-rtk in our terms: ``(n_angles, n_rows, n_columns)`` in, ``(n_z, n_y, n_x)`` out.
-
-    Its rotation axis is y, its source starts on +z, and its rows rise with v.
-    """
-
-    def __init__(self) -> None:
-        import itk
-
-        self.itk: Any = itk
-        self.rtk: Any = itk.RTK
-        itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(2)
-        self.image: Any = itk.Image[itk.F, 3]
-
-    def geometry(self, geometry: ConeBeamGeometry, *, offsets: bool = False) -> Any:
-        """Give its geometry object; `offsets`: with the detector's, else they are in the image."""
-        made = self.rtk.ThreeDCircularProjectionGeometry.New()
-        detector = geometry.detector
-        for angle in geometry.gantry_angles_rad:
-            made.AddProjection(
-                geometry.source_to_isocenter_mm,
-                geometry.source_to_detector_mm,
-                math.degrees(angle),
-                detector.offset_u_mm if offsets else 0.0,
-                detector.offset_v_mm if offsets else 0.0,
-            )
-        return made
-
-    def stack(self, projections: Volume, detector: FlatPanel) -> Any:
-        """Give an image of the projections whose origin holds the offsets."""
-        rising = projections if detector.row_order == "bottom_up" else projections[:, ::-1]
-        image = self.itk.image_from_array(np.ascontiguousarray(rising))
-        image.SetOrigin([float(detector.u_mm.min()), float(detector.v_mm.min()), 0.0])
-        image.SetSpacing([detector.column_spacing_mm, detector.row_spacing_mm, 1.0])
-        return image
-
-    def source(self, grid: VolumeGrid) -> Any:
-        """Give zeros on a grid."""
-        constant = self.rtk.ConstantImageSource[self.image].New()
-        (dz, dy, dx), (n_z, n_y, n_x) = grid.voxel_mm, grid.shape
-        constant.SetOrigin([float(grid.y_mm[0]), float(grid.z_mm[0]), float(grid.x_mm[0])])
-        constant.SetSpacing([dy, dz, dx])
-        constant.SetSize([n_y, n_z, n_x])
-        constant.SetConstant(0.0)
-        return constant
-
-    def array(self, volume: Any) -> Volume:
-        """Give a volume in our order of axes."""
-        turned: Volume = self.itk.array_from_image(volume).transpose(1, 2, 0)
-        return turned
-
-    def fdk(self, projections: Volume, geometry: ConeBeamGeometry, grid: VolumeGrid) -> Volume:
-        """Give its reconstruction, with the plain ramp."""
-        zeros = self.source(grid)
-        fdk = self.rtk.FDKConeBeamReconstructionFilter[self.image].New()
-        fdk.SetInput(0, zeros.GetOutput())
-        fdk.SetInput(1, self.stack(projections, geometry.detector))
-        fdk.SetGeometry(self.geometry(geometry))
-        fdk.GetRampFilter().SetTruncationCorrection(0.0)
-        fdk.GetRampFilter().SetHannCutFrequency(0.0)
-        fdk.Update()
-        return self.array(fdk.GetOutput())
+from tests.ct.rtk import Volume, fdk, shepp_logan
 
 
 @pytest.fixture(scope="module")
-def rtk() -> Iterator[Rtk]:
-    """Give itk-rtk, whose wrappers use what newer Pythons warn of."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            made = Rtk()
-        except (ImportError, AttributeError):
-            missing("itk")
-        yield made
+def rtk() -> Iterator[Executor]:
+    """Give the process in which itk-rtk runs."""
+    if find_spec("itk") is None:
+        missing("itk")
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        yield process
 
 
 def circle(n_angles: int, *, start_rad: float = 0.0, turn: float = 1.0) -> NDArray[np.float64]:
@@ -114,14 +47,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_fdk__is_voxel_by_voxel_what_rtk_gives(rtk: Rtk, case: str) -> None:
+def test_fdk__is_voxel_by_voxel_what_rtk_gives(rtk: Executor, case: str) -> None:
     angles, panel, center = CASES[case]
     detector = FlatPanel(80, 100, 2.2, 1.8, **panel)  # type: ignore[arg-type]
     geometry = ConeBeamGeometry(300.0, 540.0, angles, detector)
     projections = project(scaled(SHEPP_LOGAN_UNIT, 30.0, 0.02), geometry)
     grid = VolumeGrid((30, 36, 40), (1.9, 1.4, 1.3), center)
 
-    theirs = rtk.fdk(projections, geometry, grid)
+    theirs = rtk.submit(fdk, projections, geometry, grid).result()
 
     peak = float(np.abs(theirs).max())
     assert peak > 0.01
@@ -132,26 +65,12 @@ def test_fdk__is_voxel_by_voxel_what_rtk_gives(rtk: Rtk, case: str) -> None:
         assert np.abs(slab.result() - theirs).max() < 1e-5 * peak
 
 
-def test_fdk__passes_the_gate_of_rtk_on_rtk_s_own_phantom(rtk: Rtk) -> None:
+def test_fdk__passes_the_gate_of_rtk_on_rtk_s_own_phantom(rtk: Executor) -> None:
     """Projections and reference both come from RTK, as in its own test of its FDK."""
     detector = FlatPanel(128, 128, 4.0, 4.0, offset_u_mm=20.0, offset_v_mm=15.0)
     geometry = ConeBeamGeometry(600.0, 1200.0, circle(180), detector)
     grid = VolumeGrid((128, 128, 128), (2.0, 2.0, 2.0))
-    blank = rtk.itk.image_from_array(np.zeros((180, 128, 128), np.float32))
-    blank.SetOrigin([-254.0, -254.0, 0.0])
-    blank.SetSpacing([4.0, 4.0, 1.0])
-    drawing = rtk.rtk.SheppLoganPhantomFilter[rtk.image, rtk.image].New()
-    drawing.SetInput(blank)
-    drawing.SetGeometry(rtk.geometry(geometry, offsets=True))
-    drawing.SetPhantomScale(116.0)
-    drawing.Update()
-    projections = rtk.itk.array_from_image(drawing.GetOutput())[:, ::-1]
-    zeros = rtk.source(grid)
-    phantom = rtk.rtk.DrawSheppLoganFilter[rtk.image, rtk.image].New()
-    phantom.SetInput(zeros.GetOutput())
-    phantom.SetPhantomScale(116.0)
-    phantom.Update()
-    reference = rtk.array(phantom.GetOutput())
+    projections, reference = rtk.submit(shepp_logan, geometry, grid).result()
 
     volume = reconstruct_fdk(projections, geometry, grid)
 

@@ -1,0 +1,109 @@
+"""Itk-rtk, the CPU reference of the field, to be run in a process of its own.
+
+Where an interpreter has many other extensions loaded, itk's wrappers crash as it ends.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
+
+Volume = NDArray[np.float32]
+
+
+class Rtk:
+    """Itk-rtk in our terms: ``(n_angles, n_rows, n_columns)`` in, ``(n_z, n_y, n_x)`` out.
+
+    Its rotation axis is y, its source starts on +z, and its rows rise with v.
+    """
+
+    def __init__(self) -> None:
+        import itk
+
+        self.itk: Any = itk
+        self.rtk: Any = itk.RTK
+        itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(2)
+        self.image: Any = itk.Image[itk.F, 3]
+
+    def geometry(self, geometry: ConeBeamGeometry, *, offsets: bool = False) -> Any:
+        """Give its geometry object; `offsets`: with the detector's, else they are in the image."""
+        made = self.rtk.ThreeDCircularProjectionGeometry.New()
+        detector = geometry.detector
+        for angle in geometry.gantry_angles_rad:
+            made.AddProjection(
+                geometry.source_to_isocenter_mm,
+                geometry.source_to_detector_mm,
+                math.degrees(angle),
+                detector.offset_u_mm if offsets else 0.0,
+                detector.offset_v_mm if offsets else 0.0,
+            )
+        return made
+
+    def stack(self, projections: Volume, detector: FlatPanel) -> Any:
+        """Give an image of the projections whose origin holds the offsets."""
+        rising = projections if detector.row_order == "bottom_up" else projections[:, ::-1]
+        image = self.itk.image_from_array(np.ascontiguousarray(rising))
+        image.SetOrigin([float(detector.u_mm.min()), float(detector.v_mm.min()), 0.0])
+        image.SetSpacing([detector.column_spacing_mm, detector.row_spacing_mm, 1.0])
+        return image
+
+    def source(self, grid: VolumeGrid) -> Any:
+        """Give zeros on a grid."""
+        constant = self.rtk.ConstantImageSource[self.image].New()
+        (dz, dy, dx), (n_z, n_y, n_x) = grid.voxel_mm, grid.shape
+        constant.SetOrigin([float(grid.y_mm[0]), float(grid.z_mm[0]), float(grid.x_mm[0])])
+        constant.SetSpacing([dy, dz, dx])
+        constant.SetSize([n_y, n_z, n_x])
+        constant.SetConstant(0.0)
+        return constant
+
+    def array(self, volume: Any) -> Volume:
+        """Give a volume in our order of axes."""
+        turned: Volume = self.itk.array_from_image(volume).transpose(1, 2, 0)
+        return turned
+
+    def fdk(self, projections: Volume, geometry: ConeBeamGeometry, grid: VolumeGrid) -> Volume:
+        """Give its reconstruction, with the plain ramp."""
+        zeros = self.source(grid)
+        fdk = self.rtk.FDKConeBeamReconstructionFilter[self.image].New()
+        fdk.SetInput(0, zeros.GetOutput())
+        fdk.SetInput(1, self.stack(projections, geometry.detector))
+        fdk.SetGeometry(self.geometry(geometry))
+        fdk.GetRampFilter().SetTruncationCorrection(0.0)
+        fdk.GetRampFilter().SetHannCutFrequency(0.0)
+        fdk.Update()
+        return self.array(fdk.GetOutput())
+
+    def shepp_logan(self, geometry: ConeBeamGeometry, grid: VolumeGrid) -> tuple[Volume, Volume]:
+        """Give its phantom as projections (spacing 4 mm) and as a volume."""
+        n_rows, n_columns = geometry.detector.n_rows, geometry.detector.n_columns
+        blank = self.itk.image_from_array(
+            np.zeros((len(geometry.gantry_angles_rad), n_rows, n_columns), np.float32)
+        )
+        blank.SetOrigin([-2.0 * (n_columns - 1), -2.0 * (n_rows - 1), 0.0])
+        blank.SetSpacing([4.0, 4.0, 1.0])
+        drawing = self.rtk.SheppLoganPhantomFilter[self.image, self.image].New()
+        drawing.SetInput(blank)
+        drawing.SetGeometry(self.geometry(geometry, offsets=True))
+        drawing.SetPhantomScale(116.0)
+        drawing.Update()
+        zeros = self.source(grid)
+        phantom = self.rtk.DrawSheppLoganFilter[self.image, self.image].New()
+        phantom.SetInput(zeros.GetOutput())
+        phantom.SetPhantomScale(116.0)
+        phantom.Update()
+        projections: Volume = self.itk.array_from_image(drawing.GetOutput())[:, ::-1]
+        return projections, self.array(phantom.GetOutput())
+
+
+def fdk(projections: Volume, geometry: ConeBeamGeometry, grid: VolumeGrid) -> Volume:
+    """Give what itk-rtk reconstructs."""
+    return Rtk().fdk(projections, geometry, grid)
+
+
+def shepp_logan(geometry: ConeBeamGeometry, grid: VolumeGrid) -> tuple[Volume, Volume]:
+    """Give itk-rtk's own phantom: projections, volume."""
+    return Rtk().shepp_logan(geometry, grid)
