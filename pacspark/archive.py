@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pacspark.ct.checks import require_count, require_positive
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.attributes import LEVELS
 from pacspark.dicom.matching import parse_query
-from pacspark.errors import ArchiveNotFoundError, UsageError
+from pacspark.errors import ArchiveNotFoundError, ProjectionDataError, UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.partition import (
     SUBJECTS,
@@ -179,6 +180,10 @@ class Archive:
                 series_uid = encoded.series_instance_uid
                 stage.advance()
         report = commit_intake(self._storage, [intake.finish()], run_id, "import-scan")
+        if not report.clean:
+            refused = report.refused[0].message if report.refused else "objects in conflict"
+            message = f"{description}: expected every object stored, found {refused}"
+            raise ProjectionDataError(message)
         imported = ImportedScan(series_uid, report.stored, report.duplicate, report.bytes_stored)
         record_run(
             self._storage, run_id, "import-scan", started_at, asdict(imported),
@@ -206,7 +211,7 @@ class Archive:
         if level not in LEVELS:
             message = f"level: expected one of {', '.join(LEVELS)}, found {level!r}"
             raise UsageError(message)
-        parsed = parse_query({keyword: str(value) for keyword, value in query.items()}, level)
+        parsed = parse_query({key: _query_text(value) for key, value in query.items()}, level)
         found: pd.DataFrame = self.catalog.find(level, parsed).to_pandas()
         return found
 
@@ -396,6 +401,11 @@ class Archive:
             raise UsageError(message)
 
 
+def _query_text(value: object) -> object:
+    """Give several values as one query value (PS3.4 C.2.2.2.2)."""
+    return "\\".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
 def refit(
     grid: VolumeGrid,
     size: Sequence[int] | None,
@@ -406,6 +416,10 @@ def refit(
 
     `size` and `center_mm` are along x, y, z, as on the command line.
     """
+    for name, count in zip("xyz", size or (), strict=False):
+        require_count(f"size along {name}", count)
+    if voxel_mm is not None:
+        require_positive("voxel_mm", voxel_mm)
     extent_mm = [count * edge for count, edge in zip(grid.shape, grid.voxel_mm, strict=True)]
     shape = grid.shape if size is None else (size[2], size[1], size[0])
     voxel = grid.voxel_mm if voxel_mm is None else (voxel_mm, voxel_mm, voxel_mm)
@@ -426,9 +440,9 @@ def cluster_of(
     """Describe a cluster; what is not given is this machine, half of its memory for workers."""
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Cluster(
-        executors=executors or 1,
-        cores_per_executor=cores or os.cpu_count() or 1,
-        memory_per_executor_bytes=memory_bytes or available // 2,
+        executors=1 if executors is None else executors,
+        cores_per_executor=(os.cpu_count() or 1) if cores is None else cores,
+        memory_per_executor_bytes=available // 2 if memory_bytes is None else memory_bytes,
     )
 
 

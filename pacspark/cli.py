@@ -14,9 +14,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pacspark.archive import create_archive, open_archive
 from pacspark.ct.filtering import FDKOptions
+from pacspark.dicom.matching import parse_query
 from pacspark.errors import PacsparkError, UsageError
 from pacspark.progress import Progress, progress_for_stderr
 
@@ -143,15 +145,18 @@ def find(
     as_json: AsJson = False,
 ) -> None:
     """Find by PS3.4 matching."""
-    found = open_archive(root).find(level=level, **_query(query or []))
+    if level not in FIND_COLUMNS:
+        message = f"--level: expected one of {', '.join(FIND_COLUMNS)}, found {level!r}"
+        raise UsageError(message)
+    found = open_archive(root).catalog.find(level, parse_query(_query(query or []), level))
     records = [
-        {key: value for key, value in record.items() if _given(value)}
-        for record in found.to_dict("records")
+        {key: value for key, value in record.items() if value not in (None, "", [])}
+        for record in found.to_pylist()
     ]
     if as_json:
         show_json(records)
         return
-    columns = [name for name in FIND_COLUMNS[level] if name in found.columns]
+    columns = [name for name in FIND_COLUMNS[level] if name in found.column_names]
     show_table(columns, [[record.get(name, "") for name in columns] for record in records])
 
 
@@ -174,25 +179,29 @@ def _query(items: Sequence[str]) -> dict[str, str]:
         if not equals:
             message = f"query: expected KEYWORD=VALUE, found {item!r}"
             raise UsageError(message)
+        if keyword in query:
+            message = f"query: expected each keyword once, found {keyword} twice"
+            raise UsageError(message)
         query[keyword] = value
     return query
-
-
-def _given(value: object) -> bool:
-    """Tell a value from None, NaN and the empty text, which pandas mixes."""
-    return value is not None and value != "" and value == value  # noqa: PLR0124 -- NaN is not
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table: aligned for a person, tab-separated for a pipe."""
     if not sys.stdout.isatty():
         for row in rows:
-            print("\t".join(str(cell) for cell in row))
+            print("\t".join(_cell(cell) for cell in row))
         return
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(_cell(cell)) for cell in row))
     Console().print(table)
+
+
+def _cell(value: object) -> str:
+    """Give a cell as one line; what others wrote must not steer a terminal."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 @app.command(
@@ -204,8 +213,10 @@ def sql(
     as_json: AsJson = False,
 ) -> None:
     """Ask the tables in SQL; any DICOM attribute is a column of `instances`."""
+    from pacspark.spark.query import collect
+
     frame = open_archive(root).sql(statement)
-    rows = frame.collect()
+    rows = collect(frame)
     if as_json:
         show_json([row.asDict(recursive=True) for row in rows])
     else:
@@ -399,6 +410,9 @@ def history(root: Root, as_json: AsJson = False) -> None:
         show_table(list(versions.columns), versions.to_numpy().tolist())
 
 
+INTERRUPTED = 130
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; every error is one line unless `--debug`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -406,10 +420,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app([argument for argument in given if argument != "--debug"])
     except SystemExit as end:
+        if end.code == INTERRUPTED:  # what click makes of Ctrl-C
+            say("interrupted; the same command again finishes the work")
+            return 1
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except KeyboardInterrupt:
-        say("interrupted; the same command again finishes the work")
-        return 1
     except Exception as error:
         if debug:
             raise

@@ -65,6 +65,12 @@ def test_commands__lead_from_a_scan_to_files(
     assert found["SeriesInstanceUID"] == ct_uid
     assert found["NumberOfSeriesRelatedInstances"] == 6
     assert shell.json("find", root, "PatientID=NOBODY*") == []
+    (study,) = shell.json("find", root)
+    assert sorted(study["ModalitiesInStudy"]) == ["CT", "XA"]
+    assert len(shell.json("find", root, "--level", "instance")) == 7
+    status, out, _ = shell("find", root)
+    assert status == 0
+    assert "CT, XA" in out
     (row,) = shell.json("sql", root, "SELECT count(*) AS n FROM instances WHERE Modality = 'CT'")
     assert row == {"n": 6}
     files = shell.json("export", root, tmp_path / "out", "--series", ct_uid)
@@ -90,6 +96,17 @@ def test_commands__lead_from_a_scan_to_files(
         (["find", "ROOT", "PatientID"], 2, "expected KEYWORD=VALUE, found 'PatientID'"),
         (["find", "ROOT", "--level", "shelf"], 2, "expected one of patient, study"),
         (["find", "ROOT", "NoSuchThing=1"], 1, "NoSuchThing"),
+        (["find", "ROOT", "PatientID=A", "PatientID=B"], 2, "found PatientID twice"),
+        (["sql", "ROOT", "DELETE FROM rejects"], 1, "expected a query, found DeleteFromTable"),
+        (
+            ["sql", "ROOT", "INSERT OVERWRITE DIRECTORY 'x' USING csv SELECT 1"],
+            1,
+            "expected a query",
+        ),
+        (["sql", "ROOT", "WITH a AS (SELECT 1) INSERT INTO runs SELECT * FROM a"], 1, "a query"),
+        (["sql", "ROOT", "FROM runs INSERT INTO runs SELECT *"], 1, "expected a query"),
+        (["sql", "ROOT", "SELECT nothing_there FROM runs"], 1, "nothing_there"),
+        (["sql", "ROOT", "SELECT raise_error('broken')"], 1, "broken"),
         (["find", "nowhere-at-all"], 1, "no archive here; `pacspark init"),
         (["export", "ROOT", "out"], 2, "expected one of study, series, instance, found 0"),
         (["export", "ROOT", "out", "--series", "1.2.3"], 1, "1.2.3"),

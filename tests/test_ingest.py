@@ -1,11 +1,13 @@
 """Ingest through Spark: nothing lost, nothing twice, bytes out as bytes in."""
 
+import errno
 import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +16,10 @@ import numpy as np
 import pytest
 
 from pacspark.archive import Archive, create_archive
-from pacspark.errors import UsageError
+from pacspark.errors import StorageError, UsageError
+from pacspark.tables.intake import Intake, commit_intake
 from pacspark.tables.sources import expand_sources
+from pacspark.tables.storage import open_storage
 from tests.ct_objects import ct_image, encoded
 from tests.scan_files import write_phantom_scan
 
@@ -49,6 +53,50 @@ def stored(archive: Archive) -> dict[str, str]:
         row["sop_instance_uid"]: hashlib.sha256(archive.catalog.read_object(row)).hexdigest()
         for row in rows
     }
+
+
+def test_expand_sources__names_what_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "real").write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe")
+    found = [Path(source.path).name for source in expand_sources([tmp_path])]
+    assert found == ["dangling", "real"]
+
+
+def test_intake__takes_zip_members_of_one_name_and_any_file_name(tmp_path: Path) -> None:
+    archive = create_archive(tmp_path / "archive")
+    packed = tmp_path / "twice.zip"
+    with zipfile.ZipFile(packed, "w") as members, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the doubled name
+        for number in (1, 2, 3):
+            members.writestr("same.dcm", ct_slice(f"1.2.{number}", number))
+    strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.dcm"))
+    strange.write_bytes(ct_slice("1.2.4", 4))
+    intake = Intake(open_storage(str(tmp_path / "archive")), "run")
+    for source in expand_sources([packed, strange]):
+        intake.add_source(source)
+    report = commit_intake(archive._storage, [intake.finish()], "run", "ingest")
+    assert (report.stored, report.inputs) == (4, 4)
+    assert len(stored(archive)) == 4
+
+
+def test_intake__ends_when_the_archive_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is no fault of the file that is read meanwhile."""
+    create_archive(tmp_path / "archive")
+    path = tmp_path / "slice.dcm"
+    path.write_bytes(ct_slice("1.2.1", 1))
+    intake = Intake(open_storage(str(tmp_path / "archive")), "run")
+
+    def full(*_: object, **__: object) -> None:
+        raise StorageError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr("pacspark.tables.intake.HELD_OBJECTS", 1)
+    monkeypatch.setattr("pacspark.tables.datafile.ObjectFile.append", full)
+    (source,) = expand_sources([path])
+    with pytest.raises(StorageError):
+        intake.add_source(source)
 
 
 def test_ingest__stores_every_public_object_byte_for_byte(

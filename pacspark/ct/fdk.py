@@ -19,19 +19,15 @@ from pacspark.ct.geometry import (
     ConeBeamGeometry,
     Geometry,
     VolumeGrid,
-    largest_gap_rad,
+    require_closed,
 )
 from pacspark.ct.kernels.backproject import RUN
 from pacspark.ct.kernels.threads import at_most, most_threads
 from pacspark.ct.kernels.variants import VARIANTS, choose_variant
-from pacspark.errors import GeometryError, ProjectionDataError, UsageError
+from pacspark.errors import ProjectionDataError, UsageError
 
 WORK_BYTES = 48 << 20
 """Views are filtered in runs that need about this much beside the slab."""
-LARGEST_GAP_RAD = math.radians(20)
-"""A larger arc without views is a scan that does not close, unless its steps are that coarse."""
-COARSEST_GAP_STEPS = 1.5
-"""The largest arc without views of a scan of few views, in steps of an even scan."""
 
 
 class SlabReconstruction:
@@ -67,7 +63,7 @@ class SlabReconstruction:
         n_threads: int = 1,
         variant: str | None = None,
     ) -> None:
-        _require_closed(geometry)
+        require_closed(geometry)
         self._geometry = geometry
         self._grid = grid
         if n_threads < 1:
@@ -242,18 +238,6 @@ def reconstruct_fdk(
     row_start, row_stop = slab.row_band
     slab.add(projections[:, row_start:row_stop])
     return slab.result()
-
-
-def _require_closed(geometry: Geometry) -> None:
-    gap_rad = largest_gap_rad(geometry)
-    period_rad = math.pi if not isinstance(geometry, ConeBeamGeometry) else 2 * math.pi
-    equal_step_rad = period_rad / geometry.n_angles
-    if gap_rad > max(LARGEST_GAP_RAD, COARSEST_GAP_STEPS * equal_step_rad):
-        message = (
-            f"gantry_angles_rad: expected views all around {math.degrees(period_rad):.0f} degrees, "
-            f"found none for {math.degrees(gap_rad):.1f} degrees; short scans are not supported yet"
-        )
-        raise GeometryError(message)
 
 
 def _require_finite(block: NDArray[np.float32], angle_start: int, row_start: int) -> None:

@@ -357,6 +357,12 @@ class ParallelBeamGeometry(_Views):
 Geometry = ConeBeamGeometry | ParallelBeamGeometry
 
 
+LARGEST_GAP_RAD = math.radians(20)
+"""A larger arc without views is a scan that does not close, unless its steps are that coarse."""
+COARSEST_GAP_STEPS = 1.5
+"""The largest arc without views of a scan of few views, in steps of an even scan."""
+
+
 def largest_gap_rad(geometry: Geometry) -> float:
     """Return the largest arc without a view, on the circle that the beam needs."""
     period = math.pi if isinstance(geometry, ParallelBeamGeometry) else FULL_CIRCLE_RAD
@@ -450,3 +456,22 @@ def _checked_angles(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np
 
 def _centers_mm(count: int, step_mm: float, middle_mm: float) -> NDArray[np.float64]:
     return (np.arange(count, dtype=np.float64) - (count - 1) / 2) * step_mm + middle_mm
+
+
+def require_closed(geometry: Geometry) -> None:
+    """Refuse a scan that leaves out a part of the circle; of parallel beam, of half of it.
+
+    Raises
+    ------
+    GeometryError
+        When the largest gap between neighbouring views is no step any more.
+    """
+    gap_rad = largest_gap_rad(geometry)
+    period_rad = math.pi if not isinstance(geometry, ConeBeamGeometry) else 2 * math.pi
+    equal_step_rad = period_rad / geometry.n_angles
+    if gap_rad > max(LARGEST_GAP_RAD, COARSEST_GAP_STEPS * equal_step_rad):
+        message = (
+            f"gantry_angles_rad: expected views all around {math.degrees(period_rad):.0f} degrees, "
+            f"found none for {math.degrees(gap_rad):.1f} degrees; short scans are not supported yet"
+        )
+        raise GeometryError(message)

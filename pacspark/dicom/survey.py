@@ -17,6 +17,9 @@ from pacspark.scans.description import ScanDescription
 
 BLOCK_BYTES: Final = 64 << 20
 LARGEST_STORED: Final = 65535
+LEAST_STEPS: Final = 64
+"""Stored steps across the bulk of the values; fewer would round a scan away."""
+SAMPLED_VALUES: Final = 1 << 16
 LARGEST_VALUE: Final = float(np.finfo(np.float32).max) / 4
 """A quarter, so that neither the span of the values nor a rounded end of it leaves float32."""
 
@@ -65,14 +68,21 @@ def survey_frames(description: ScanDescription, frames: Frames) -> Survey:
     Raises
     ------
     ProjectionDataError
-        When a value is not finite, or beyond float32.
+        When a value is not finite, beyond float32, or so far from all others that 16 bits would not
+        tell those apart.
     """
     digest = hashlib.sha256(_identity(description).encode())
-    whole, lowest, highest = True, np.inf, -np.inf
+    whole, lowest, highest, spread = True, np.inf, -np.inf, 0.0
+    farthest = {"lowest": "", "highest": ""}
     for where, block in _blocks(description, frames):
         values = np.asarray(block)
-        lowest = min(lowest, _finite(description, where, values, float(values.min())))
-        highest = max(highest, _finite(description, where, values, float(values.max())))
+        low = _finite(description, where, values, float(values.min()))
+        high = _finite(description, where, values, float(values.max()))
+        if low < lowest:
+            lowest, farthest["lowest"] = low, f"{where} {_place(values, values.argmin())}"
+        if high > highest:
+            highest, farthest["highest"] = high, f"{where} {_place(values, values.argmax())}"
+        spread = max(spread, _spread(values))
         if whole and not np.issubdtype(values.dtype, np.integer):
             whole = bool((values == np.rint(values)).all())
         digest.update(f"{where} {values.dtype.str} {values.shape}".encode())
@@ -82,7 +92,26 @@ def survey_frames(description: ScanDescription, frames: Frames) -> Survey:
     slope = (highest - lowest) / LARGEST_STORED
     if slope < np.finfo(np.float32).tiny:  # one value for all, as far as float32 tells
         slope = 1.0
+    if slope * LEAST_STEPS > spread > 0:
+        message = (
+            f"{description.path}: projections.files: expected values that 16 bits can tell apart, "
+            f"found most of them within {spread:.3g}, but {lowest:.3g} in {farthest['lowest']} and "
+            f"{highest:.3g} in {farthest['highest']}; correct the bad pixels first"
+        )
+        raise ProjectionDataError(message)
     return Survey(digest.hexdigest(), slope, lowest)
+
+
+def _place(values: NDArray[np.generic], flat_index: np.integer) -> str:
+    frame, row, column = map(int, np.unravel_index(int(flat_index), values.shape))
+    return f"at frame, row, column {frame, row, column}"
+
+
+def _spread(values: NDArray[np.generic]) -> float:
+    """Return how far apart all but the outermost hundredths of the values lie."""
+    sample = values.reshape(-1)[:: max(1, values.size // SAMPLED_VALUES)]
+    low, high = np.percentile(sample.astype(np.float64), (1, 99))
+    return float(high - low)
 
 
 def _finite(

@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry, VolumeGrid
+from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry, VolumeGrid, require_closed
 from pacspark.errors import MemoryBudgetError, UsageError
 
 WORKER_BYTES = 480 << 20
@@ -184,9 +184,12 @@ def plan_reconstruction(
     MemoryBudgetError
         When a task with a single slice and a single angle does not fit; the message has the
         smallest budget that would.
+    GeometryError
+        When the views leave a gap.
     UsageError
         When a forced value is out of range.
     """
+    require_closed(geometry)
     n_z = grid.shape[0]
     n_angles = len(geometry.gantry_angles_rad)
     _check_forced("n_slabs", n_slabs, n_z)

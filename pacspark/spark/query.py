@@ -3,9 +3,11 @@
 import re
 from datetime import datetime
 
+from py4j.java_gateway import is_instance_of
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pyspark.errors import AnalysisException, ParseException, PySparkException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.logger import PySparkLogger
+from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as sf
 
 from pacspark.dicom.attributes import PROMOTED, kind_of_vr
@@ -15,6 +17,9 @@ from pacspark.tables.storage import Storage
 
 SPARK_TYPES = {"string": "string", "int64": "bigint", "double": "double"}
 _COLUMN_OF_KEYWORD = {attribute.keyword: attribute.column for attribute in PROMOTED}
+
+# each wrong query is raised; it need not be logged with its stack as well
+PySparkLogger.getLogger("SQLQueryContextLogger").disabled = True
 
 
 def table(
@@ -86,18 +91,43 @@ def sql(
     QueryError
         When the statement is not SQL or names what is not there.
     """
-    for name in TABLES:
-        frame = table(spark, storage, name, as_of if name == "instances" else None)
-        if name == "instances":
-            frame = frame.select("*", *_named_attributes(statement, frame.columns))
-        frame.createOrReplaceTempView(name)
     try:
+        _require_query(spark, statement)
+        for name in TABLES:
+            frame = table(spark, storage, name, as_of if name == "instances" else None)
+            if name == "instances":
+                frame = frame.select("*", *_named_attributes(statement, frame.columns))
+            frame.createOrReplaceTempView(name)
         return spark.sql(statement)
     except (ParseException, AnalysisException) as error:
         raise QueryError(_first_line(error)) from error
 
 
-def collect(frame: DataFrame) -> list[dict[str, object]]:
+_LOGICAL = "org.apache.spark.sql.catalyst.plans.logical"
+_ASKS = ("Show", "Describe", "Explain")
+
+
+def _require_query(spark: SparkSession, statement: str) -> None:
+    """Refuse what changes something: an archive is written by its own commands alone."""
+    gateway = spark.sparkContext._gateway  # noqa: SLF001 -- only Spark's own parser knows its SQL
+    plans = [spark._jsparkSession.sessionState().sqlParser().parsePlan(statement)]  # noqa: SLF001
+    while plans:
+        plan = plans.pop()
+        name = plan.getClass().getSimpleName()
+        if name.startswith("Insert") or (
+            not name.startswith(_ASKS)
+            and any(
+                is_instance_of(gateway, plan, f"{_LOGICAL}.{kind}")
+                for kind in ("Command", "ParsedStatement")
+            )
+        ):
+            message = f"sql: expected a query, found {plan.nodeName()}, which changes something"
+            raise QueryError(message)
+        children = plan.children()
+        plans += [children.apply(index) for index in range(children.size())]
+
+
+def collect(frame: DataFrame) -> list[Row]:
     """Run a query and return its rows.
 
     Raises
@@ -106,7 +136,7 @@ def collect(frame: DataFrame) -> list[dict[str, object]]:
         When it fails while it runs; one line.
     """
     try:
-        return [row.asDict(recursive=True) for row in frame.collect()]
+        return frame.collect()
     except PySparkException as error:
         raise JobError(_first_line(error)) from error
 

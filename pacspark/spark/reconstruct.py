@@ -185,6 +185,9 @@ def reconstruct(
     )
     watch.lap("plan")
 
+    water_mu_per_mm = request.water_mu_per_mm
+    values = None if water_mu_per_mm is None else ValueMap.hounsfield(water_mu_per_mm)
+
     marks = Marks(storage, run_id)
     marks.begin()
     _prepare(spark, storage, source, request.energy_bin, cluster, marks, progress)
@@ -199,9 +202,7 @@ def reconstruct(
         series=None,
         run_id=run_id,
     )
-    if request.water_mu_per_mm is not None:
-        values = ValueMap.hounsfield(request.water_mu_per_mm)
-    else:
+    if values is None:
         values = _survey(spark, job, marks)
     watch.lap("survey")
     series = CTSeries.of_scan(

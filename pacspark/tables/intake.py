@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from pacspark.dicom.decode import InstanceIndex, index_instance
-from pacspark.errors import DicomDecodeError
+from pacspark.errors import DicomDecodeError, StorageError
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile, ObjectFile, ObjectLocation
 from pacspark.tables.schema import INSTANCES, REJECTS, frame_columns
@@ -153,6 +153,8 @@ class Intake:
                     self.add(str(source), stream.read())
         except DicomDecodeError as error:
             self._reject(str(source), error, None)
+        except StorageError:  # the archive's own: a repeat of the whole run mends it
+            raise
         except OSError as error:
             reason = DicomDecodeError(f"expected a readable file, found {error.strerror or error}")
             self._reject(str(source), reason, None)

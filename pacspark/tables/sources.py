@@ -7,8 +7,10 @@ named.
 
 import glob
 import io
+import lzma
 import os
 import shutil
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -42,6 +44,8 @@ class Source:
         A file of this machine, or a URL that pyarrow or hdfs-native can open.
     member
         The name inside, where `path` is a zip.
+    member_offset
+        Where the member's header lies in the zip; names may be there twice.
     size_bytes
         Its size; of a zip member, inflated, as the zip claims.
     """
@@ -49,9 +53,11 @@ class Source:
     path: str
     size_bytes: int
     member: str | None = None
+    member_offset: int = 0
 
     def __str__(self) -> str:
-        return self.path if self.member is None else f"{self.path}!{self.member}"
+        name = self.path if self.member is None else f"{self.path}!{self.member}"
+        return name.encode("utf-8", "backslashreplace").decode()  # names of files are any bytes
 
 
 def expand_sources(paths: Iterable[str | Path]) -> Iterator[Source]:
@@ -87,10 +93,13 @@ def _expand_local(path: Path) -> Iterator[Source]:
     if path.is_dir():
         # DICOMDIRs inside a walked folder are files like the others: what they list lies in the
         # folder as well.
-        for folder, names, files in os.walk(path):
+        unreadable: list[OSError] = []
+        for folder, names, files in os.walk(path, onerror=unreadable.append):
             names.sort()  # os.walk follows this order
             for name in sorted(files):
                 yield from _expand_file(Path(folder) / name)
+        # each becomes a reject with its name, so that the count tells of it
+        yield from (Source(str(error.filename), 0) for error in unreadable)
     elif path.is_file():
         if path.name.upper() == "DICOMDIR":
             yield from _expand_dicomdir(path)
@@ -102,14 +111,21 @@ def _expand_local(path: Path) -> Iterator[Source]:
 
 
 def _expand_file(path: Path) -> Iterator[Source]:
-    if not path.is_file():  # a socket, a pipe, a link to nowhere
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere, a file out of reach: a reject with its name
+        yield Source(str(path), 0)
         return
-    size_bytes = path.stat().st_size
+    if not stat.S_ISREG(status.st_mode):  # a socket, a pipe
+        return
+    size_bytes = status.st_size
     members = _zip_members(path)
     if members is None:
         yield Source(str(path), size_bytes)
     else:
-        yield from (Source(str(path), info.file_size, info.filename) for info in members)
+        yield from (
+            Source(str(path), info.file_size, info.filename, info.header_offset) for info in members
+        )
 
 
 def _zip_members(path: Path) -> list[zipfile.ZipInfo] | None:
@@ -186,7 +202,9 @@ def open_source(source: Source) -> Iterator[BinaryIO]:
 def _inflate_member(source: Source) -> BinaryIO:
     try:
         with zipfile.ZipFile(source.path) as archive:
-            info = archive.getinfo(source.member or "")
+            info = next(
+                info for info in archive.infolist() if info.header_offset == source.member_offset
+            )
             _refuse_bomb(info)
             with archive.open(info) as packed:
                 if info.file_size <= IN_MEMORY_BYTES:
@@ -199,8 +217,9 @@ def _inflate_member(source: Source) -> BinaryIO:
         zipfile.BadZipFile,
         zlib.error,
         NotImplementedError,
-        KeyError,
+        StopIteration,  # no longer what was listed
         EOFError,
+        lzma.LZMAError,
         RuntimeError,
     ) as error:
         message = f"expected a readable zip member, found {error}"

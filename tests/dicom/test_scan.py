@@ -256,6 +256,13 @@ def test_encode_scan__refuses_values_that_float32_does_not_hold(value: float) ->
         next(encode_scan(described(cone()), Memory(values)))
 
 
+def test_encode_scan__refuses_one_hot_pixel_that_would_round_all_others_away() -> None:
+    values = np.linspace(0, 3, 40 * 4 * 6).reshape(1, 40, 4, 6)
+    values[0, 2, 3, 4] = 1e6
+    with pytest.raises(ProjectionDataError, match=r"1e\+06 in .* row, column \(2, 3, 4\)"):
+        next(encode_scan(described(cone(40)), Memory(values)))
+
+
 def test_encode_scan__refuses_a_subject_before_it_reads_a_frame() -> None:
     class Unread(Memory):
         def read(self, angle_start: int, angle_stop: int, energy_bin: int = 0) -> NDArray[Any]:
