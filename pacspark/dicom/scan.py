@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.uid import ExplicitVRBigEndian
 
 from pacspark.ct.geometry import (
     ConeBeamGeometry,
@@ -213,7 +214,8 @@ def scan_from_headers(rows: Sequence[Mapping[str, Any]]) -> StoredScan:
     Parameters
     ----------
     rows
-        With at least `sop_instance_uid`, `series_instance_uid`, `modality` and `dicom_json`.
+        With at least `sop_instance_uid`, `series_instance_uid`, `modality`, `transfer_syntax_uid`,
+        `dicom_json` and the frame index.
 
     Raises
     ------
@@ -262,6 +264,7 @@ def _stored_scan(series: str, instances: Sequence[_Instance]) -> StoredScan:
     blocks = {}
     for row, header, block in instances:
         run = _run(row["sop_instance_uid"], header, block)
+        _require_readable(series, row, header, run)
         blocks[run.sop_instance_uid] = block
         runs[block["frame_role"]].setdefault(run.energy_bin, []).append(run)
     if not runs["PROJECTION"]:
@@ -320,6 +323,29 @@ def _run(uid: str, header: Mapping[str, Any], block: Mapping[str, Any]) -> Frame
         n_rows=int(header["00280010"]["Value"][0]),
         n_columns=int(header["00280011"]["Value"][0]),
     )
+
+
+def _require_readable(
+    series: str, row: Mapping[str, Any], header: Mapping[str, Any], run: FrameRun
+) -> None:
+    """Refuse pixels that others stored anew: compressed, swapped, cut, of another size."""
+    for name, expected, found in (
+        ("pixels", "native", row["frame_kind"]),
+        ("BitsAllocated", [16], header.get("00280100", {}).get("Value")),
+        ("frames within the pixel data", run.count, row["frame_count"]),
+        ("bits of a frame", 16 * run.n_rows * run.n_columns, row["frame_size_bits"]),
+        (
+            "byte order",
+            "little endian",
+            "big endian" if row["transfer_syntax_uid"] == ExplicitVRBigEndian else "little endian",
+        ),
+    ):
+        if expected != found:
+            message = (
+                f"series {series}: {name}: expected {expected}, found {found} in "
+                f"{run.sop_instance_uid}; ingest the series as pacspark wrote it"
+            )
+            raise ProjectionDataError(message)
 
 
 def _angles(block: Mapping[str, Any], run: FrameRun) -> NDArray[np.float64]:

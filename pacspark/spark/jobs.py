@@ -9,7 +9,7 @@ import pickle
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -43,7 +43,11 @@ class Marks:
 
     def set(self, name: str) -> None:
         """Leave one mark; setting it again (a task that Spark repeats) changes nothing."""
-        with self.storage.filesystem.open_output_stream(f"{self._folder}/{name}"):
+        # a mark is for progress alone: no work is lost for one
+        with (
+            suppress(Exception),
+            self.storage.filesystem.open_output_stream(f"{self._folder}/{name}"),
+        ):
             pass
 
     def begin(self) -> None:

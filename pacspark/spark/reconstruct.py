@@ -27,6 +27,7 @@ from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.encode import CTSeries, ValueMap, ct_series_uid
 from pacspark.dicom.scan import FrameRun, StoredScan, scan_from_headers
+from pacspark.errors import JobError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark import blocks
 from pacspark.spark.jobs import Marks, counted, run_summed, run_tasks
@@ -51,6 +52,7 @@ SCAN_COLUMNS = (
     "sop_instance_uid",
     "series_instance_uid",
     "modality",
+    "transfer_syntax_uid",
     "dicom_json",
     *LOCATION_COLUMNS,
     *FRAME_COLUMNS,
@@ -172,8 +174,8 @@ def reconstruct(
     source = _read_source(catalog, request.series_instance_uid)
     request = _with_water(request, source.scan)
     run_id, grid = request.run_id(), request.grid
-    if catalog.has_series(ct_series_uid(run_id)):
-        return _found(request)
+    if (found := find_result(catalog, source.scan, request)) is not None:
+        return found
     geometry = source.scan.geometry
     plan = plan_reconstruction(
         geometry,
@@ -210,8 +212,15 @@ def reconstruct(
     )
     outcomes = _slabs(spark, replace(job, series=series), plan, marks, progress)
     watch.lap("slabs")
-    commit_intake(storage, [outcome.intake for outcome in outcomes], run_id, "reconstruct")
+    taken = commit_intake(storage, [outcome.intake for outcome in outcomes], run_id, "reconstruct")
     marks.clear()
+    if not taken.clean:
+        message = (
+            f"series {series.series_instance_uid}: expected {grid.shape[0]} slices stored, found "
+            f"{taken.conflict} in conflict with what the archive holds and {taken.rejected} "
+            "rejected; the table `rejects` says why"
+        )
+        raise JobError(message)
     watch.lap("commit")
 
     seconds: Counter[str] = Counter(watch.cost().seconds)
@@ -236,12 +245,12 @@ def find_result(
 ) -> ReconstructionReport | None:
     """Return the report of a result that is in the archive already, without Spark; else None."""
     request = _with_water(request, scan)
-    return _found(request) if catalog.has_series(ct_series_uid(request.run_id())) else None
-
-
-def _found(request: ReconstructionRequest) -> ReconstructionReport:
-    run_id = request.run_id()
-    return ReconstructionReport(ct_series_uid(run_id), run_id, request.grid.shape[0], found=True)
+    run_id, n_slices = request.run_id(), request.grid.shape[0]
+    series_uid = ct_series_uid(run_id)
+    # a few slices alone may have come from elsewhere: then the others are made
+    if catalog.count_of(series_uid) < n_slices:
+        return None
+    return ReconstructionReport(series_uid, run_id, n_slices, found=True)
 
 
 def _with_water(request: ReconstructionRequest, scan: StoredScan) -> ReconstructionRequest:

@@ -123,9 +123,10 @@ class Catalog:
         row: dict[str, Any] = rows.slice(0, 1).to_pylist()[0]
         return row
 
-    def has_series(self, uid: str) -> bool:
-        """Tell whether the archive has an instance of a series."""
-        return bool(self._of("series_instance_uid", uid, ("series_instance_uid",)).num_rows)
+    def count_of(self, series_uid: str) -> int:
+        """Tell how many instances of a series the archive has."""
+        rows = self._of("series_instance_uid", series_uid, ("series_instance_uid",))
+        return int(rows.num_rows)
 
     def instances_of(self, series_uid: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Give the rows of a series, by instance number and UID.

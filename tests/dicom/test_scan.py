@@ -42,6 +42,7 @@ from pacspark.errors import (
 )
 from pacspark.scans.arrays import ArraySource
 from pacspark.scans.description import ScanDescription
+from pacspark.tables.schema import frame_columns
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,10 @@ def described(geometry: Geometry, **more: Any) -> ScanDescription:
 
 def rows_of(encoded: list[EncodedInstance]) -> list[dict[str, Any]]:
     indexes = [index_instance(one.data) for one in encoded]
-    return [index.row | {"dicom_json": index.dicom_json} for index in indexes]
+    return [
+        index.row | {"dicom_json": index.dicom_json} | frame_columns(index.frames)
+        for index in indexes
+    ]
 
 
 def decoded(encoded: list[EncodedInstance], scan: StoredScan, role: str) -> NDArray[np.float32]:
@@ -432,6 +436,22 @@ def test_scan_from_headers__takes_any_private_block_or_ends_in_one_line(
     except PacsparkError as error:
         told = str(error)
     assert told == "7" or ("expected" in told and len(told.splitlines()) == 1)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"frame_kind": "encapsulated"},
+        {"frame_size_bits": 8 * 4 * 6},
+        {"frame_count": 0},
+        {"transfer_syntax_uid": "1.2.840.10008.1.2.2"},
+    ],
+)
+def test_scan_from_headers__refuses_pixels_that_others_stored_anew(changed: dict[str, Any]) -> None:
+    rows = rows_of(list(encode_scan(described(cone()), ONES)))
+    assert scan_from_headers(rows).geometry.n_angles == 7
+    with pytest.raises(ProjectionDataError, match=r"expected .* as pacspark wrote it"):
+        scan_from_headers([rows[0] | changed])
 
 
 def test_scan_from_headers__says_what_a_series_is_instead() -> None:

@@ -145,8 +145,8 @@ def test_instances_of__sorts_by_instance_number(storage: Storage) -> None:
 def test_instances_of__says_what_else_a_uid_is(storage: Storage) -> None:
     store(storage, {"1.2.1.7": b"x"})
     catalog = Catalog(storage)
-    assert catalog.has_series("1.2.1")
-    assert not catalog.has_series("1.2")
+    assert catalog.count_of("1.2.1") == 1
+    assert catalog.count_of("1.2") == 0
     with pytest.raises(SeriesNotFoundError, match=r"it is a study, with the series 1\.2\.1$"):
         catalog.instances_of("1.2")
     with pytest.raises(SeriesNotFoundError, match=r"it is an instance, of the series 1\.2\.1$"):
