@@ -165,6 +165,9 @@ def read_text(path: Path) -> str:
     ValueError
         When its name, its length or its bytes cannot be those of a text.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        message = "no regular file"
+        raise ValueError(message)
     with path.open("rb") as file:
         content = file.read(MAX_TEXT_BYTES + 1)
     if len(content) > MAX_TEXT_BYTES:

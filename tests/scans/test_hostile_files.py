@@ -1,5 +1,6 @@
 """Files that lie, lack something or are something else: one line each, in bounded memory."""
 
+import os
 import struct
 import tracemalloc
 import zlib
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from pacspark.errors import ScanDescriptionError
 from pacspark.scans.arrays import ArraySource
+from pacspark.scans.description import read_scan_description
 from tests.scans.scan_folder import frames
 
 AXES = ("angle", "row", "column")
@@ -264,3 +266,9 @@ def test_file__does_read_or_end_in_one_line_however_it_is_broken(
     assert said or kept or not n_changes
     assert not said or said.startswith(f"{path}: projections.files: expected ")
     assert "\n" not in said
+
+
+def test_description__does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "SCAN.toml")
+    with pytest.raises(ScanDescriptionError, match="no regular file"):
+        read_scan_description(tmp_path / "SCAN.toml")
