@@ -172,14 +172,18 @@ class Archive:
         self._require_now()
         scan = read_scan_description(description)
         run_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
-        intake = Intake(self._storage, run_id)
         series_uid = ""
-        with progress.stage("import", None, "objects") as stage, open_frames(scan) as frames:
+        with (
+            progress.stage("import", None, "objects") as stage,
+            open_frames(scan) as frames,
+            Intake(self._storage, run_id) as intake,
+        ):
             for encoded in encode_scan(scan, frames):
                 intake.add(str(description), encoded.data)
                 series_uid = encoded.series_instance_uid
                 stage.advance()
-        report = commit_intake(self._storage, [intake.finish()], run_id, "import-scan")
+            taken = intake.finish()
+        report = commit_intake(self._storage, [taken], run_id, "import-scan")
         if not report.clean:
             refused = report.refused[0].message if report.refused else "objects in conflict"
             message = f"{description}: expected every object stored, found {refused}"

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,25 @@ import pytest
 
 from pacspark.archive import Archive, create_archive
 from pacspark.errors import StorageError, UsageError
-from pacspark.tables.intake import Intake, commit_intake
-from pacspark.tables.sources import expand_sources
-from pacspark.tables.storage import open_storage
+from pacspark.spark.ingest import ingest, take_in
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.intake import Intake, IntakeResult, commit_intake
+from pacspark.tables.schema import create_tables
+from pacspark.tables.sources import Source, expand_sources
+from pacspark.tables.storage import Storage, open_storage
 from tests.ct_objects import ct_image, encoded
 from tests.scan_files import write_phantom_scan
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    """An archive without objects."""
+    storage = open_storage(tmp_path / "archive")
+    create_tables(storage)
+    return storage
 
 
 def ct_slice(uid: str, number: int, size: int = 16) -> bytes:
@@ -97,6 +109,60 @@ def test_intake__ends_when_the_archive_cannot_be_written(
     (source,) = expand_sources([path])
     with pytest.raises(StorageError):
         intake.add_source(source)
+
+
+def object_files(storage: Storage) -> set[str]:
+    """Give the data files in the folder of `objects`, listed by the table or not."""
+    return {path.name for path in Path(storage.path("objects")).glob("*.parquet")}
+
+
+def _take_three_and_fail(storage: Storage) -> None:
+    with Intake(storage, "run") as intake:
+        for number in (1, 2, 3):
+            intake.add(f"{number}", ct_slice(f"1.2.{number}", number))
+        assert len(object_files(storage)) == 3  # two are closed, one is open
+        message = "interrupted"
+        raise StorageError(message)
+
+
+def test_intake__takes_its_files_away_unless_it_was_finished(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pacspark.tables.intake.HELD_OBJECTS", 1)
+    monkeypatch.setattr("pacspark.tables.intake.OBJECT_FILE_BYTES", 1)
+    with pytest.raises(StorageError, match="interrupted"):
+        _take_three_and_fail(storage)
+    assert object_files(storage) == set()
+    with Intake(storage, "run") as forgotten:
+        forgotten.add("1", ct_slice("1.2.1", 1))
+    assert object_files(storage) == set()
+    with Intake(storage, "run") as intake:
+        intake.add("1", ct_slice("1.2.1", 1))
+        result = intake.finish()
+    assert commit_intake(storage, [result], "run").stored == 1
+    assert object_files(storage) == set(Catalog(storage).files_of("objects"))
+
+
+def _take_in_unless_second(
+    storage: Storage, run_id: str, job: str, sources: Sequence[Source]
+) -> IntakeResult:
+    """Take in, but for one task, which fails as soon as the other has written."""
+    if sources[0].path.endswith("00000.dcm"):
+        return take_in(storage, run_id, job, sources)
+    while not object_files(storage):
+        time.sleep(0.01)
+    raise StorageError(errno.EIO, "the disk fails")
+
+
+def test_ingest__that_fails_leaves_no_file_of_the_tasks_that_were_done(
+    spark: "SparkSession", storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_slices(tmp_path / "in", 2)
+    monkeypatch.setattr("pacspark.spark.ingest.TASK_OBJECTS", 1)
+    monkeypatch.setattr("pacspark.spark.ingest.take_in", _take_in_unless_second)
+    with pytest.raises(StorageError, match="the disk fails"):
+        ingest(spark, storage, [tmp_path / "in"])
+    assert object_files(storage) == set()
 
 
 def test_ingest__stores_every_public_object_byte_for_byte(

@@ -16,6 +16,7 @@ from pyspark.sql import SparkSession
 
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.jobs import run_tasks
+from pacspark.tables.datafile import files_of_job
 from pacspark.tables.intake import IngestReport, Intake, IntakeResult, commit_intake
 from pacspark.tables.runs import record_run
 from pacspark.tables.sources import Source, expand_sources
@@ -61,7 +62,8 @@ def ingest(
     with progress.stage("ingest", len(sources), "objects") as stage:
         for batch in batches(sources, BATCH_OBJECTS, BATCH_BYTES):
             tasks = list(batches(batch, TASK_OBJECTS, TASK_BYTES))
-            results = run_tasks(spark, tasks, partial(_take_in, storage, run_id))
+            with files_of_job(storage, "objects") as job:
+                results = run_tasks(spark, tasks, partial(take_in, storage, run_id, job))
             report += commit_intake(storage, results, run_id)
             stage.advance(len(batch))
     report = report.timed(time.monotonic() - started)
@@ -69,12 +71,12 @@ def ingest(
     return report
 
 
-def _take_in(storage: Storage, run_id: str, sources: Sequence[Source]) -> IntakeResult:
+def take_in(storage: Storage, run_id: str, job: str, sources: Sequence[Source]) -> IntakeResult:
     """Body of one task: read, index and write; nothing of it is visible yet."""
-    intake = Intake(storage, run_id)
-    for source in sources:
-        intake.add_source(source)
-    return intake.finish()
+    with Intake(storage, run_id, job) as intake:
+        for source in sources:
+            intake.add_source(source)
+        return intake.finish()
 
 
 def batches(sources: Iterable[Source], objects: int, size_bytes: int) -> Iterator[list[Source]]:

@@ -33,6 +33,7 @@ from pacspark.spark import blocks
 from pacspark.spark.jobs import Marks, counted, run_summed, run_tasks
 from pacspark.spark.partition import Cluster, ReconstructionPlan, SlabTask, plan_reconstruction
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.datafile import files_of_job
 from pacspark.tables.intake import commit_intake
 from pacspark.tables.projections import list_chunks
 from pacspark.tables.runs import record_run
@@ -210,7 +211,9 @@ def reconstruct(
     series = CTSeries.of_scan(
         source.scan, run_id, grid, values, request.energy_bin, request.options.filter
     )
-    outcomes = _slabs(spark, replace(job, series=series), plan, marks, progress)
+    with files_of_job(storage, "objects") as name:
+        job = replace(job, series=series, job_name=name)
+        outcomes = _slabs(spark, job, plan, marks, progress)
     watch.lap("slabs")
     taken = commit_intake(storage, [outcome.intake for outcome in outcomes], run_id, "reconstruct")
     marks.clear()
@@ -275,21 +278,24 @@ def _prepare(
 ) -> None:
     """Make line integrals of a scan's frames, once: later reconstructions find them."""
     scan = source.scan
-    name = f"prepare {scan.series_instance_uid} {energy_bin}"
-    if Snapshot(storage, "projections").transaction_version(name) is not None:
+    done = f"prepare {scan.series_instance_uid} {energy_bin}"
+    if Snapshot(storage, "projections").transaction_version(done) is not None:
         return
     runs = [run for run in scan.projections if run.energy_bin == energy_bin]
     tasks = cut_runs(runs, cluster.cores)
-    job = blocks.PrepareJob(storage, scan, source.rows, energy_bin, marks.run_id)
     total = sum(blocks.frame_blocks(run) for task in tasks for run in task)
-    with counted(marks, progress, "prepare", total, "blocks of frames"):
+    with (
+        files_of_job(storage, "projections") as name,
+        counted(marks, progress, "prepare", total, "blocks of frames"),
+    ):
+        job = blocks.PrepareJob(storage, scan, source.rows, energy_bin, marks.run_id, name)
         made = run_tasks(spark, tasks, partial(_prepare_task, job, marks))
     files = [file for added in made for file in added]
     commit_files(
         storage,
         "projections",
         files,
-        app_transaction=(name, 1),
+        app_transaction=(done, 1),
         run_id=marks.run_id,
         operation="prepare",
     )

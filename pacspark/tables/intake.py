@@ -9,8 +9,8 @@ for each::
                 └─ DicomDecodeError ──▶ rejects row (bytes in an ObjectFile too, so that nothing is
                 lost)
 
-`commit_intake` then makes the results of all tasks visible: bytes first, rows second. What dies
-before that leaves files that no table lists.
+`commit_intake` then makes the results of all tasks visible: bytes first, rows second. What fails
+before that takes its files away; what is killed leaves files that no table lists.
 """
 
 import hashlib
@@ -18,14 +18,15 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 
 from pacspark.dicom.decode import InstanceIndex, index_instance
 from pacspark.errors import DicomDecodeError, StorageError
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.datafile import AddedFile, ObjectFile, ObjectLocation
+from pacspark.tables.datafile import AddedFile, ObjectFile, ObjectLocation, remove_file
 from pacspark.tables.schema import INSTANCES, REJECTS, frame_columns
 from pacspark.tables.sources import Source, open_source
 from pacspark.tables.storage import Storage
@@ -120,16 +121,21 @@ class _Held:
 class Intake:
     """Takes objects in one after another; bounded memory, nothing visible until committed.
 
+    A context manager that removes what was written, unless `finish` was reached in its block.
+
     Parameters
     ----------
     storage
         The archive.
     run_id
         Written into every row.
+    job
+        From `files_of_job`, in a task.
     """
 
     storage: Storage
     run_id: str
+    job: str = ""
     _rows: list[dict[str, Any]] = field(default_factory=list)
     _rejects: list[dict[str, Any]] = field(default_factory=list)
     _files: list[AddedFile] = field(default_factory=list)
@@ -137,9 +143,26 @@ class Intake:
     _seen: dict[str, str] = field(default_factory=dict)
     _duplicate: int = 0
     _objects: ObjectFile | None = None
+    _finished: bool = False
 
     def __post_init__(self) -> None:
         self._catalog = Catalog(self.storage)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None and self._finished:
+            return
+        if self._objects is not None:
+            self._objects.abort()
+        for file in self._files:
+            remove_file(self.storage, "objects", file.path)
 
     def add_source(self, source: Source) -> None:
         """Take in one source; whatever is wrong with it becomes a row in `rejects`."""
@@ -179,6 +202,7 @@ class Intake:
         if self._objects is not None:
             self._files.append(self._objects.close())
             self._objects = None
+        self._finished = True
         return IntakeResult(
             instances=pa.Table.from_pylist(self._rows, schema=INSTANCES.arrow_schema),
             rejects=pa.Table.from_pylist(self._rejects, schema=REJECTS.arrow_schema),
@@ -223,7 +247,7 @@ class Intake:
             self._files.append(self._objects.close())
             self._objects = None
         if self._objects is None:
-            self._objects = ObjectFile(self.storage)
+            self._objects = ObjectFile(self.storage, self.job)
         return self._objects.append(data, sha256=sha256)
 
     def _store(self, source: str, index: InstanceIndex, location: ObjectLocation) -> None:

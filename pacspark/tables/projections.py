@@ -7,7 +7,8 @@ touch, each in one range read.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +41,8 @@ class Chunk:
 class ProjectionWriter:
     """Writes the chunks of a run of angles into one data file, invisible until committed.
 
+    A context manager that removes the file when the block fails.
+
     Parameters
     ----------
     storage
@@ -50,12 +53,14 @@ class ProjectionWriter:
         Index of the energy bin, 0 for a scan without.
     run_id
         Written into every row.
+    job
+        From `files_of_job`.
     """
 
     def __init__(
-        self, storage: Storage, series_instance_uid: str, energy_bin: int, run_id: str
+        self, storage: Storage, series_instance_uid: str, energy_bin: int, run_id: str, job: str
     ) -> None:
-        self._file = DataFile(storage, PROJECTIONS)
+        self._file = DataFile(storage, PROJECTIONS, job)
         self._key = {
             "series_instance_uid": series_instance_uid,
             "energy_bin": energy_bin,
@@ -90,6 +95,17 @@ class ProjectionWriter:
     def close(self) -> AddedFile:
         """Make the file durable and return what a commit needs."""
         return self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.__exit__(kind, error, traceback)
 
 
 def list_chunks(catalog: Catalog, series_instance_uid: str, energy_bin: int) -> list[Chunk]:

@@ -22,7 +22,7 @@ from deltalake.transaction import AddAction, Transaction
 
 from pacspark import __version__
 from pacspark.errors import CommitConflictError, StorageError
-from pacspark.tables.datafile import AddedFile, DataFile
+from pacspark.tables.datafile import AddedFile, DataFile, remove_file
 from pacspark.tables.lookup import find_rows
 from pacspark.tables.schema import INSTANCES, TABLES
 from pacspark.tables.snapshot import Snapshot
@@ -208,9 +208,7 @@ class _Batch:
     def discard(self) -> None:
         """Remove the file of an attempt that failed: its version belongs to somebody else now."""
         if self._file is not None:
-            path = self._storage.path("instances", self._file[1].path)
-            with suppress(StorageError), self._storage.errors("remove a file of instances"):
-                self._storage.filesystem.delete_file(path)
+            remove_file(self._storage, "instances", self._file[1].path)
             self._file = None
 
     def _known(self, snapshot: Snapshot) -> dict[str, str]:
