@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pacspark.archive import Archive, create_archive
 from pacspark.errors import StorageError, UsageError
 from pacspark.spark.ingest import ingest, take_in
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.intake import Intake, IntakeResult, commit_intake
+from pacspark.tables.intake import IngestReport, Intake, IntakeResult, commit_intake
 from pacspark.tables.schema import create_tables
 from pacspark.tables.sources import Source, expand_sources
 from pacspark.tables.storage import Storage, open_storage
@@ -194,6 +195,8 @@ def test_ingest__stores_every_public_object_byte_for_byte(
     assert again.stored == 0
     assert again.inputs == len(given)
     assert again.duplicate == report.stored + report.duplicate
+    assert (again.conflict, again.rejected) == (report.conflict, report.rejected)
+    assert archive.catalog.rejects().num_rows == report.conflict + report.rejected
 
 
 def test_ingest__takes_folders_globs_zips_and_says_what_it_refuses(
@@ -227,6 +230,85 @@ def test_ingest__keeps_the_first_and_the_newcomer_of_a_conflict(
     assert archive.catalog.read_object(row) == first
     (reject,) = archive.catalog.rejects().to_pylist()
     assert archive.catalog.read_object(reject) == other
+
+
+def take_in_here(storage: Storage, *paths: Path) -> IngestReport:
+    """Ingest in this process."""
+    with Intake(storage, "run") as intake:
+        for source in expand_sources(paths):
+            intake.add_source(source)
+        result = intake.finish()
+    return commit_intake(storage, [result], "run")
+
+
+@pytest.mark.parametrize("streamed_bytes", [0, 16 << 20])
+def test_intake__keeps_one_refusal_once_however_often_it_comes(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed_bytes: int
+) -> None:
+    monkeypatch.setattr("pacspark.tables.intake.STREAMED_BYTES", streamed_bytes)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.dcm").write_bytes(ct_slice("1.2.1", 1))
+    (folder / "b.dcm").write_bytes(ct_slice("1.2.1", 2))
+    (folder / "notes.txt").write_text("no DICOM")
+    (folder / "nowhere").symlink_to(tmp_path / "nothing")
+    first = take_in_here(storage, folder)
+    assert (first.stored, first.duplicate, first.conflict, first.rejected) == (1, 0, 1, 2)
+    rejects, objects = Catalog(storage).rejects(), object_files(storage)
+    assert len(set(rejects["sha256"].to_pylist())) == rejects.num_rows == 3
+
+    again = take_in_here(storage, folder)
+    assert (again.stored, again.duplicate, again.conflict, again.rejected) == (0, 1, 1, 2)
+    assert sorted(again.refused, key=str) == sorted(first.refused, key=str)
+    assert Catalog(storage).rejects() == rejects
+    assert object_files(storage) == objects
+
+    (folder / "notes.txt").write_text("no DICOM still")
+    (folder / "b.dcm").write_bytes(ct_slice("1.2.1", 3))
+    other = take_in_here(storage, folder)
+    assert (other.duplicate, other.conflict, other.rejected) == (1, 1, 2)
+    assert Catalog(storage).rejects().num_rows == 5
+
+
+def test_intake__keeps_one_row_of_a_refusal_that_comes_twice_at_once(
+    storage: Storage, tmp_path: Path
+) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("no DICOM")
+    assert take_in_here(storage, path, path).rejected == 2
+    assert Catalog(storage).rejects().num_rows == 1
+
+
+def test_intake__knows_the_digest_of_what_is_too_large_to_keep(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pacspark.tables.intake.STREAMED_BYTES", 1000)
+    monkeypatch.setattr("pacspark.tables.intake.KEPT_REJECT_BYTES", 2000)
+    data = b"no DICOM" * 1000
+    (tmp_path / "huge.bin").write_bytes(data)
+    assert take_in_here(storage, tmp_path / "huge.bin").rejected == 1
+    (row,) = Catalog(storage).rejects().to_pylist()
+    assert (row["sha256"], row["size_bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert row["object_file"] is None
+    assert object_files(storage) == set()
+
+
+def test_intake__holds_no_more_than_its_bound_of_what_deflated_objects_open_to(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pacspark.tables.intake.HELD_BYTES", 2_500_000)
+    with Intake(storage, "run") as intake:
+        for number in range(6):
+            image = ct_image(np.zeros((4, 4), np.int16), number, (0, 0, number))
+            image.SOPInstanceUID = f"1.2.{number}"
+            image.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+            image.add_new("TextValue", "UT", "a" * 1_000_000)
+            data = encoded(image)
+            assert len(data) < 10_000
+            intake.add(f"{number}", data)
+            assert len(intake._held) <= 2
+        result = intake.finish()
+    assert result.instances.num_rows == 6
 
 
 def test_ingest__refuses_a_path_that_names_nothing(spark: "SparkSession", tmp_path: Path) -> None:

@@ -101,6 +101,29 @@ class Catalog:
         found = self._rows_of(wanted, ("sop_instance_uid", "sha256")).to_pydict()
         return dict(zip(found["sop_instance_uid"], found["sha256"], strict=True))
 
+    def refused(self, names: Iterable[str]) -> set[tuple[str, str | None]]:
+        """Tell what was refused before.
+
+        Parameters
+        ----------
+        names
+            sources, and SOP Instance UIDs of objects that conflict with what is stored
+
+        Returns
+        -------
+        set
+            of name and SHA-256; None where the bytes could not be read
+        """
+        wanted = pa.array(dict.fromkeys(names), pa.string())
+        if not len(wanted):
+            return set()
+        source, uid = ds.field("source"), ds.field("sop_instance_uid")
+        columns = ["source", "sop_instance_uid", "sha256"]
+        rows = self._snapshot("rejects").read(columns, source.isin(wanted) | uid.isin(wanted))
+        return {
+            (row["sop_instance_uid"] or row["source"], row["sha256"]) for row in rows.to_pylist()
+        }
+
     def instance(self, uid: str, columns: Sequence[str] | None = None) -> dict[str, Any]:
         """Give the row of one instance.
 
