@@ -326,7 +326,7 @@ def create_tables(storage: Storage) -> None:
         where the root cannot be written, or holds something else
     """
     with storage.errors("create the archive"):
-        storage.filesystem.create_dir(storage.path("instances"), recursive=True)
+        storage.create_folder("instances")
         for spec in TABLES.values():
             uri, options = storage.table_uri(spec.name), storage.delta_options
             if DeltaTable.is_deltatable(uri, options):
@@ -344,6 +344,8 @@ def create_tables(storage: Storage) -> None:
                     commit_properties=CommitProperties(max_commit_retries=0),
                 )
             storage.make_durable(storage.path(spec.name, "_delta_log", f"{0:020}.json"))
+            storage.make_durable(storage.path(spec.name, "_delta_log"))
+            storage.make_durable(storage.path(spec.name))
     check_tables(storage)
 
 

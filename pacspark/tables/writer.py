@@ -245,7 +245,29 @@ def _compare_and_set(
     run_id: str,
     operation: str,
 ) -> int:
-    """Commit what `files` gives for the newest version, as the version after it."""
+    """Commit what `files` gives for the newest version, as the version after it; durably.
+
+    Whoever wrote the versions that the answer rests on may have died before they were on the disk:
+    so all that were seen here are waited for, not only the own one.
+    """
+    first = snapshot.version
+    last = _commit_next(snapshot, files, app_transaction, run_id, operation)
+    with snapshot.storage.errors(f"commit to {snapshot.spec.name}"):
+        for version in range(first, last + 1):
+            entry = f"{version:020}.json"
+            snapshot.storage.make_durable(
+                snapshot.storage.path(snapshot.spec.name, "_delta_log", entry)
+            )
+    return last
+
+
+def _commit_next(
+    snapshot: Snapshot,
+    files: Callable[[Snapshot], Sequence[AddedFile]],
+    app_transaction: tuple[str, int] | None,
+    run_id: str,
+    operation: str,
+) -> int:
     storage, name = snapshot.storage, snapshot.spec.name
     tried: Sequence[AddedFile] = ()
     for attempt in range(MAX_ATTEMPTS):
@@ -271,7 +293,7 @@ def _compare_and_set(
             with storage.errors(f"commit to {name}"):
                 raise
         else:
-            return _settle(snapshot, snapshot.version + 1)
+            return snapshot.version + 1
     if _lists(snapshot, tried):
         return snapshot.version
     message = (
@@ -302,15 +324,6 @@ def _commit(
             app_transactions=None if app_transaction is None else [Transaction(*app_transaction)],
         ),
     )
-
-
-def _settle(snapshot: Snapshot, version: int) -> int:
-    """Wait until an entry of the log is durable."""
-    name = snapshot.spec.name
-    with snapshot.storage.errors(f"commit to {name}"):
-        entry = snapshot.storage.path(name, "_delta_log", f"{version:020}.json")
-        snapshot.storage.make_durable(entry)
-    return version
 
 
 def _lists(snapshot: Snapshot, added: Sequence[AddedFile]) -> bool:
