@@ -11,7 +11,7 @@ import os
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,33 +167,35 @@ class Archive:
         from pacspark.scans.description import read_scan_description
         from pacspark.scans.readers import open_frames
         from pacspark.tables.intake import Intake, commit_intake
-        from pacspark.tables.runs import record_run
+        from pacspark.tables.runs import describe_geometry, recorded_run, versions_now
 
         self._require_now()
         scan = read_scan_description(description)
-        run_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
-        series_uid = ""
-        with (
-            progress.stage("import", None, "objects") as stage,
-            open_frames(scan) as frames,
-            Intake(self._storage, run_id) as intake,
-        ):
-            for encoded in encode_scan(scan, frames):
-                intake.add(str(description), encoded.data)
-                series_uid = encoded.series_instance_uid
-                stage.advance()
-            taken = intake.finish()
-        report = commit_intake(self._storage, [taken], run_id, "import-scan")
-        if not report.clean:
-            refused = report.refused[0].message if report.refused else "objects in conflict"
-            message = f"{description}: expected every object stored, found {refused}"
-            raise ProjectionDataError(message)
-        imported = ImportedScan(series_uid, report.stored, report.duplicate, report.bytes_stored)
-        record_run(
-            self._storage, run_id, "import-scan", started_at, asdict(imported),
-            series_instance_uid=series_uid,
-        )  # fmt: skip
-        return imported
+        run_id, series_uid = uuid.uuid4().hex, ""
+        with recorded_run(
+            self._storage,
+            run_id,
+            "import-scan",
+            versions_now(self._storage),
+            options={"description": str(description)},
+            geometry=describe_geometry(scan.geometry),
+        ) as run:
+            with (
+                progress.stage("import", None, "objects") as stage,
+                open_frames(scan) as frames,
+                Intake(self._storage, run_id) as intake,
+            ):
+                for encoded in encode_scan(scan, frames):
+                    intake.add(str(description), encoded.data)
+                    series_uid = encoded.series_instance_uid
+                    stage.advance()
+                taken = intake.finish()
+            report = commit_intake(self._storage, [taken], run_id, "import-scan")
+            run["series_instance_uid"] = series_uid
+            run["metrics"] = asdict(report)
+            if not report.clean:
+                raise ProjectionDataError(report.refusal(str(description)))
+        return ImportedScan(series_uid, report.stored, report.duplicate, report.bytes_stored)
 
     # what is asked
 

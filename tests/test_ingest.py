@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -164,6 +165,10 @@ def test_ingest__that_fails_leaves_no_file_of_the_tasks_that_were_done(
     with pytest.raises(StorageError, match="the disk fails"):
         ingest(spark, storage, [tmp_path / "in"])
     assert object_files(storage) == set()
+    (run,) = Catalog(storage).runs().to_pylist()
+    assert (run["operation"], run["outcome"]) == ("ingest", "failed")
+    assert "the disk fails" in run["message"]
+    assert json.loads(run["options"]) == {"paths": [str(tmp_path / "in")]}
 
 
 def test_ingest__stores_every_public_object_byte_for_byte(

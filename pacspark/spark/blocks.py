@@ -105,28 +105,28 @@ class Stopwatch:
 def prepare_frames(job: PrepareJob, runs: list[FrameRun], mark: Mark) -> list[AddedFile]:
     """Decode runs of frames, make line integrals of them, write them as chunks."""
     geometry = job.scan.geometry
+    writer = ProjectionWriter(
+        job.storage, job.scan.series_instance_uid, job.energy_bin, job.run_id, job.job_name
+    )
     catalog = Catalog(job.storage)
     flats, darks = _flats_and_darks(job)
-    with ProjectionWriter(
-        job.storage, job.scan.series_instance_uid, job.energy_bin, job.run_id, job.job_name
-    ) as writer:
-        for run in runs:
-            at_once = frames_at_once(run)
-            for start in range(0, run.count, at_once):
-                count = min(at_once, run.count - start)
-                values = _read_frames(catalog, job, run, start, count)
-                integrals = line_integrals(
-                    values,
-                    job.scan.kind,
-                    flats=flats,
-                    darks=darks,
-                    unattenuated_counts=job.scan.unattenuated_counts,
-                )
-                angle_start = run.angle_start + start
-                angles = geometry.gantry_angles_rad[angle_start : angle_start + count]
-                writer.write(integrals, angle_start, angles)
-                mark(f"prepare-{job.energy_bin}-{angle_start}")
-        return [writer.close()]
+    for run in runs:
+        at_once = frames_at_once(run)
+        for start in range(0, run.count, at_once):
+            count = min(at_once, run.count - start)
+            values = _read_frames(catalog, job, run, start, count)
+            integrals = line_integrals(
+                values,
+                job.scan.kind,
+                flats=flats,
+                darks=darks,
+                unattenuated_counts=job.scan.unattenuated_counts,
+            )
+            angle_start = run.angle_start + start
+            angles = geometry.gantry_angles_rad[angle_start : angle_start + count]
+            writer.write(integrals, angle_start, angles)
+            mark(f"prepare-{job.energy_bin}-{angle_start}")
+    return [writer.close()]
 
 
 def frames_at_once(run: FrameRun) -> int:

@@ -297,18 +297,15 @@ class Catalog:
         """Give the version of a table that this catalog sees."""
         return self._snapshot(name).version
 
-    def versions(self) -> pa.Table:
-        """List every version of every table, the newest last: when it was made, and by which run.
+    def versions(self, *names: str) -> pa.Table:
+        """List every version of some tables, of all unless named: when it was made, by which run.
 
         Columns: table, version, committed_at, operation, run_id, pacspark (version of the code).
+        The newest is last.
         """
-        rows = [row for name in TABLES for row in self._history(name)]
+        rows = [row for name in names or TABLES for row in self._history(name)]
         rows.sort(key=lambda row: (row["committed_at"], row["table"], row["version"]))
         return pa.Table.from_pylist(rows, schema=_HISTORY)
-
-    def history(self) -> pa.Table:
-        """List every version of every table; another name of :meth:`versions`."""
-        return self.versions()
 
     def _history(self, name: str) -> Iterator[dict[str, Any]]:
         snapshot = self._snapshot(name)

@@ -93,6 +93,13 @@ class IngestReport:
         """Whether nothing was refused."""
         return not self.conflict and not self.rejected
 
+    def refusal(self, what: str) -> str:
+        """Say, of something that has to be stored whole, what was refused of it."""
+        return (
+            f"{what}: expected every object stored, found {self.conflict} in conflict with what "
+            f"the archive holds and {self.rejected} rejected; the first: {self.refused[0].message}"
+        )
+
     def timed(self, seconds: float) -> "IngestReport":
         """Return the same report with the time it took."""
         return replace(self, seconds=seconds)

@@ -7,8 +7,7 @@ touch, each in one range read.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,8 +39,6 @@ class Chunk:
 
 class ProjectionWriter:
     """Writes the chunks of a run of angles into one data file, invisible until committed.
-
-    A context manager that removes the file when the block fails.
 
     Parameters
     ----------
@@ -95,17 +92,6 @@ class ProjectionWriter:
     def close(self) -> AddedFile:
         """Make the file durable and return what a commit needs."""
         return self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._file.__exit__(kind, error, traceback)
 
 
 def list_chunks(catalog: Catalog, series_instance_uid: str, energy_bin: int) -> list[Chunk]:

@@ -229,8 +229,9 @@ RUNS: Final = TableSpec(
         Column("input_versions", pa.string(), "version of each table that was read, JSON"),
         Column("metrics", pa.string(), "counts, bytes and seconds, JSON"),
     ),
-    ("run_id",),
-    "One job: what is needed to make its result again.",
+    ("run_id", "finished_at"),
+    "One end of a job, done or failed: what is needed to make its result again. A reconstruction "
+    "that is asked for again after it failed keeps its run_id.",
 )
 
 REJECTS: Final = TableSpec(

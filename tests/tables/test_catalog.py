@@ -231,7 +231,7 @@ def test_versions__say_what_was_done_and_by_which_run(storage: Storage) -> None:
     moments = [row["committed_at"] for row in rows]
     assert moments == sorted(moments)
     assert datetime.now(UTC) - moments[-1] < timedelta(minutes=5)
-    assert Catalog(storage).history().to_pylist() == rows
+    assert Catalog(storage).versions("instances").to_pylist() == of_instances
 
 
 def test_files_of__skips_files_by_their_statistics(storage: Storage) -> None:
