@@ -68,7 +68,8 @@ def open_archive(
     spark
         The session to use; None: one is made on first need.
     as_of
-        A version of the `instances` table, or a time: the archive as it was then.
+        A version of the `instances` table, or a time (UTC where it has no zone): every table as it
+        was then, in Python and in SQL.
 
     Raises
     ------
@@ -230,7 +231,7 @@ class Archive:
         """Ask the tables in SQL; any DICOM keyword is a column of `instances`."""
         from pacspark.spark.query import sql
 
-        return sql(self._delta_spark(), self._storage, statement, self._as_of)
+        return sql(self._delta_spark(), self.catalog, statement)
 
     def versions(self) -> pd.DataFrame:
         """List the versions of the tables: which run made each, and when."""
@@ -388,7 +389,7 @@ class Archive:
     def _table(self, name: str) -> "DataFrame":
         from pacspark.spark.query import table
 
-        return table(self._delta_spark(), self._storage, name, self._as_of)
+        return table(self._delta_spark(), self.catalog, name)
 
     def _delta_spark(self) -> "SparkSession":
         from pacspark.spark.session import require_delta

@@ -50,8 +50,8 @@ class Catalog:
     storage
         where the archive is
     as_of
-        a version of `instances`, or a moment (local time where it has no zone): every table is seen
-        as it was then
+        a version of `instances`, or a moment (UTC where it has no zone): every table is seen as it
+        was then
     """
 
     def __init__(self, storage: Storage, as_of: int | datetime | None = None) -> None:

@@ -1,5 +1,6 @@
 import pickle
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,17 @@ def test_catalog__is_picklable(storage: Storage) -> None:
     assert copy.as_of == 1
 
 
+@pytest.fixture
+def far_from_utc() -> Iterator[None]:
+    """A machine whose local time is nine hours behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Etc/GMT+9")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_from_utc")
 def test_as_of__shows_the_archive_as_it_was(storage: Storage) -> None:
     moments = []
     for number in range(3):
@@ -198,7 +210,8 @@ def test_as_of__shows_the_archive_as_it_was(storage: Storage) -> None:
             time.monotonic()
     uids = ["1.0", "1.1", "1.2"]
     for number in range(3):
-        for as_of in (number + 1, moments[number], moments[number].astimezone()):
+        moment = moments[number]
+        for as_of in (number + 1, moment, moment.astimezone(), moment.replace(tzinfo=None)):
             catalog = Catalog(storage, as_of)
             assert sorted(catalog.known(uids)) == uids[: number + 1]
             assert catalog.rejects().num_rows == number + 1
