@@ -60,15 +60,6 @@ class AddedFile:
     modified_ms: int
     statistics: str
 
-    def to_json(self) -> str:
-        """Write it as JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote."""
-        return cls(**json.loads(text))
-
 
 @dataclass(frozen=True, slots=True)
 class ObjectLocation:
@@ -223,7 +214,8 @@ class DataFile:
 
     def _open(self, row_group_rows: int) -> pq.ParquetWriter:
         schema = self._spec.arrow_schema
-        bulk = any(pa.types.is_binary(field.type) for field in schema)
+        small = [field.name for field in schema if not pa.types.is_binary(field.type)]
+        bulk = len(small) < len(schema)
         bloom = self._spec.bloom_column
         self._sink = self._storage.filesystem.open_output_stream(self._path)
         self._writer = pq.ParquetWriter(
@@ -233,7 +225,7 @@ class DataFile:
             use_dictionary=False if bulk else [name for name in schema.names if name != bloom],
             # one page per value, so that bulk values are contiguous
             data_page_size=1 if bulk else None,
-            write_statistics=[name for name in schema.names if name != "content"],
+            write_statistics=small,
             bloom_filter_options=(
                 {bloom: {"ndv": row_group_rows, "fpp": BLOOM_FALSE_POSITIVES}} if bloom else None
             ),

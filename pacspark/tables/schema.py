@@ -1,7 +1,7 @@
 """Every table of an archive, declared once: columns, types, units, keys, and what they mean.
 
 From these declarations come the Arrow and Delta schemas with their column comments, the check of an
-existing archive, and the page that :func:`describe_tables` writes.
+existing archive, and the page docs/tables.md, as :func:`describe_tables` writes it.
 """
 
 from collections.abc import Mapping
@@ -385,21 +385,24 @@ def _difference(column: Column, found: pa.Schema) -> str:
 
 
 def describe_tables() -> str:
-    """Write the page about the tables, in Markdown."""
+    """Write the page about the tables, docs/tables.md."""
     lines = ["# Tables", ""]
     for spec in TABLES.values():
+        key = ", ".join(f"`{name}`" for name in spec.key)
+        lines += [f"## {spec.name}", "", f"{spec.description} Key: {key}.", ""]
+        attributes = [column for column in spec.columns if column.keyword]
+        if attributes:
+            lines += ["DICOM attributes, which SQL finds by their keywords too:", ""]
+        for name in dict.fromkeys(_type_name(column) for column in attributes):
+            columns = [f"`{c.name}`" for c in attributes if _type_name(c) == name]
+            lines += [f"* {name}: {', '.join(columns)}"]
+        if attributes:
+            lines.append("")
+        lines += ["| column | type | unit | meaning |", "|---|---|---|---|"]
         lines += [
-            f"## {spec.name}",
-            "",
-            f"{spec.description} Key: {', '.join(f'`{name}`' for name in spec.key)}.",
-            "",
-            "| column | type | unit | DICOM keyword | meaning |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| `{column.name}` | {_type_name(column)} | {column.unit} | {column.keyword} | "
-            f"{column.description} |"
+            f"| `{column.name}` | {_type_name(column)} | {column.unit} | {column.description} |"
             for column in spec.columns
+            if not column.keyword
         ]
         lines.append("")
     return "\n".join(lines)
@@ -407,4 +410,4 @@ def describe_tables() -> str:
 
 def _type_name(column: Column) -> str:
     name = str(column.type).replace("element: ", "").replace("item: ", "")
-    return name if column.nullable else f"{name}, never null"
+    return f"`{name}`" if column.nullable else f"`{name}`, never null"

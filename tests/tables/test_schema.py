@@ -21,6 +21,7 @@ from pacspark.tables.schema import (
 )
 from pacspark.tables.storage import Storage, open_storage
 from pacspark.tables.writer import commit_instances
+from tests.conftest import REPOSITORY
 from tests.tables.samples import instance_row, rows_of, synced, uid_rows
 
 
@@ -153,5 +154,10 @@ def test_describe_tables__has_every_table_and_column() -> None:
     for spec in TABLES.values():
         section = page.split(f"\n## {spec.name}\n")[1].split("\n## ")[0]
         for column in spec.columns:
-            assert f"| `{column.name}` |" in section
-            assert column.description in section
+            assert f"`{column.name}`" in section
+            assert column.keyword or column.description in section
+
+
+def test_the_page_about_the_tables__is_up_to_date() -> None:
+    """Write it anew with `Path("docs/tables.md").write_text(describe_tables())`."""
+    assert (REPOSITORY / "docs" / "tables.md").read_text() == describe_tables()
