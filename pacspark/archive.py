@@ -9,18 +9,18 @@
 
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
 
 from pacspark.ct.checks import require_count, require_positive
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
-from pacspark.dicom.attributes import LEVELS
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import ArchiveNotFoundError, ProjectionDataError, UsageError
 from pacspark.progress import SILENT, Progress
@@ -215,12 +215,13 @@ class Archive:
         pandas.DataFrame
             One row per match, columns named by DICOM keyword.
         """
-        if level not in LEVELS:
-            message = f"level: expected one of {', '.join(LEVELS)}, found {level!r}"
-            raise UsageError(message)
-        parsed = parse_query({key: _query_text(value) for key, value in query.items()}, level)
-        found: pd.DataFrame = self.catalog.find(level, parsed).to_pandas()
+        texts = {key: _query_text(value) for key, value in query.items()}
+        found: pd.DataFrame = self.find_table(level, texts).to_pandas()
         return found
+
+    def find_table(self, level: str, query: Mapping[str, object]) -> pa.Table:
+        """Find as `find` does, into an Arrow table; keywords may be tags of eight hex digits."""
+        return self.catalog.find(parse_query(query, level))
 
     @property
     def instances(self) -> "DataFrame":

@@ -67,30 +67,20 @@ class Catalog:
 
     # what there is
 
-    def find(self, level: str, query: Query) -> pa.Table:
+    def find(self, query: Query) -> pa.Table:
         """Find patients, studies, series or instances by PS3.4 matching.
 
         Parameters
         ----------
-        level
-            patient, study, series or instance
         query
-            from :func:`pacspark.dicom.matching.parse_query`, for the same level
+            from :func:`pacspark.dicom.matching.parse_query`
 
         Returns
         -------
         pyarrow.Table
             a row per match, ordered; columns named by DICOM keyword: the promoted attributes of the
             level and those above it, what the query names, and the counts that PS3.4 C.6 computes
-
-        Raises
-        ------
-        UsageError
-            where `level` is not that of the query
         """
-        if level != query.level:
-            message = f"level: expected {query.level}, which the query is for, found {level!r}"
-            raise UsageError(message)
         return search(self._snapshot("instances"), query)
 
     def known(self, uids: Iterable[str]) -> dict[str, str]:

@@ -171,7 +171,7 @@ def test_catalog__sees_new_versions_and_only_committed_files(storage: Storage) -
     orphan.close()
     assert set(catalog.known(["1.1", "1.2"])) == {"1.1"}
     assert catalog.instances_of("1.2.1").num_rows == 1
-    assert catalog.find("instance", parse_query({}, "instance")).num_rows == 1
+    assert catalog.find(parse_query({}, "instance")).num_rows == 1
 
 
 def test_catalog__is_picklable(storage: Storage) -> None:
@@ -230,7 +230,7 @@ def test_as_of__shows_nothing_before_the_archive_began(storage: Storage) -> None
     store(storage, {"1.1": b"x"})
     catalog = Catalog(storage, datetime(2001, 1, 1, tzinfo=UTC))
     assert catalog.known(["1.1"]) == {}
-    assert catalog.find("study", parse_query({}, "study")).num_rows == 0
+    assert catalog.find(parse_query({}, "study")).num_rows == 0
 
 
 def test_versions__say_what_was_done_and_by_which_run(storage: Storage) -> None:
