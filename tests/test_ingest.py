@@ -94,6 +94,25 @@ def test_intake__takes_zip_members_of_one_name_and_any_file_name(tmp_path: Path)
     assert len(stored(archive)) == 4
 
 
+def test_intake__refuses_a_damaged_member_of_a_zip_and_takes_the_others(
+    storage: Storage, tmp_path: Path
+) -> None:
+    packed = tmp_path / "lzma.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as members:
+        for number in (1, 2, 3):
+            members.writestr(f"{number}.dcm", ct_slice(f"1.2.{number}", number, size=64))
+        first, second = members.infolist()[1:]
+        middle = (first.header_offset + second.header_offset) // 2
+    data = bytearray(packed.read_bytes())
+    data[middle - 20 : middle + 20] = b"\xff" * 40
+    packed.write_bytes(data)
+    report = take_in_here(storage, packed)
+    assert (report.stored, report.rejected) == (2, 1)
+    assert report.refused[0].source == f"{packed}!2.dcm"
+    assert report.refused[0].message.startswith("expected a readable zip member, found")
+    assert set(Catalog(storage).known(["1.2.1", "1.2.2", "1.2.3"])) == {"1.2.1", "1.2.3"}
+
+
 def test_intake__ends_when_the_archive_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
