@@ -398,3 +398,7 @@ def test_reconstruct__is_complete_after_a_kill_and_the_same_command(
     assert archive.catalog.instances_of(ct_uid).num_rows == 48
     assert run_whole(command).split()[-1] == ct_uid
     assert len(stored(archive)) == 49
+    runs = archive.catalog.runs().select(["operation", "outcome"]).to_pylist()
+    assert runs == [
+        {"operation": operation, "outcome": "done"} for operation in ("import-scan", "reconstruct")
+    ]
