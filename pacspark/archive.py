@@ -9,18 +9,18 @@
 
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
 
 from pacspark.ct.checks import require_count, require_positive
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
-from pacspark.dicom.attributes import LEVELS
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import ArchiveNotFoundError, ProjectionDataError, UsageError
 from pacspark.progress import SILENT, Progress
@@ -68,7 +68,8 @@ def open_archive(
     spark
         The session to use; None: one is made on first need.
     as_of
-        A version of the `instances` table, or a time: the archive as it was then.
+        A version of the `instances` table, or a time (UTC where it has no zone): every table as it
+        was then, in Python and in SQL.
 
     Raises
     ------
@@ -167,29 +168,35 @@ class Archive:
         from pacspark.scans.description import read_scan_description
         from pacspark.scans.readers import open_frames
         from pacspark.tables.intake import Intake, commit_intake
-        from pacspark.tables.runs import record_run
+        from pacspark.tables.runs import describe_geometry, recorded_run, versions_now
 
         self._require_now()
         scan = read_scan_description(description)
-        run_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
-        intake = Intake(self._storage, run_id)
-        series_uid = ""
-        with progress.stage("import", None, "objects") as stage, open_frames(scan) as frames:
-            for encoded in encode_scan(scan, frames):
-                intake.add(str(description), encoded.data)
-                series_uid = encoded.series_instance_uid
-                stage.advance()
-        report = commit_intake(self._storage, [intake.finish()], run_id, "import-scan")
-        if not report.clean:
-            refused = report.refused[0].message if report.refused else "objects in conflict"
-            message = f"{description}: expected every object stored, found {refused}"
-            raise ProjectionDataError(message)
-        imported = ImportedScan(series_uid, report.stored, report.duplicate, report.bytes_stored)
-        record_run(
-            self._storage, run_id, "import-scan", started_at, asdict(imported),
-            series_instance_uid=series_uid,
-        )  # fmt: skip
-        return imported
+        run_id, series_uid = uuid.uuid4().hex, ""
+        with recorded_run(
+            self._storage,
+            run_id,
+            "import-scan",
+            versions_now(self._storage),
+            options={"description": str(description)},
+            geometry=describe_geometry(scan.geometry),
+        ) as run:
+            with (
+                progress.stage("import", None, "objects") as stage,
+                open_frames(scan) as frames,
+                Intake(self._storage, run_id) as intake,
+            ):
+                for encoded in encode_scan(scan, frames):
+                    intake.add(str(description), encoded.data)
+                    series_uid = encoded.series_instance_uid
+                    stage.advance()
+                taken = intake.finish()
+            report = commit_intake(self._storage, [taken], run_id, "import-scan")
+            run["series_instance_uid"] = series_uid
+            run["metrics"] = asdict(report)
+            if not report.clean:
+                raise ProjectionDataError(report.refusal(str(description)))
+        return ImportedScan(series_uid, report.stored, report.duplicate, report.bytes_stored)
 
     # what is asked
 
@@ -208,12 +215,13 @@ class Archive:
         pandas.DataFrame
             One row per match, columns named by DICOM keyword.
         """
-        if level not in LEVELS:
-            message = f"level: expected one of {', '.join(LEVELS)}, found {level!r}"
-            raise UsageError(message)
-        parsed = parse_query({key: _query_text(value) for key, value in query.items()}, level)
-        found: pd.DataFrame = self.catalog.find(level, parsed).to_pandas()
+        texts = {key: _query_text(value) for key, value in query.items()}
+        found: pd.DataFrame = self.find_table(level, texts).to_pandas()
         return found
+
+    def find_table(self, level: str, query: Mapping[str, object]) -> pa.Table:
+        """Find as `find` does, into an Arrow table; keywords may be tags of eight hex digits."""
+        return self.catalog.find(parse_query(query, level))
 
     @property
     def instances(self) -> "DataFrame":
@@ -224,7 +232,7 @@ class Archive:
         """Ask the tables in SQL; any DICOM keyword is a column of `instances`."""
         from pacspark.spark.query import sql
 
-        return sql(self._delta_spark(), self._storage, statement, self._as_of)
+        return sql(self._delta_spark(), self.catalog, statement)
 
     def versions(self) -> pd.DataFrame:
         """List the versions of the tables: which run made each, and when."""
@@ -382,7 +390,7 @@ class Archive:
     def _table(self, name: str) -> "DataFrame":
         from pacspark.spark.query import table
 
-        return table(self._delta_spark(), self._storage, name, self._as_of)
+        return table(self._delta_spark(), self.catalog, name)
 
     def _delta_spark(self) -> "SparkSession":
         from pacspark.spark.session import require_delta

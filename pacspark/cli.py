@@ -18,7 +18,6 @@ from rich.text import Text
 
 from pacspark.archive import create_archive, open_archive
 from pacspark.ct.filtering import FDKOptions
-from pacspark.dicom.matching import parse_query
 from pacspark.errors import PacsparkError, UsageError
 from pacspark.progress import Progress, progress_for_stderr
 
@@ -145,10 +144,7 @@ def find(
     as_json: AsJson = False,
 ) -> None:
     """Find by PS3.4 matching."""
-    if level not in FIND_COLUMNS:
-        message = f"--level: expected one of {', '.join(FIND_COLUMNS)}, found {level!r}"
-        raise UsageError(message)
-    found = open_archive(root).catalog.find(level, parse_query(_query(query or []), level))
+    found = open_archive(root).find_table(level, _query(query or []))
     records = [
         {key: value for key, value in record.items() if value not in (None, "", [])}
         for record in found.to_pylist()

@@ -118,7 +118,7 @@ def _series_of(catalog: Catalog, level: str, uid: str) -> list[str]:
     if level == "series":
         return [uid]
     query = parse_query({"StudyInstanceUID": uid}, "series")
-    found = catalog.find("series", query)["SeriesInstanceUID"].to_pylist()
+    found = catalog.find(query)["SeriesInstanceUID"].to_pylist()
     if not found:
         message = f"{catalog.storage.root}: no study {uid[:64]!r}"
         raise NotInArchiveError(message)

@@ -48,6 +48,7 @@ class PrepareJob:
     rows: Mapping[str, Mapping[str, Any]]
     energy_bin: int
     run_id: str
+    job_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class SlabJob:
     chunks: tuple[Chunk, ...]
     series: CTSeries | None
     run_id: str
+    job_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,9 @@ class Stopwatch:
 def prepare_frames(job: PrepareJob, runs: list[FrameRun], mark: Mark) -> list[AddedFile]:
     """Decode runs of frames, make line integrals of them, write them as chunks."""
     geometry = job.scan.geometry
-    writer = ProjectionWriter(job.storage, job.scan.series_instance_uid, job.energy_bin, job.run_id)
+    writer = ProjectionWriter(
+        job.storage, job.scan.series_instance_uid, job.energy_bin, job.run_id, job.job_name
+    )
     catalog = Catalog(job.storage)
     flats, darks = _flats_and_darks(job)
     for run in runs:
@@ -229,12 +233,12 @@ def _write_slab(
     job: SlabJob, z_start: int, slab: NDArray[np.float32], watch: Stopwatch
 ) -> SlabOutcome:
     assert job.series is not None  # noqa: S101 -- only the survey has none, and it writes nothing
-    intake = Intake(job.storage, job.run_id)
     clamped = sum(job.series.values.clamped(values) for values in slab)
-    for encoded in job.series.encode_slab(slab, z_start):
-        watch.lap("encode")
-        intake.add(f"run:{job.run_id}", encoded)
-        watch.lap("index and write")
-    result = intake.finish()
+    with Intake(job.storage, job.run_id, job.job_name) as intake:
+        for encoded in job.series.encode_slab(slab, z_start):
+            watch.lap("encode")
+            intake.add(f"run:{job.run_id}", encoded)
+            watch.lap("index and write")
+        result = intake.finish()
     watch.lap("index and write")
     return SlabOutcome(result, clamped, watch.cost())

@@ -16,7 +16,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -33,9 +32,10 @@ from pacspark.spark import blocks
 from pacspark.spark.jobs import Marks, counted, run_summed, run_tasks
 from pacspark.spark.partition import Cluster, ReconstructionPlan, SlabTask, plan_reconstruction
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.datafile import files_of_job
 from pacspark.tables.intake import commit_intake
 from pacspark.tables.projections import list_chunks
-from pacspark.tables.runs import record_run
+from pacspark.tables.runs import describe_geometry, recorded_run, recover_run, versions_now
 from pacspark.tables.schema import FRAME_COLUMNS, LOCATION_COLUMNS
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
@@ -169,7 +169,7 @@ def reconstruct(
         Before any task starts.
     """
     watch = blocks.Stopwatch()
-    started_at = datetime.now(UTC)
+    versions = versions_now(storage)
     catalog = Catalog(storage)
     source = _read_source(catalog, request.series_instance_uid)
     request = _with_water(request, source.scan)
@@ -186,6 +186,27 @@ def reconstruct(
         n_angle_groups=n_angle_groups,
     )
     watch.lap("plan")
+    with recorded_run(
+        storage, run_id, "reconstruct", versions, **_run_columns(request, source.scan)
+    ) as run:
+        report = _make(spark, storage, request, source, plan, cluster, watch, progress)
+        run["metrics"] = {"report": report.summary(), "plan": dict(plan.summary())}
+    return report
+
+
+def _make(
+    spark: SparkSession,
+    storage: Storage,
+    request: ReconstructionRequest,
+    source: _Source,
+    plan: ReconstructionPlan,
+    cluster: Cluster,
+    watch: blocks.Stopwatch,
+    progress: Progress,
+) -> ReconstructionReport:
+    """Run the stages; the result is visible when this returns."""
+    catalog, run_id = Catalog(storage), request.run_id()
+    geometry, grid = source.scan.geometry, request.grid
 
     water_mu_per_mm = request.water_mu_per_mm
     values = None if water_mu_per_mm is None else ValueMap.hounsfield(water_mu_per_mm)
@@ -210,23 +231,20 @@ def reconstruct(
     series = CTSeries.of_scan(
         source.scan, run_id, grid, values, request.energy_bin, request.options.filter
     )
-    outcomes = _slabs(spark, replace(job, series=series), plan, marks, progress)
+    with files_of_job(storage, "objects") as name:
+        job = replace(job, series=series, job_name=name)
+        outcomes = _slabs(spark, job, plan, marks, progress)
     watch.lap("slabs")
     taken = commit_intake(storage, [outcome.intake for outcome in outcomes], run_id, "reconstruct")
     marks.clear()
     if not taken.clean:
-        message = (
-            f"series {series.series_instance_uid}: expected {grid.shape[0]} slices stored, found "
-            f"{taken.conflict} in conflict with what the archive holds and {taken.rejected} "
-            "rejected; the table `rejects` says why"
-        )
-        raise JobError(message)
+        raise JobError(taken.refusal(f"series {series.series_instance_uid}"))
     watch.lap("commit")
 
     seconds: Counter[str] = Counter(watch.cost().seconds)
     for outcome in outcomes:
         seconds.update({f"tasks: {phase}": spent for phase, spent in outcome.cost.seconds.items()})
-    report = ReconstructionReport(
+    return ReconstructionReport(
         series_instance_uid=series.series_instance_uid,
         run_id=run_id,
         n_slices=grid.shape[0],
@@ -236,8 +254,6 @@ def reconstruct(
         peak_task_bytes=max(outcome.cost.peak_bytes for outcome in outcomes),
         predicted_task_bytes=plan.task_bytes,
     )
-    _record(catalog, request, plan, report, started_at)
-    return report
 
 
 def find_result(
@@ -250,6 +266,7 @@ def find_result(
     # a few slices alone may have come from elsewhere: then the others are made
     if catalog.count_of(series_uid) < n_slices:
         return None
+    recover_run(catalog.storage, run_id, "reconstruct", **_run_columns(request, scan))
     return ReconstructionReport(series_uid, run_id, n_slices, found=True)
 
 
@@ -275,21 +292,24 @@ def _prepare(
 ) -> None:
     """Make line integrals of a scan's frames, once: later reconstructions find them."""
     scan = source.scan
-    name = f"prepare {scan.series_instance_uid} {energy_bin}"
-    if Snapshot(storage, "projections").transaction_version(name) is not None:
+    done = f"prepare {scan.series_instance_uid} {energy_bin}"
+    if Snapshot(storage, "projections").transaction_version(done) is not None:
         return
     runs = [run for run in scan.projections if run.energy_bin == energy_bin]
     tasks = cut_runs(runs, cluster.cores)
-    job = blocks.PrepareJob(storage, scan, source.rows, energy_bin, marks.run_id)
     total = sum(blocks.frame_blocks(run) for task in tasks for run in task)
-    with counted(marks, progress, "prepare", total, "blocks of frames"):
+    with (
+        files_of_job(storage, "projections") as name,
+        counted(marks, progress, "prepare", total, "blocks of frames"),
+    ):
+        job = blocks.PrepareJob(storage, scan, source.rows, energy_bin, marks.run_id, name)
         made = run_tasks(spark, tasks, partial(_prepare_task, job, marks))
     files = [file for added in made for file in added]
     commit_files(
         storage,
         "projections",
         files,
-        app_transaction=(name, 1),
+        app_transaction=(done, 1),
         run_id=marks.run_id,
         operation="prepare",
     )
@@ -378,22 +398,11 @@ def _sum_task(
     return blocks.sum_slab(job, *bounds[slab], batches)
 
 
-def _record(
-    catalog: Catalog,
-    request: ReconstructionRequest,
-    plan: ReconstructionPlan,
-    report: ReconstructionReport,
-    started_at: datetime,
-) -> None:
-    """Write the row from which the result can be made again."""
-    record_run(
-        catalog.storage,
-        report.run_id,
-        "reconstruct",
-        started_at,
-        {"report": report.summary(), "plan": dict(plan.summary())},
-        series_instance_uid=report.series_instance_uid,
-        source_series_instance_uid=request.series_instance_uid,
-        options=request.as_json(),
-        input_versions=json.dumps({"instances": catalog.version("instances")}),
-    )
+def _run_columns(request: ReconstructionRequest, scan: StoredScan) -> dict[str, Any]:
+    """Give what the row of the run says from which its result can be made again."""
+    return {
+        "series_instance_uid": ct_series_uid(request.run_id()),
+        "source_series_instance_uid": request.series_instance_uid,
+        "options": request.as_json(),
+        "geometry": describe_geometry(scan.geometry, request.grid),
+    }

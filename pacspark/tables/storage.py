@@ -136,10 +136,22 @@ class Storage:
         return re.sub("^s3:", "s3a:", self.table_uri(name))
 
     def make_durable(self, path: str) -> None:
-        """Wait until a written file and its name are on the disk; servers see to it themselves."""
+        """Wait until a written file or folder and its name are on the disk.
+
+        Servers see to it themselves.
+        """
         if self.kind == "local":
             _sync(path)
             _sync(str(Path(path).parent))
+
+    def create_folder(self, name: str) -> None:
+        """Make a folder below the root, and those above it that are missing, durably."""
+        path = self.path(name)
+        folders = (Path(path), *Path(path).parents) if self.kind == "local" else ()
+        missing = [folder for folder in folders if not folder.exists()]
+        self.filesystem.create_dir(path, recursive=True)
+        for folder in missing:
+            self.make_durable(str(folder))
 
     @contextmanager
     def errors(self, doing: str) -> Iterator[None]:
