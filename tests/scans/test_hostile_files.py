@@ -155,7 +155,8 @@ def virtual(folder: Path, sources: dict[str, int], unlimited: bool = False) -> P
     """Write a virtual data set of 6 frames, 3 of each source; sources hold so many frames."""
     for name, n_frames in sources.items():
         if n_frames:
-            write_hdf5(folder / name, lambda file, n=n_frames: file.update({"s": frames(n)[0]}))
+            with h5py.File(folder / name, "w") as file:
+                file["s"] = frames(n_frames)[0]
     layout = h5py.VirtualLayout((6, 4, 5), "u2", maxshape=(None, 4, 5))
     for place, name in enumerate(sources):
         source = h5py.VirtualSource(name, "s", (3, 4, 5), maxshape=(None, 4, 5))
