@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry
-from pacspark.dicom.enhanced_xa import ENCODING, acquired_at
+from pacspark.dicom.enhanced_xa import ENCODING
 from pacspark.errors import ProjectionDataError
 from pacspark.scans.description import ScanDescription
 
@@ -156,7 +156,6 @@ def _identity(description: ScanDescription) -> str:
     return json.dumps(
         {
             "encoding": ENCODING,
-            "acquired": acquired_at(description).isoformat(),
             "kind": description.kind,
             "angles": geometry.gantry_angles_rad.tobytes().hex(),
             "source": _distances(geometry),

@@ -7,7 +7,6 @@ cannot be followed is one line that names the key, what was expected and what wa
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +79,6 @@ class ScanDescription:
         The flat where there are no flats.
     water_mu_per_mm
         Attenuation of water, for Hounsfield units.
-    modified_at
-        Newest modification of a projection file, UTC.
     scale
         What a value in the files is multiplied by: line integrals are often stored as integers.
     subject
@@ -97,7 +94,6 @@ class ScanDescription:
     energy_bin_edges_kev: tuple[float, ...]
     unattenuated_counts: float | None
     water_mu_per_mm: float | None
-    modified_at: datetime
     scale: float = 1.0
     subject: Mapping[str, str | int | float] = field(default_factory=dict)
 
@@ -156,7 +152,6 @@ def read_scan_description(path: str | Path) -> ScanDescription:
     calibration.require_known()
     subject = whole.table("subject").plain()
     whole.require_known()
-    newest = max(file.stat().st_mtime for file in projections.paths)
     return ScanDescription(
         path=path,
         kind=kind,
@@ -167,7 +162,6 @@ def read_scan_description(path: str | Path) -> ScanDescription:
         energy_bin_edges_kev=edges,
         unattenuated_counts=unattenuated,
         water_mu_per_mm=water,
-        modified_at=datetime.fromtimestamp(newest, UTC),
         scale=scale,
         subject=subject,
     )

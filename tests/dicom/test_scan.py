@@ -3,10 +3,10 @@
 import io
 import json
 import math
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,10 @@ from pacspark.errors import (
     SeriesNotFoundError,
 )
 from pacspark.scans.arrays import ArraySource
-from pacspark.scans.description import ScanDescription
+from pacspark.scans.description import ScanDescription, read_scan_description
+from pacspark.scans.readers import open_frames
 from pacspark.tables.schema import frame_columns
+from tests.scans.scan_folder import write_scan
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,6 @@ def described(geometry: Geometry, **more: Any) -> ScanDescription:
         "energy_bin_edges_kev": (),
         "unattenuated_counts": None,
         "water_mu_per_mm": None,
-        "modified_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         "subject": {"PatientID": "T-1"},
     }
     return ScanDescription(**(fields | more))
@@ -279,19 +280,55 @@ def test_encode_scan__refuses_a_subject_before_it_reads_a_frame() -> None:
 
 
 def test_encode_scan__never_gives_other_bytes_the_same_uid() -> None:
-    """What is in the objects is in the UIDs: dates of files, types of pixels."""
+    """What is in the objects is in the UIDs: dates of the subject, types of pixels."""
     wide = np.full((1, 7, 4, 6), -1, np.int16)
     wide[..., 0] = 0
     alike = (
         (described(cone()), wide),
         (described(cone()), wide.view(np.uint16)),
-        (described(cone(), modified_at=datetime(2027, 1, 2, tzinfo=UTC)), wide),
+        (described(cone(), subject={"PatientID": "T-1", "StudyDate": "20270102"}), wide),
         (described(cone(), water_mu_per_mm=0.02), wide),
         (described(cone(row_order="bottom_up")), wide),
     )
     encoded = [next(encode_scan(description, Memory(values))) for description, values in alike]
     assert len({one.data for one in encoded}) == len(alike)
     assert len({one.sop_instance_uid for one in encoded}) == len(alike)
+
+
+def test_encode_scan__gives_copied_files_the_same_bytes(tmp_path: Path) -> None:
+    encoded = []
+    for name, time in (("measured", 1_500_000_000), ("copied", 1_600_000_000)):
+        (tmp_path / name).mkdir()
+        path = write_scan(tmp_path / name, {"subject.PatientID": "P"})
+        for file in (tmp_path / name).iterdir():
+            os.utime(file, (time, time))
+        description = read_scan_description(path)
+        with open_frames(description) as frames:
+            encoded.append(list(encode_scan(description, frames)))
+
+    assert encoded[0] == encoded[1]
+    image = pydicom.dcmread(io.BytesIO(encoded[0][0].data))
+    assert (image.StudyDate, image.ContentDate) == ("", "19000101")
+
+
+def test_encode_scan__takes_every_keyword_of_the_subject_or_refuses_it() -> None:
+    plain = pydicom.dcmread(io.BytesIO(next(encode_scan(described(cone()), ONES)).data))
+    values = {"DA": "20200102", "TM": "030405", "DT": "20200102", "DS": "7", "IS": "7",
+              "UI": "1.2.3", "AS": "012Y"}  # fmt: skip
+    kept = []
+    for element in plain:
+        if element.tag.is_private:
+            continue
+        value = values.get(element.VR, "OTHER")
+        description = described(cone(), subject={element.keyword: value})
+        try:
+            data = next(encode_scan(description, ONES)).data
+        except ScanDescriptionError as error:
+            assert f"subject.{element.keyword}: expected" in str(error)  # noqa: PT017
+            continue
+        assert str(pydicom.dcmread(io.BytesIO(data))[element.keyword].value) == value
+        kept.append(element.keyword)
+    assert {"PatientID", "StudyDate", "StudyInstanceUID", "KVP", "RadiationMode"} <= set(kept)
 
 
 def test_encode_scan__gives_the_same_bytes_after_an_upgrade() -> None:

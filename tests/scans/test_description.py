@@ -1,10 +1,8 @@
 """SCAN.toml: what it says is what the geometry is, and what it must not say ends in one line."""
 
 import math
-import os
 import pickle
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +94,6 @@ def test_description__does_read_the_scan_of_a_folder(tmp_path: Path) -> None:
 
     assert read_scan_description(tmp_path) == read_scan_description(path)
     assert read_scan_description(str(path)).path == path
-
-
-def test_description__does_know_the_newest_frame_file(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", frames()[0, :3])
-    np.save(tmp_path / "b.npy", frames()[0, 3:])
-    os.utime(tmp_path / "a.npy", (1_500_000_000, 1_500_000_000))
-    os.utime(tmp_path / "b.npy", (1_400_000_000, 1_400_000_000))
-    path = write_toml(tmp_path, with_values({"projections.files": "*.npy"}))
-
-    assert read_scan_description(path).modified_at == datetime.fromtimestamp(1_500_000_000, UTC)
 
 
 def test_clockwise__does_negate_the_angles(tmp_path: Path) -> None:
