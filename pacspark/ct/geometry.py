@@ -23,7 +23,7 @@ meets it. Clockwise scans have negative angles. In a parallel beam the rays run 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +34,15 @@ from pacspark.errors import GeometryError
 RowOrder = Literal["top_down", "bottom_up"]
 
 FULL_CIRCLE_RAD = 2 * math.pi
+HALF_CIRCLE_RAD = math.pi
 MAX_SPAN_RAD = 32 * math.pi
 """Angles that reach further than 16 turns are degrees by mistake."""
 TWINS_RAD = 1e-6
 """Views that are no further apart are one direction, seen again."""
+LARGEST_GAP_RAD = math.radians(20)
+"""A larger arc without views is a scan that does not close, unless its steps are that coarse."""
+COARSEST_GAP_STEPS = 1.5
+"""The largest arc without views of a scan of few views, in steps of an even scan."""
 ROW_MARGIN = 2
 """Rows that a band has beyond the outermost interpolated one."""
 
@@ -184,8 +189,18 @@ class _Views:
     """What both beams share: angles that compare, hash, and weigh."""
 
     __slots__ = ()
+    period_rad: ClassVar[float]
+    """The arc that the views must cover."""
     gantry_angles_rad: NDArray[np.float64]
     detector: FlatPanel
+
+    def angular_weights_rad(self) -> NDArray[np.float64]:
+        """Return the arc that each view stands for, ``(n_angles,)``; they sum to `period_rad`.
+
+        Half of the gap to each neighbour on the circle, so unequal steps, any order and a repeated
+        end point weigh what they should; views from the same place share theirs alike.
+        """
+        return _circular_weights(self.gantry_angles_rad, self.period_rad)
 
     @property
     def n_angles(self) -> int:
@@ -243,6 +258,7 @@ class ConeBeamGeometry(_Views):
     2.0
     """
 
+    period_rad: ClassVar[float] = FULL_CIRCLE_RAD
     source_to_isocenter_mm: float
     source_to_detector_mm: float
     gantry_angles_rad: NDArray[np.float64]
@@ -264,14 +280,6 @@ class ConeBeamGeometry(_Views):
     def magnification(self) -> float:
         """How much larger a shadow at the isocenter is on the detector."""
         return self.source_to_detector_mm / self.source_to_isocenter_mm
-
-    def angular_weights_rad(self) -> NDArray[np.float64]:
-        """Return the arc that each view stands for, ``(n_angles,)``; they sum to the full circle.
-
-        Half of the gap to each neighbour on the circle, so unequal steps, any order and a repeated
-        end point weigh what they should; views from the same place share theirs alike.
-        """
-        return _circular_weights(self.gantry_angles_rad, FULL_CIRCLE_RAD)
 
     def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
         """Return the detector rows ``(start, stop)`` that can contribute to a grid.
@@ -323,6 +331,7 @@ class ParallelBeamGeometry(_Views):
         The flat panel.
     """
 
+    period_rad: ClassVar[float] = HALF_CIRCLE_RAD  # opposite views see the same rays
     gantry_angles_rad: NDArray[np.float64]
     detector: FlatPanel
 
@@ -333,13 +342,6 @@ class ParallelBeamGeometry(_Views):
     def magnification(self) -> float:
         """One: parallel rays do not magnify."""
         return 1.0
-
-    def angular_weights_rad(self) -> NDArray[np.float64]:
-        """Return the arc that each view stands for, ``(n_angles,)``; they sum to half a circle.
-
-        Opposite views see the same rays, so angles count modulo half a circle.
-        """
-        return _circular_weights(self.gantry_angles_rad, math.pi)
 
     def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
         """Return the detector rows ``(start, stop)`` that can contribute to a grid."""
@@ -357,16 +359,10 @@ class ParallelBeamGeometry(_Views):
 Geometry = ConeBeamGeometry | ParallelBeamGeometry
 
 
-LARGEST_GAP_RAD = math.radians(20)
-"""A larger arc without views is a scan that does not close, unless its steps are that coarse."""
-COARSEST_GAP_STEPS = 1.5
-"""The largest arc without views of a scan of few views, in steps of an even scan."""
-
-
 def largest_gap_rad(geometry: Geometry) -> float:
     """Return the largest arc without a view, on the circle that the beam needs."""
-    period = math.pi if isinstance(geometry, ParallelBeamGeometry) else FULL_CIRCLE_RAD
-    return float(_gaps(np.sort(np.mod(geometry.gantry_angles_rad, period)), period).max())
+    turned = np.sort(np.mod(geometry.gantry_angles_rad, geometry.period_rad))
+    return float(_gaps(turned, geometry.period_rad).max())
 
 
 def _gaps(ordered: NDArray[np.float64], period: float) -> NDArray[np.float64]:
@@ -467,11 +463,11 @@ def require_closed(geometry: Geometry) -> None:
         When the largest gap between neighbouring views is no step any more.
     """
     gap_rad = largest_gap_rad(geometry)
-    period_rad = math.pi if not isinstance(geometry, ConeBeamGeometry) else 2 * math.pi
-    equal_step_rad = period_rad / geometry.n_angles
+    equal_step_rad = geometry.period_rad / geometry.n_angles
     if gap_rad > max(LARGEST_GAP_RAD, COARSEST_GAP_STEPS * equal_step_rad):
+        period_deg = math.degrees(geometry.period_rad)
         message = (
-            f"gantry_angles_rad: expected views all around {math.degrees(period_rad):.0f} degrees, "
+            f"gantry_angles_rad: expected views all around {period_deg:.0f} degrees, "
             f"found none for {math.degrees(gap_rad):.1f} degrees; short scans are not supported yet"
         )
         raise GeometryError(message)

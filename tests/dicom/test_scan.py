@@ -26,7 +26,7 @@ from pacspark.ct.geometry import (
 )
 from pacspark.dicom import scan as scan_module
 from pacspark.dicom.decode import index_instance
-from pacspark.dicom.private import ELEMENTS
+from pacspark.dicom.private import ELEMENTS, GROUP
 from pacspark.dicom.scan import (
     EncodedInstance,
     StoredScan,
@@ -268,6 +268,23 @@ def test_encode_scan__refuses_one_hot_pixel_that_would_round_all_others_away() -
         next(encode_scan(described(cone(40)), Memory(values)))
 
 
+@pytest.mark.parametrize("flat", [None, np.full((1, 1, 4, 6), 60_000), np.full((1, 1, 4, 6), 0.5)])
+def test_encode_scan__refuses_a_hot_pixel_among_counts(flat: NDArray[Any] | None) -> None:
+    counts = np.arange(7 * 4 * 6).reshape(1, 7, 4, 6)
+    counts[0, 6, 3, 4] = 1 << 40
+    with pytest.raises(ProjectionDataError, match=r"row, column \(6, 3, 4\)"):
+        next(encode_scan(described(cone(), kind="counts"), Memory(counts, flat)))
+
+
+def test_encode_scan__scales_counts_whose_flats_are_means() -> None:
+    counts = np.arange(7 * 4 * 6).reshape(1, 7, 4, 6)
+    source = Memory(counts, np.full((1, 1, 4, 6), 1000.5))
+    encoded = list(encode_scan(described(cone(), kind="counts"), source))
+    scan = scan_from_headers(rows_of(encoded))
+    np.testing.assert_allclose(decoded(encoded, scan, "flats"), 1000.5, atol=0.01)
+    np.testing.assert_allclose(decoded(encoded, scan, "projections"), counts[0], atol=0.01)
+
+
 def test_encode_scan__refuses_a_subject_before_it_reads_a_frame() -> None:
     class Unread(Memory):
         def read(self, angle_start: int, angle_stop: int, energy_bin: int = 0) -> NDArray[Any]:
@@ -482,6 +499,7 @@ def test_scan_from_headers__takes_any_private_block_or_ends_in_one_line(
         {"frame_size_bits": 8 * 4 * 6},
         {"frame_count": 0},
         {"transfer_syntax_uid": "1.2.840.10008.1.2.2"},
+        {"transfer_syntax_uid": "1.2.840.113619.5.2"},
     ],
 )
 def test_scan_from_headers__refuses_pixels_that_others_stored_anew(changed: dict[str, Any]) -> None:
@@ -489,6 +507,29 @@ def test_scan_from_headers__refuses_pixels_that_others_stored_anew(changed: dict
     assert scan_from_headers(rows).geometry.n_angles == 7
     with pytest.raises(ProjectionDataError, match=r"expected .* as pacspark wrote it"):
         scan_from_headers([rows[0] | changed])
+
+
+@pytest.mark.parametrize("place", [0x11, 0x9F, 0xFF])
+def test_scan_from_headers__finds_a_block_that_another_system_moved(place: int) -> None:
+    encoded = list(encode_scan(described(cone()), ONES))
+    image = pydicom.dcmread(io.BytesIO(encoded[0].data))
+    elements = [element for element in image if element.tag.group == GROUP]
+    for element in elements:
+        del image[element.tag]
+    image.add_new((GROUP, 0x10), "LO", "ACME 1.0")
+    image.add_new((GROUP, 0x1005), "FD", [0.0] * 7)
+    for element in elements:
+        at = element.tag.element
+        moved = place if at == 0x10 else place << 8 | at & 0xFF
+        image.add_new((GROUP, moved), element.VR, element.value)
+    buffer = io.BytesIO()
+    image.save_as(buffer)
+
+    moved_rows = rows_of([replace(encoded[0], data=buffer.getvalue())])
+
+    assert replace(scan_from_headers(moved_rows), header="") == replace(
+        scan_from_headers(rows_of(encoded)), header=""
+    )
 
 
 def test_scan_from_headers__says_what_a_series_is_instead() -> None:
