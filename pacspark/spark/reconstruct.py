@@ -26,7 +26,7 @@ from pacspark import __version__
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.encode import CTSeries, ValueMap, ct_series_uid
-from pacspark.dicom.scan import FrameRun, StoredScan, scan_from_headers
+from pacspark.dicom.scan import FrameRun, StoredScan
 from pacspark.errors import JobError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark import blocks
@@ -36,7 +36,7 @@ from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import commit_intake
 from pacspark.tables.projections import list_chunks
 from pacspark.tables.runs import record_run
-from pacspark.tables.schema import FRAME_COLUMNS, LOCATION_COLUMNS
+from pacspark.tables.scans import ScanFrames, read_stored_scan
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import commit_files
@@ -47,17 +47,6 @@ SURVEY_STRIDE = 4
 SURVEY_HEADROOM = 0.5
 """The linear map of values reaches this part of the surveyed span beyond both its ends."""
 PREPARE_TASK_BYTES = 128 << 20
-
-SCAN_COLUMNS = (
-    "sop_instance_uid",
-    "series_instance_uid",
-    "modality",
-    "transfer_syntax_uid",
-    "dicom_json",
-    *LOCATION_COLUMNS,
-    *FRAME_COLUMNS,
-)
-"""Columns of `instances` that tell a scan and where its frames are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +116,6 @@ class ReconstructionReport:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A stored scan, and the row of each of its instances by SOP Instance UID."""
-
-    scan: StoredScan
-    rows: Mapping[str, Mapping[str, Any]]
-
-
 def reconstruct(
     spark: SparkSession,
     storage: Storage,
@@ -171,12 +152,12 @@ def reconstruct(
     watch = blocks.Stopwatch()
     started_at = datetime.now(UTC)
     catalog = Catalog(storage)
-    source = _read_source(catalog, request.series_instance_uid)
-    request = _with_water(request, source.scan)
+    stored = read_stored_scan(catalog, request.series_instance_uid)
+    request = _with_water(request, stored.scan)
     run_id, grid = request.run_id(), request.grid
-    if (found := find_result(catalog, source.scan, request)) is not None:
+    if (found := find_result(catalog, stored.scan, request)) is not None:
         return found
-    geometry = source.scan.geometry
+    geometry = stored.scan.geometry
     plan = plan_reconstruction(
         geometry,
         grid,
@@ -192,7 +173,7 @@ def reconstruct(
 
     marks = Marks(storage, run_id)
     marks.begin()
-    _prepare(spark, storage, source, request.energy_bin, cluster, marks, progress)
+    _prepare(spark, storage, stored, request.energy_bin, cluster, marks, progress)
     watch.lap("prepare")
     job = blocks.SlabJob(
         storage=storage,
@@ -200,7 +181,7 @@ def reconstruct(
         grid=grid,
         options=request.options,
         angle_block=plan.angle_block,
-        chunks=tuple(list_chunks(catalog, source.scan.series_instance_uid, request.energy_bin)),
+        chunks=tuple(list_chunks(catalog, stored.scan.series_instance_uid, request.energy_bin)),
         series=None,
         run_id=run_id,
     )
@@ -208,7 +189,7 @@ def reconstruct(
         values = _survey(spark, job, marks)
     watch.lap("survey")
     series = CTSeries.of_scan(
-        source.scan, run_id, grid, values, request.energy_bin, request.options.filter
+        stored.scan, run_id, grid, values, request.energy_bin, request.options.filter
     )
     outcomes = _slabs(spark, replace(job, series=series), plan, marks, progress)
     watch.lap("slabs")
@@ -259,28 +240,23 @@ def _with_water(request: ReconstructionRequest, scan: StoredScan) -> Reconstruct
     return replace(request, water_mu_per_mm=scan.water_mu_per_mm)
 
 
-def _read_source(catalog: Catalog, series_uid: str) -> _Source:
-    rows = catalog.instances_of(series_uid, SCAN_COLUMNS).to_pylist()
-    return _Source(scan_from_headers(rows), {row["sop_instance_uid"]: row for row in rows})
-
-
 def _prepare(
     spark: SparkSession,
     storage: Storage,
-    source: _Source,
+    stored: ScanFrames,
     energy_bin: int,
     cluster: Cluster,
     marks: Marks,
     progress: Progress,
 ) -> None:
     """Make line integrals of a scan's frames, once: later reconstructions find them."""
-    scan = source.scan
+    scan = stored.scan
     name = f"prepare {scan.series_instance_uid} {energy_bin}"
     if Snapshot(storage, "projections").transaction_version(name) is not None:
         return
     runs = [run for run in scan.projections if run.energy_bin == energy_bin]
     tasks = cut_runs(runs, cluster.cores)
-    job = blocks.PrepareJob(storage, scan, source.rows, energy_bin, marks.run_id)
+    job = blocks.PrepareJob(storage, stored, energy_bin, marks.run_id)
     total = sum(blocks.frame_blocks(run) for task in tasks for run in task)
     with counted(marks, progress, "prepare", total, "blocks of frames"):
         made = run_tasks(spark, tasks, partial(_prepare_task, job, marks))
