@@ -122,11 +122,6 @@ class StoredScan:
     darks: tuple[FrameRun, ...]
     header: str
 
-    @property
-    def instance_uids(self) -> tuple[str, ...]:
-        """SOP Instance UIDs of the projections, in order."""
-        return tuple(dict.fromkeys(run.sop_instance_uid for run in self.projections))
-
 
 def encode_scan(description: ScanDescription, frames: Frames) -> Iterator[EncodedInstance]:
     """Encode a described scan; the first instance comes after all frames were looked at.
