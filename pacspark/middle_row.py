@@ -1,15 +1,18 @@
 """The sinogram of a stored scan's middle row: range reads of that row, nothing else."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
+from pacspark.ct.coverage import view_radius_mm
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry
 from pacspark.ct.preprocess import line_integrals
 from pacspark.dicom.scan import StoredScan
 from pacspark.errors import UsageError
 from pacspark.pictures import Sinogram
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.scans import read_stored_scan
+from pacspark.tables.scans import ScanFrames, read_stored_scan
 
 
 def middle_row_sinogram(catalog: Catalog, series_uid: str, energy_bin: int = 0) -> Sinogram:
@@ -37,6 +40,25 @@ def middle_row(geometry: Geometry) -> int:
     if isinstance(geometry, ConeBeamGeometry):
         return int(np.argmin(np.abs(detector.v_mm)))
     return detector.n_rows // 2
+
+
+def mean_attenuation_per_mm(catalog: Catalog, stored: ScanFrames, energy_bin: int) -> float:
+    """Estimate the mean attenuation in the field of view, 1/mm, from the middle row of one view.
+
+    The line integrals of a view sum to what the slice attenuates in all.
+    """
+    scan, row = stored.scan, middle_row(stored.scan.geometry)
+    view = next(run for run in scan.projections if run.energy_bin == energy_bin)
+    integrals = line_integrals(
+        stored.read(catalog, view.cut(0, 1), row),
+        scan.kind,
+        flats=stored.read_all(catalog, scan.flats, energy_bin, row),
+        darks=stored.read_all(catalog, scan.darks, energy_bin, row),
+        unattenuated_counts=scan.unattenuated_counts,
+    )
+    width_mm = scan.geometry.detector.column_spacing_mm / scan.geometry.magnification
+    area_mm2 = math.pi * view_radius_mm(scan.geometry) ** 2
+    return float(integrals.sum(dtype=np.float64)) * width_mm / area_mm2
 
 
 def read_middle_row(

@@ -21,6 +21,7 @@ meets it. Clockwise scans have negative angles. In a parallel beam the rays run 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
@@ -39,10 +40,6 @@ MAX_SPAN_RAD = 32 * math.pi
 """Angles that reach further than 16 turns are degrees by mistake."""
 TWINS_RAD = 1e-6
 """Views that are no further apart are one direction, seen again."""
-LARGEST_GAP_RAD = math.radians(20)
-"""A larger arc without views is a scan that does not close, unless its steps are that coarse."""
-COARSEST_GAP_STEPS = 1.5
-"""The largest arc without views of a scan of few views, in steps of an even scan."""
 ROW_MARGIN = 2
 """Rows that a band has beyond the outermost interpolated one."""
 
@@ -185,7 +182,7 @@ class VolumeGrid:
         return _centers_mm(self.shape[2], self.voxel_mm[2], self.center_mm[2])
 
 
-class _Views:
+class _Views(ABC):
     """What both beams share: angles that compare, hash, and weigh."""
 
     __slots__ = ()
@@ -201,6 +198,14 @@ class _Views:
         end point weigh what they should; views from the same place share theirs alike.
         """
         return _circular_weights(self.gantry_angles_rad, self.period_rad)
+
+    @abstractmethod
+    def v_range_mm(self, grid: VolumeGrid) -> tuple[float, float]:
+        """Return between which positions along v the voxels of a grid are projected."""
+
+    def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
+        """Return the detector rows ``(start, stop)`` that can contribute to a grid."""
+        return _rows_between(self.detector, *self.v_range_mm(grid))
 
     @property
     def n_angles(self) -> int:
@@ -281,8 +286,12 @@ class ConeBeamGeometry(_Views):
         """How much larger a shadow at the isocenter is on the detector."""
         return self.source_to_detector_mm / self.source_to_isocenter_mm
 
-    def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
-        """Return the detector rows ``(start, stop)`` that can contribute to a grid.
+    def axis_distance_mm(self, u_mm: float) -> float:
+        """Return how far from the rotation axis the ray to a position along u passes."""
+        return self.source_to_isocenter_mm * math.sin(math.atan2(u_mm, self.source_to_detector_mm))
+
+    def v_range_mm(self, grid: VolumeGrid) -> tuple[float, float]:
+        """Return between which positions along v the voxels of a grid are projected.
 
         Raises
         ------
@@ -301,8 +310,8 @@ class ConeBeamGeometry(_Views):
             for side in (-1, 1)
         ]
         z_mm = grid.z_mm
-        reached = [z * scale for z in (z_mm[0], z_mm[-1]) for scale in scales]
-        return _rows_between(self.detector, min(reached), max(reached))
+        reached = [float(z * scale) for z in (z_mm[0], z_mm[-1]) for scale in scales]
+        return min(reached), max(reached)
 
     def fit_grid(self) -> VolumeGrid:
         """Return the field of view, at the detector's resolution at the isocenter.
@@ -313,10 +322,7 @@ class ConeBeamGeometry(_Views):
         detector = self.detector
         half_u_mm = min(-detector.u_mm[0], detector.u_mm[-1]) + detector.column_spacing_mm / 2
         _require_view_of_axis(half_u_mm)
-        radius_mm = self.source_to_isocenter_mm * math.sin(
-            math.atan2(half_u_mm, self.source_to_detector_mm)
-        )
-        return _fitted(self.detector, radius_mm, self.magnification)
+        return _fitted(self.detector, self.axis_distance_mm(half_u_mm), self.magnification)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -343,10 +349,14 @@ class ParallelBeamGeometry(_Views):
         """One: parallel rays do not magnify."""
         return 1.0
 
-    def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
-        """Return the detector rows ``(start, stop)`` that can contribute to a grid."""
+    def axis_distance_mm(self, u_mm: float) -> float:
+        """Return how far from the rotation axis the ray to a position along u passes."""
+        return u_mm
+
+    def v_range_mm(self, grid: VolumeGrid) -> tuple[float, float]:
+        """Return between which positions along v the voxels of a grid are projected."""
         z_mm = grid.z_mm
-        return _rows_between(self.detector, z_mm[0], z_mm[-1])
+        return float(z_mm[0]), float(z_mm[-1])
 
     def fit_grid(self) -> VolumeGrid:
         """Return the cylinder that every view sees whole, at the detector's resolution."""
@@ -357,12 +367,6 @@ class ParallelBeamGeometry(_Views):
 
 
 Geometry = ConeBeamGeometry | ParallelBeamGeometry
-
-
-def largest_gap_rad(geometry: Geometry) -> float:
-    """Return the largest arc without a view, on the circle that the beam needs."""
-    turned = np.sort(np.mod(geometry.gantry_angles_rad, geometry.period_rad))
-    return float(_gaps(turned, geometry.period_rad).max())
 
 
 def _gaps(ordered: NDArray[np.float64], period: float) -> NDArray[np.float64]:
@@ -452,22 +456,3 @@ def _checked_angles(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np
 
 def _centers_mm(count: int, step_mm: float, middle_mm: float) -> NDArray[np.float64]:
     return (np.arange(count, dtype=np.float64) - (count - 1) / 2) * step_mm + middle_mm
-
-
-def require_closed(geometry: Geometry) -> None:
-    """Refuse a scan that leaves out a part of the circle; of parallel beam, of half of it.
-
-    Raises
-    ------
-    GeometryError
-        When the largest gap between neighbouring views is no step any more.
-    """
-    gap_rad = largest_gap_rad(geometry)
-    equal_step_rad = geometry.period_rad / geometry.n_angles
-    if gap_rad > max(LARGEST_GAP_RAD, COARSEST_GAP_STEPS * equal_step_rad):
-        period_deg = math.degrees(geometry.period_rad)
-        message = (
-            f"gantry_angles_rad: expected views all around {period_deg:.0f} degrees, "
-            f"found none for {math.degrees(gap_rad):.1f} degrees; short scans are not supported yet"
-        )
-        raise GeometryError(message)

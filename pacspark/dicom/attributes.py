@@ -156,7 +156,6 @@ PROMOTED: Final[tuple[Attribute, ...]] = tuple(
 
 BY_KEYWORD: Final = MappingProxyType({attribute.keyword: attribute for attribute in PROMOTED})
 BY_TAG: Final = MappingProxyType({attribute.tag: attribute for attribute in PROMOTED})
-BY_COLUMN: Final = MappingProxyType({attribute.column: attribute for attribute in PROMOTED})
 
 UNIQUE_KEYS: Final = MappingProxyType(
     {

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import numpy as np
 from pyspark.sql import SparkSession
 
 from pacspark import __version__
@@ -27,7 +28,8 @@ from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.encode import CTSeries, ValueMap, ct_series_uid
 from pacspark.dicom.scan import FrameRun, StoredScan
-from pacspark.errors import JobError
+from pacspark.errors import JobError, UsageError
+from pacspark.middle_row import mean_attenuation_per_mm
 from pacspark.progress import SILENT, Progress
 from pacspark.spark import blocks
 from pacspark.spark.jobs import Marks, counted, run_summed, run_tasks
@@ -166,10 +168,11 @@ def reconstruct(
         angle_block=angle_block,
         n_angle_groups=n_angle_groups,
     )
+    values = None
+    if request.water_mu_per_mm is not None:
+        values = ValueMap.hounsfield(request.water_mu_per_mm)
+        _require_fitting(catalog, stored, request.energy_bin, values)
     watch.lap("plan")
-
-    water_mu_per_mm = request.water_mu_per_mm
-    values = None if water_mu_per_mm is None else ValueMap.hounsfield(water_mu_per_mm)
 
     marks = Marks(storage, run_id)
     marks.begin()
@@ -238,6 +241,21 @@ def _with_water(request: ReconstructionRequest, scan: StoredScan) -> Reconstruct
     if request.water_mu_per_mm is not None:
         return request
     return replace(request, water_mu_per_mm=scan.water_mu_per_mm)
+
+
+def _require_fitting(
+    catalog: Catalog, stored: ScanFrames, energy_bin: int, values: ValueMap
+) -> None:
+    """Refuse a value for water in whose Hounsfield units the scan's mean leaves 16 bits."""
+    mean = mean_attenuation_per_mm(catalog, stored, energy_bin)
+    if values.clamped(np.array([mean], np.float32)):
+        message = (
+            f"water_mu_per_mm: expected the attenuation of water in 1/mm, found "
+            f"{values.water_mu_per_mm:g}: the scan's mean, {mean:.3g}, would be "
+            f"{1000 * (mean / values.water_mu_per_mm - 1):.3g} HU, beyond 16 bits; correct it, or "
+            "leave it out for results in 1/mm"
+        )
+        raise UsageError(message)
 
 
 def _prepare(
