@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from pacspark.check import GeometryCheck
+    from pacspark.dicom.scan import StoredScan
     from pacspark.spark.reconstruct import ReconstructionReport
     from pacspark.volume import Volume
 
@@ -398,10 +399,10 @@ class Archive:
         require_delta(self.spark)
         return self.spark
 
-    def _scan(self, series_uid: str) -> Any:
-        from pacspark.dicom.scan import scan_from_headers
+    def _scan(self, series_uid: str) -> "StoredScan":
+        from pacspark.tables.scans import read_stored_scan
 
-        return scan_from_headers(self.catalog.instances_of(series_uid).to_pylist())
+        return read_stored_scan(self.catalog, series_uid).scan
 
     def _require_now(self) -> None:
         if self._as_of is not None:

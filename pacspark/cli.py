@@ -344,8 +344,10 @@ def reconstruct(
         show_json([report.summary() for report in reports])
         return
     for report in reports:
-        made = "found" if report.found else "made"
-        print(f"{made} {report.n_slices} slices: {report.series_instance_uid}")
+        made = f"{'found' if report.found else 'made'} {report.n_slices} slices"
+        if report.clamped_voxels:
+            made += f", {report.clamped_voxels} voxels clamped to the range of 16 bits"
+        print(f"{made}: {report.series_instance_uid}")
 
 
 def _indices(text: str) -> list[int]:

@@ -7,7 +7,6 @@ is left alone when it holds the same bytes; when it holds others, nothing is wri
 import gzip
 import hashlib
 import os
-import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.dicom.matching import parse_query
+from pacspark.dicom.uids import is_uid
 from pacspark.errors import MissingDependencyError, NotInArchiveError, StorageError, UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.tables.catalog import Catalog
@@ -31,7 +31,6 @@ LEVELS: Final = ("study", "series", "instance")
 LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 """DICOM's x and y point left and back, NIfTI's right and front."""
 _COLUMNS: Final = ("sop_instance_uid", "series_instance_uid", "modality", *LOCATION_COLUMNS)
-_UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
 _COPY_BYTES: Final = 4 << 20
 
 
@@ -133,7 +132,7 @@ def file_name(uid: str, suffix: str) -> str:
     UsageError
         For anything but digits and single dots, at most 64 characters.
     """
-    if len(uid) > 64 or not _UID.fullmatch(uid):
+    if not is_uid(uid):
         message = f"file name: expected a UID, found {uid[:80]!r}"
         raise UsageError(message)
     return uid + suffix

@@ -1,6 +1,7 @@
 """The command line: answers on standard output, one line per error, the documented exit status."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,24 @@ class Shell:
 @pytest.fixture
 def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
     return Shell(capsys)
+
+
+def test_reconstruct__tells_of_what_cannot_be_shown(
+    shell: Shell, spark: "SparkSession", tmp_path: Path
+) -> None:
+    scan, _ = write_phantom_scan(tmp_path / "scan")
+    shell("init", tmp_path / "archive")
+    series_uid = shell("import-scan", tmp_path / "archive", scan)[1].split()[-1]
+    asked = ("reconstruct", tmp_path / "archive", series_uid, *SIZE)
+
+    status, out, told = shell(*asked, "--center", "500", "0", "0")
+    assert (status, out) == (1, "")
+    assert "grid: expected voxels within the field of view" in told
+    status, out, told = shell(*asked, "--water-mu-per-mm", "1e-9")
+    assert (status, out) == (2, "")
+    assert "water_mu_per_mm: expected the attenuation of water in 1/mm, found 1e-09" in told
+    _, out, _ = shell(*asked, "--water-mu-per-mm", "2e-4")
+    assert re.fullmatch("made 6 slices, [1-9][0-9]* voxels clamped to the range .*: [0-9.]+", out)
 
 
 def test_commands__lead_from_a_scan_to_files(

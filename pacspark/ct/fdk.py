@@ -14,13 +14,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from pacspark.ct.coverage import require_closed
 from pacspark.ct.filtering import FDKOptions, RowFilter
-from pacspark.ct.geometry import (
-    ConeBeamGeometry,
-    Geometry,
-    VolumeGrid,
-    require_closed,
-)
+from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
 from pacspark.ct.kernels.backproject import RUN
 from pacspark.ct.kernels.threads import at_most, most_threads
 from pacspark.ct.kernels.variants import VARIANTS, choose_variant

@@ -21,9 +21,10 @@ meets it. Clockwise scans have negative angles. In a parallel beam the rays run 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ from pacspark.errors import GeometryError
 RowOrder = Literal["top_down", "bottom_up"]
 
 FULL_CIRCLE_RAD = 2 * math.pi
+HALF_CIRCLE_RAD = math.pi
 MAX_SPAN_RAD = 32 * math.pi
 """Angles that reach further than 16 turns are degrees by mistake."""
 TWINS_RAD = 1e-6
@@ -180,12 +182,30 @@ class VolumeGrid:
         return _centers_mm(self.shape[2], self.voxel_mm[2], self.center_mm[2])
 
 
-class _Views:
+class _Views(ABC):
     """What both beams share: angles that compare, hash, and weigh."""
 
     __slots__ = ()
+    period_rad: ClassVar[float]
+    """The arc that the views must cover."""
     gantry_angles_rad: NDArray[np.float64]
     detector: FlatPanel
+
+    def angular_weights_rad(self) -> NDArray[np.float64]:
+        """Return the arc that each view stands for, ``(n_angles,)``; they sum to `period_rad`.
+
+        Half of the gap to each neighbour on the circle, so unequal steps, any order and a repeated
+        end point weigh what they should; views from the same place share theirs alike.
+        """
+        return _circular_weights(self.gantry_angles_rad, self.period_rad)
+
+    @abstractmethod
+    def v_range_mm(self, grid: VolumeGrid) -> tuple[float, float]:
+        """Return between which positions along v the voxels of a grid are projected."""
+
+    def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
+        """Return the detector rows ``(start, stop)`` that can contribute to a grid."""
+        return _rows_between(self.detector, *self.v_range_mm(grid))
 
     @property
     def n_angles(self) -> int:
@@ -243,6 +263,7 @@ class ConeBeamGeometry(_Views):
     2.0
     """
 
+    period_rad: ClassVar[float] = FULL_CIRCLE_RAD
     source_to_isocenter_mm: float
     source_to_detector_mm: float
     gantry_angles_rad: NDArray[np.float64]
@@ -265,16 +286,12 @@ class ConeBeamGeometry(_Views):
         """How much larger a shadow at the isocenter is on the detector."""
         return self.source_to_detector_mm / self.source_to_isocenter_mm
 
-    def angular_weights_rad(self) -> NDArray[np.float64]:
-        """Return the arc that each view stands for, ``(n_angles,)``; they sum to the full circle.
+    def axis_distance_mm(self, u_mm: float) -> float:
+        """Return how far from the rotation axis the ray to a position along u passes."""
+        return self.source_to_isocenter_mm * math.sin(math.atan2(u_mm, self.source_to_detector_mm))
 
-        Half of the gap to each neighbour on the circle, so unequal steps, any order and a repeated
-        end point weigh what they should; views from the same place share theirs alike.
-        """
-        return _circular_weights(self.gantry_angles_rad, FULL_CIRCLE_RAD)
-
-    def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
-        """Return the detector rows ``(start, stop)`` that can contribute to a grid.
+    def v_range_mm(self, grid: VolumeGrid) -> tuple[float, float]:
+        """Return between which positions along v the voxels of a grid are projected.
 
         Raises
         ------
@@ -293,8 +310,8 @@ class ConeBeamGeometry(_Views):
             for side in (-1, 1)
         ]
         z_mm = grid.z_mm
-        reached = [z * scale for z in (z_mm[0], z_mm[-1]) for scale in scales]
-        return _rows_between(self.detector, min(reached), max(reached))
+        reached = [float(z * scale) for z in (z_mm[0], z_mm[-1]) for scale in scales]
+        return min(reached), max(reached)
 
     def fit_grid(self) -> VolumeGrid:
         """Return the field of view, at the detector's resolution at the isocenter.
@@ -305,10 +322,7 @@ class ConeBeamGeometry(_Views):
         detector = self.detector
         half_u_mm = min(-detector.u_mm[0], detector.u_mm[-1]) + detector.column_spacing_mm / 2
         _require_view_of_axis(half_u_mm)
-        radius_mm = self.source_to_isocenter_mm * math.sin(
-            math.atan2(half_u_mm, self.source_to_detector_mm)
-        )
-        return _fitted(self.detector, radius_mm, self.magnification)
+        return _fitted(self.detector, self.axis_distance_mm(half_u_mm), self.magnification)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -323,6 +337,7 @@ class ParallelBeamGeometry(_Views):
         The flat panel.
     """
 
+    period_rad: ClassVar[float] = HALF_CIRCLE_RAD  # opposite views see the same rays
     gantry_angles_rad: NDArray[np.float64]
     detector: FlatPanel
 
@@ -334,17 +349,14 @@ class ParallelBeamGeometry(_Views):
         """One: parallel rays do not magnify."""
         return 1.0
 
-    def angular_weights_rad(self) -> NDArray[np.float64]:
-        """Return the arc that each view stands for, ``(n_angles,)``; they sum to half a circle.
+    def axis_distance_mm(self, u_mm: float) -> float:
+        """Return how far from the rotation axis the ray to a position along u passes."""
+        return u_mm
 
-        Opposite views see the same rays, so angles count modulo half a circle.
-        """
-        return _circular_weights(self.gantry_angles_rad, math.pi)
-
-    def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
-        """Return the detector rows ``(start, stop)`` that can contribute to a grid."""
+    def v_range_mm(self, grid: VolumeGrid) -> tuple[float, float]:
+        """Return between which positions along v the voxels of a grid are projected."""
         z_mm = grid.z_mm
-        return _rows_between(self.detector, z_mm[0], z_mm[-1])
+        return float(z_mm[0]), float(z_mm[-1])
 
     def fit_grid(self) -> VolumeGrid:
         """Return the cylinder that every view sees whole, at the detector's resolution."""
@@ -355,18 +367,6 @@ class ParallelBeamGeometry(_Views):
 
 
 Geometry = ConeBeamGeometry | ParallelBeamGeometry
-
-
-LARGEST_GAP_RAD = math.radians(20)
-"""A larger arc without views is a scan that does not close, unless its steps are that coarse."""
-COARSEST_GAP_STEPS = 1.5
-"""The largest arc without views of a scan of few views, in steps of an even scan."""
-
-
-def largest_gap_rad(geometry: Geometry) -> float:
-    """Return the largest arc without a view, on the circle that the beam needs."""
-    period = math.pi if isinstance(geometry, ParallelBeamGeometry) else FULL_CIRCLE_RAD
-    return float(_gaps(np.sort(np.mod(geometry.gantry_angles_rad, period)), period).max())
 
 
 def _gaps(ordered: NDArray[np.float64], period: float) -> NDArray[np.float64]:
@@ -456,22 +456,3 @@ def _checked_angles(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np
 
 def _centers_mm(count: int, step_mm: float, middle_mm: float) -> NDArray[np.float64]:
     return (np.arange(count, dtype=np.float64) - (count - 1) / 2) * step_mm + middle_mm
-
-
-def require_closed(geometry: Geometry) -> None:
-    """Refuse a scan that leaves out a part of the circle; of parallel beam, of half of it.
-
-    Raises
-    ------
-    GeometryError
-        When the largest gap between neighbouring views is no step any more.
-    """
-    gap_rad = largest_gap_rad(geometry)
-    period_rad = math.pi if not isinstance(geometry, ConeBeamGeometry) else 2 * math.pi
-    equal_step_rad = period_rad / geometry.n_angles
-    if gap_rad > max(LARGEST_GAP_RAD, COARSEST_GAP_STEPS * equal_step_rad):
-        message = (
-            f"gantry_angles_rad: expected views all around {math.degrees(period_rad):.0f} degrees, "
-            f"found none for {math.degrees(gap_rad):.1f} degrees; short scans are not supported yet"
-        )
-        raise GeometryError(message)

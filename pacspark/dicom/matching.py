@@ -56,6 +56,8 @@ from pacspark.dicom.times import (
     moment_of,
     split_range,
 )
+from pacspark.dicom.uids import is_uid
+from pacspark.dicom.values import SINGLE_VALUED_VRS
 from pacspark.dicom.wildcards import MAX_PATTERN_CHARACTERS, has_wildcard
 from pacspark.errors import QueryError, UsageError
 
@@ -63,14 +65,12 @@ __all__ = ["Condition", "Query", "QueryKey", "parse_query"]
 
 _TIME_VRS: Final = frozenset({"DA", "TM", "DT"})
 _WILDCARD_VRS: Final = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
-_SINGLE_VALUED_VRS: Final = frozenset({"LT", "ST", "UT", "UR"})
 _UNMATCHED_VRS: Final = frozenset({"SQ", "OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 _COMPUTED: Final = frozenset(keyword for counts in COUNTS.values() for keyword in counts) | {
     "InstanceAvailability",
     "RetrieveAETitle",
     "RetrieveURL",
 }
-_UID: Final = re.compile(r"[0-9.]{1,64}")
 
 
 def parse_query(
@@ -200,7 +200,7 @@ def _range(key: QueryKey, text: str) -> Condition:
 def _uids(key: QueryKey, text: str) -> list[str]:
     uids = [part.strip(" \0") for part in re.split(r"[\\,]", text)]
     for uid in uids:
-        if not _UID.fullmatch(uid):
+        if not is_uid(uid):
             message = f"{key.keyword}: expected UIDs, separated by \\ or ',', found {uid[:64]!r}"
             raise QueryError(message)
     return uids
@@ -218,7 +218,7 @@ def _query_number(key: QueryKey, text: str) -> int | float:
 
 
 def _text(key: QueryKey, text: str, *, ignore_case: bool) -> Condition:
-    single = key.vr in _SINGLE_VALUED_VRS
+    single = key.vr in SINGLE_VALUED_VRS
     parts = [text] if single else [part.strip(" \0") for part in text.split("\\")]
     if max(map(len, parts)) > MAX_PATTERN_CHARACTERS:
         message = f"{key.keyword}: expected at most {MAX_PATTERN_CHARACTERS} characters, found more"

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +23,13 @@ from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import Geometry, VolumeGrid
 from pacspark.ct.preprocess import line_integrals
 from pacspark.dicom.encode import CTSeries
-from pacspark.dicom.scan import FrameRun, StoredScan, decode_frames
+from pacspark.dicom.scan import FrameRun
 from pacspark.spark.partition import SlabTask
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile
 from pacspark.tables.intake import Intake, IntakeResult
 from pacspark.tables.projections import Chunk, ProjectionReader, ProjectionWriter
+from pacspark.tables.scans import ScanFrames
 from pacspark.tables.storage import Storage
 
 FRAMES_AT_ONCE_BYTES = 32 << 20
@@ -44,8 +44,7 @@ class PrepareJob:
     """What every prepare task needs."""
 
     storage: Storage
-    scan: StoredScan
-    rows: Mapping[str, Mapping[str, Any]]
+    stored: ScanFrames
     energy_bin: int
     run_id: str
     job_name: str
@@ -104,28 +103,29 @@ class Stopwatch:
 
 def prepare_frames(job: PrepareJob, runs: list[FrameRun], mark: Mark) -> list[AddedFile]:
     """Decode runs of frames, make line integrals of them, write them as chunks."""
-    geometry = job.scan.geometry
+    scan = job.stored.scan
     writer = ProjectionWriter(
-        job.storage, job.scan.series_instance_uid, job.energy_bin, job.run_id, job.job_name
+        job.storage, scan.series_instance_uid, job.energy_bin, job.run_id, job.job_name
     )
     catalog = Catalog(job.storage)
-    flats, darks = _flats_and_darks(job)
+    flats, darks = (
+        job.stored.read_all(catalog, still, job.energy_bin) for still in (scan.flats, scan.darks)
+    )
     for run in runs:
         at_once = frames_at_once(run)
         for start in range(0, run.count, at_once):
-            count = min(at_once, run.count - start)
-            values = _read_frames(catalog, job, run, start, count)
+            part = run.cut(start, min(start + at_once, run.count))
             integrals = line_integrals(
-                values,
-                job.scan.kind,
+                job.stored.read(catalog, part),
+                scan.kind,
                 flats=flats,
                 darks=darks,
-                unattenuated_counts=job.scan.unattenuated_counts,
+                unattenuated_counts=scan.unattenuated_counts,
             )
-            angle_start = run.angle_start + start
-            angles = geometry.gantry_angles_rad[angle_start : angle_start + count]
-            writer.write(integrals, angle_start, angles)
-            mark(f"prepare-{job.energy_bin}-{angle_start}")
+            first = part.angle_start
+            angles = scan.geometry.gantry_angles_rad[first : first + part.count]
+            writer.write(integrals, first, angles)
+            mark(f"prepare-{job.energy_bin}-{first}")
     return [writer.close()]
 
 
@@ -137,32 +137,6 @@ def frames_at_once(run: FrameRun) -> int:
 def frame_blocks(run: FrameRun) -> int:
     """Return in how many blocks a run of frames is decoded."""
     return -(-run.count // frames_at_once(run))
-
-
-def _read_frames(
-    catalog: Catalog, job: PrepareJob, run: FrameRun, start: int, count: int
-) -> NDArray[np.float32]:
-    row = job.rows[run.sop_instance_uid]
-    frame_bytes = row["frame_size_bits"] // 8
-    first_byte = row["pixel_data_offset"] + (run.frame_start + start) * frame_bytes
-    pixels = catalog.read_range(row, first_byte, count * frame_bytes)
-    return decode_frames(pixels, run)
-
-
-def _flats_and_darks(
-    job: PrepareJob,
-) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-    catalog = Catalog(job.storage)
-
-    def read(runs: tuple[FrameRun, ...]) -> NDArray[np.float32] | None:
-        frames = [
-            _read_frames(catalog, job, run, 0, run.count)
-            for run in runs
-            if run.energy_bin == job.energy_bin
-        ]
-        return np.concatenate(frames) if frames else None
-
-    return read(job.scan.flats), read(job.scan.darks)
 
 
 def reconstruct_slab(job: SlabJob, task: SlabTask, mark: Mark) -> SlabOutcome:

@@ -20,7 +20,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry, VolumeGrid, require_closed
+from pacspark.ct.coverage import require_closed, require_seen
+from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry, VolumeGrid
 from pacspark.errors import MemoryBudgetError, UsageError
 
 WORKER_BYTES = 480 << 20
@@ -185,11 +186,12 @@ def plan_reconstruction(
         When a task with a single slice and a single angle does not fit; the message has the
         smallest budget that would.
     GeometryError
-        When the views leave a gap.
+        When the views leave a gap, or do not see the grid.
     UsageError
         When a forced value is out of range.
     """
     require_closed(geometry)
+    require_seen(geometry, grid)
     n_z = grid.shape[0]
     n_angles = len(geometry.gantry_angles_rad)
     _check_forced("n_slabs", n_slabs, n_z)

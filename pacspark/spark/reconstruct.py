@@ -19,14 +19,16 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from pyspark.sql import SparkSession
 
 from pacspark import __version__
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.encode import CTSeries, ValueMap, ct_series_uid
-from pacspark.dicom.scan import FrameRun, StoredScan, scan_from_headers
-from pacspark.errors import JobError
+from pacspark.dicom.scan import FrameRun, StoredScan
+from pacspark.errors import JobError, UsageError
+from pacspark.middle_row import mean_attenuation_per_mm
 from pacspark.progress import SILENT, Progress
 from pacspark.spark import blocks
 from pacspark.spark.jobs import Marks, counted, run_summed, run_tasks
@@ -36,7 +38,7 @@ from pacspark.tables.datafile import files_of_job
 from pacspark.tables.intake import commit_intake
 from pacspark.tables.projections import list_chunks
 from pacspark.tables.runs import describe_geometry, recorded_run, recover_run, versions_now
-from pacspark.tables.schema import FRAME_COLUMNS, LOCATION_COLUMNS
+from pacspark.tables.scans import ScanFrames, read_stored_scan
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import commit_files
@@ -47,17 +49,6 @@ SURVEY_STRIDE = 4
 SURVEY_HEADROOM = 0.5
 """The linear map of values reaches this part of the surveyed span beyond both its ends."""
 PREPARE_TASK_BYTES = 128 << 20
-
-SCAN_COLUMNS = (
-    "sop_instance_uid",
-    "series_instance_uid",
-    "modality",
-    "transfer_syntax_uid",
-    "dicom_json",
-    *LOCATION_COLUMNS,
-    *FRAME_COLUMNS,
-)
-"""Columns of `instances` that tell a scan and where its frames are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +118,6 @@ class ReconstructionReport:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A stored scan, and the row of each of its instances by SOP Instance UID."""
-
-    scan: StoredScan
-    rows: Mapping[str, Mapping[str, Any]]
-
-
 def reconstruct(
     spark: SparkSession,
     storage: Storage,
@@ -171,12 +154,12 @@ def reconstruct(
     watch = blocks.Stopwatch()
     versions = versions_now(storage)
     catalog = Catalog(storage)
-    source = _read_source(catalog, request.series_instance_uid)
-    request = _with_water(request, source.scan)
+    stored = read_stored_scan(catalog, request.series_instance_uid)
+    request = _with_water(request, stored.scan)
     run_id, grid = request.run_id(), request.grid
-    if (found := find_result(catalog, source.scan, request)) is not None:
+    if (found := find_result(catalog, stored.scan, request)) is not None:
         return found
-    geometry = source.scan.geometry
+    geometry = stored.scan.geometry
     plan = plan_reconstruction(
         geometry,
         grid,
@@ -185,11 +168,15 @@ def reconstruct(
         angle_block=angle_block,
         n_angle_groups=n_angle_groups,
     )
+    values = None
+    if request.water_mu_per_mm is not None:
+        values = ValueMap.hounsfield(request.water_mu_per_mm)
+        _require_fitting(catalog, stored, request.energy_bin, values)
     watch.lap("plan")
     with recorded_run(
-        storage, run_id, "reconstruct", versions, **_run_columns(request, source.scan)
+        storage, run_id, "reconstruct", versions, **_run_columns(request, stored.scan)
     ) as run:
-        report = _make(spark, storage, request, source, plan, cluster, watch, progress)
+        report = _make(spark, storage, request, stored, values, plan, cluster, watch, progress)
         run["metrics"] = {"report": report.summary(), "plan": dict(plan.summary())}
     return report
 
@@ -198,7 +185,8 @@ def _make(
     spark: SparkSession,
     storage: Storage,
     request: ReconstructionRequest,
-    source: _Source,
+    stored: ScanFrames,
+    values: ValueMap | None,
     plan: ReconstructionPlan,
     cluster: Cluster,
     watch: blocks.Stopwatch,
@@ -206,14 +194,11 @@ def _make(
 ) -> ReconstructionReport:
     """Run the stages; the result is visible when this returns."""
     catalog, run_id = Catalog(storage), request.run_id()
-    geometry, grid = source.scan.geometry, request.grid
-
-    water_mu_per_mm = request.water_mu_per_mm
-    values = None if water_mu_per_mm is None else ValueMap.hounsfield(water_mu_per_mm)
+    geometry, grid = stored.scan.geometry, request.grid
 
     marks = Marks(storage, run_id)
     marks.begin()
-    _prepare(spark, storage, source, request.energy_bin, cluster, marks, progress)
+    _prepare(spark, storage, stored, request.energy_bin, cluster, marks, progress)
     watch.lap("prepare")
     job = blocks.SlabJob(
         storage=storage,
@@ -221,7 +206,7 @@ def _make(
         grid=grid,
         options=request.options,
         angle_block=plan.angle_block,
-        chunks=tuple(list_chunks(catalog, source.scan.series_instance_uid, request.energy_bin)),
+        chunks=tuple(list_chunks(catalog, stored.scan.series_instance_uid, request.energy_bin)),
         series=None,
         run_id=run_id,
     )
@@ -229,7 +214,7 @@ def _make(
         values = _survey(spark, job, marks)
     watch.lap("survey")
     series = CTSeries.of_scan(
-        source.scan, run_id, grid, values, request.energy_bin, request.options.filter
+        stored.scan, run_id, grid, values, request.energy_bin, request.options.filter
     )
     with files_of_job(storage, "objects") as name:
         job = replace(job, series=series, job_name=name)
@@ -276,22 +261,32 @@ def _with_water(request: ReconstructionRequest, scan: StoredScan) -> Reconstruct
     return replace(request, water_mu_per_mm=scan.water_mu_per_mm)
 
 
-def _read_source(catalog: Catalog, series_uid: str) -> _Source:
-    rows = catalog.instances_of(series_uid, SCAN_COLUMNS).to_pylist()
-    return _Source(scan_from_headers(rows), {row["sop_instance_uid"]: row for row in rows})
+def _require_fitting(
+    catalog: Catalog, stored: ScanFrames, energy_bin: int, values: ValueMap
+) -> None:
+    """Refuse a value for water in whose Hounsfield units the scan's mean leaves 16 bits."""
+    mean = mean_attenuation_per_mm(catalog, stored, energy_bin)
+    if values.clamped(np.array([mean], np.float32)):
+        message = (
+            f"water_mu_per_mm: expected the attenuation of water in 1/mm, found "
+            f"{values.water_mu_per_mm:g}: the scan's mean, {mean:.3g}, would be "
+            f"{1000 * (mean / values.water_mu_per_mm - 1):.3g} HU, beyond 16 bits; correct it, or "
+            "leave it out for results in 1/mm"
+        )
+        raise UsageError(message)
 
 
 def _prepare(
     spark: SparkSession,
     storage: Storage,
-    source: _Source,
+    stored: ScanFrames,
     energy_bin: int,
     cluster: Cluster,
     marks: Marks,
     progress: Progress,
 ) -> None:
     """Make line integrals of a scan's frames, once: later reconstructions find them."""
-    scan = source.scan
+    scan = stored.scan
     done = f"prepare {scan.series_instance_uid} {energy_bin}"
     if Snapshot(storage, "projections").transaction_version(done) is not None:
         return
@@ -302,7 +297,7 @@ def _prepare(
         files_of_job(storage, "projections") as name,
         counted(marks, progress, "prepare", total, "blocks of frames"),
     ):
-        job = blocks.PrepareJob(storage, scan, source.rows, energy_bin, marks.run_id, name)
+        job = blocks.PrepareJob(storage, stored, energy_bin, marks.run_id, name)
         made = run_tasks(spark, tasks, partial(_prepare_task, job, marks))
     files = [file for added in made for file in added]
     commit_files(

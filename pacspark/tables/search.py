@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 
 from pacspark.dicom.attributes import COUNTS, LEVELS, PROMOTED, STUDY_LISTS, UNIQUE_KEYS, Level
 from pacspark.dicom.conditions import Condition, Query, QueryKey
+from pacspark.dicom.values import person_name
 from pacspark.tables.schema import INSTANCES
 from pacspark.tables.snapshot import Snapshot
 
@@ -209,6 +210,5 @@ def _text_of(document: Mapping[str, Any], key: QueryKey) -> str | None:
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        groups = [str(value.get(k, "")) for k in ("Alphabetic", "Ideographic", "Phonetic")]
-        return "=".join(groups).rstrip("=")
+        return person_name(value)
     return "" if value is None else str(value)
