@@ -7,7 +7,6 @@
 >>> volume.slice(z=0).show()                                        # doctest: +SKIP
 """
 
-import os
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -266,7 +265,9 @@ class Archive:
     ) -> ReconstructionPlan:
         """Plan a reconstruction: slabs, bytes per task, time. Runs nothing."""
         geometry = self._scan(series_uid).geometry
-        return plan_reconstruction(geometry, grid or geometry.fit_grid(), cluster or cluster_of())
+        return plan_reconstruction(
+            geometry, grid or geometry.fit_grid(), cluster or cluster_of(spark=self._spark)
+        )
 
     def reconstruct(
         self,
@@ -333,7 +334,11 @@ class Archive:
             reports.append(
                 found
                 or reconstruct(
-                    self.spark, self._storage, asked, cluster or cluster_of(), progress=progress
+                    self.spark,
+                    self._storage,
+                    asked,
+                    cluster or cluster_of(spark=self.spark),
+                    progress=progress,
                 )
             )
         return reports
@@ -435,14 +440,34 @@ def refit(
 
 
 def cluster_of(
-    executors: int | None = None, cores: int | None = None, memory_bytes: int | None = None
+    executors: int | None = None,
+    cores: int | None = None,
+    memory_bytes: int | None = None,
+    spark: "SparkSession | None" = None,
 ) -> Cluster:
-    """Describe a cluster; what is not given is this machine, half of its memory for workers."""
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Describe a cluster; what is not given is that of the session in use.
+
+    Parameters
+    ----------
+    executors, cores, memory_bytes
+        Executors, and cores and memory for Python workers of each.
+    spark
+        The session; None: the active one, else the one that would be made on this machine.
+    """
+    from pacspark.spark.cluster import cluster_of_properties, this_machine
+
+    try:
+        from pacspark.spark.session import session_cluster
+    except ImportError:  # planning needs no Spark
+        found = cluster_of_properties({}, this_machine(), 1)
+    else:
+        found = session_cluster(spark)
     return Cluster(
-        executors=1 if executors is None else executors,
-        cores_per_executor=(os.cpu_count() or 1) if cores is None else cores,
-        memory_per_executor_bytes=available // 2 if memory_bytes is None else memory_bytes,
+        executors=found.executors if executors is None else executors,
+        cores_per_executor=found.cores_per_executor if cores is None else cores,
+        memory_per_executor_bytes=(
+            found.memory_per_executor_bytes if memory_bytes is None else memory_bytes
+        ),
     )
 
 

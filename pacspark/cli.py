@@ -56,7 +56,8 @@ EnergyBins = Annotated[
 Executors = Annotated[int | None, typer.Option("--executors", help="Executors of the cluster.")]
 Cores = Annotated[int | None, typer.Option("--cores", help="Cores per executor.")]
 Memory = Annotated[
-    str | None, typer.Option("--memory", help="Memory per executor for Python workers, like 8G.")
+    str | None,
+    typer.Option("--memory", help="For Python workers of an executor: GiB, or 512M."),
 ]
 
 
@@ -296,23 +297,11 @@ def _human(name: str, value: float) -> str:
 
 def _cluster(executors: int | None, cores: int | None, memory: str | None) -> Any:
     from pacspark.archive import cluster_of
+    from pacspark.spark.cluster import parse_bytes
 
-    return cluster_of(executors, cores, None if memory is None else parse_bytes(memory))
-
-
-def parse_bytes(text: str) -> int:
-    """Read a size like ``512M``, ``8G`` or ``8GiB`` as bytes."""
-    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    number = text.strip().lower().removesuffix("b").removesuffix("i")
-    unit = number[-1:] if number[-1:].isalpha() else ""
-    try:
-        size_bytes = int(float(number.removesuffix(unit)) * units[unit])
-    except (ValueError, KeyError, OverflowError):
-        size_bytes = 0
-    if size_bytes <= 0:
-        message = f"memory: expected a size like 8G or 512M, found {text!r}"
-        raise UsageError(message)
-    return size_bytes
+    return cluster_of(
+        executors, cores, None if memory is None else parse_bytes(memory, "g", "--memory")
+    )
 
 
 @app.command(epilog="Example: pacspark reconstruct archive 1.2.3 --size 256 256 256 --filter hann")

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pacspark.cli import main, parse_bytes
-from pacspark.errors import UsageError
+from pacspark.cli import main
 from tests.scan_files import write_phantom_scan
 
 if TYPE_CHECKING:
@@ -151,16 +150,3 @@ def test_every_command__has_help_with_an_example(shell: Shell) -> None:
         assert status == 0
         assert f"Example: pacspark {name}" in out
         assert "--json" in out
-
-
-@pytest.mark.parametrize(
-    ("text", "size_bytes"), [("8G", 8 << 30), ("512M", 512 << 20), ("1.5GiB", 3 << 29), ("64", 64)]
-)
-def test_parse_bytes__reads_sizes(text: str, size_bytes: int) -> None:
-    assert parse_bytes(text) == size_bytes
-
-
-@pytest.mark.parametrize("text", ["", "G", "-1G", "0", "nan", "infG", "1X", "8 apples"])
-def test_parse_bytes__refuses_what_is_no_size(text: str) -> None:
-    with pytest.raises(UsageError, match="expected a size like 8G"):
-        parse_bytes(text)

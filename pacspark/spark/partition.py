@@ -15,7 +15,7 @@ on one core unless said otherwise.
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -227,8 +227,8 @@ def plan_reconstruction(
             f"memory: expected at least {smallest / 2**30:.2f} GiB per task for a grid of "
             f"{grid.shape[2]} x {grid.shape[1]} x {n_z} voxels, found "
             f"{budget / 2**30:.2f} GiB; give "
-            f"{math.ceil(smallest * cluster.cores_per_executor / 2**30)} GiB per executor, "
-            "fewer cores each, or a smaller grid"
+            f"{math.ceil(smallest * cluster.cores_per_executor / 2**30)} GiB per executor "
+            "(spark.executor.memoryOverhead, --memory), fewer cores each, or a smaller grid"
         )
         raise MemoryBudgetError(message)
     return _assemble(geometry, grid, cluster, bounds, groups, block, task_bytes)
@@ -386,8 +386,3 @@ def subject_scan(subject: Subject) -> tuple[ConeBeamGeometry, VolumeGrid]:
     )
     shape = (n_rows, *(math.ceil(10 * size / sample_mm) for size in reversed(subject.size_cm[:2])))
     return geometry, VolumeGrid(shape=shape, voxel_mm=(sample_mm,) * 3)
-
-
-def with_memory(cluster: Cluster, memory_bytes: int) -> Cluster:
-    """Return the same cluster with other memory per executor."""
-    return replace(cluster, memory_per_executor_bytes=memory_bytes)
