@@ -3,7 +3,7 @@
 ::
 
     instances ─▶ StoredScan ─▶ stage 1 prepare ─▶ projections   (once per scan)
-                               survey: a few slices tell the range of values   (only without water)
+                               a few slices tell the range of values   (only without water)
                                stage 2 slabs ─▶ objects ─▶ instances ─▶ runs
 
 The identity of a run is the digest of what was asked of which scan. A run that is already in the
@@ -33,19 +33,20 @@ from pacspark.spark import blocks
 from pacspark.spark.jobs import Marks, counted, run_summed, run_tasks
 from pacspark.spark.partition import Cluster, ReconstructionPlan, SlabTask, plan_reconstruction
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.datafile import AddedFile
 from pacspark.tables.intake import commit_intake
-from pacspark.tables.projections import list_chunks
+from pacspark.tables.projections import Chunk, list_chunks
 from pacspark.tables.runs import record_run
 from pacspark.tables.schema import FRAME_COLUMNS, LOCATION_COLUMNS
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import commit_files
 
-SURVEY_SLICES = 4
-SURVEY_STRIDE = 4
-"""A survey looks at every fourth voxel of a row and every fourth row: samples, not averages."""
-SURVEY_HEADROOM = 0.5
-"""The linear map of values reaches this part of the surveyed span beyond both its ends."""
+SAMPLED_SLICES = 4
+SAMPLED_STRIDE = 4
+"""The range of values is that of every fourth voxel of every fourth row: samples, not averages."""
+HEADROOM = 0.5
+"""The linear map of values reaches this part of the sampled span beyond both its ends."""
 PREPARE_TASK_BYTES = 128 << 20
 
 SCAN_COLUMNS = (
@@ -58,6 +59,8 @@ SCAN_COLUMNS = (
     *FRAME_COLUMNS,
 )
 """Columns of `instances` that tell a scan and where its frames are."""
+LOCATED = (*LOCATION_COLUMNS, "pixel_data_offset", "frame_size_bits")
+"""Those that a task needs to read frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +131,22 @@ class ReconstructionReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    """A stored scan, and the row of each of its instances by SOP Instance UID."""
+class Source:
+    """A stored scan, and where each of its instances is, by SOP Instance UID."""
 
     scan: StoredScan
-    rows: Mapping[str, Mapping[str, Any]]
+    locations: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, catalog: Catalog, series_uid: str) -> "Source":
+        """Read the headers of a projection series."""
+        rows = catalog.instances_of(series_uid, SCAN_COLUMNS).to_pylist()
+        locations = {row["sop_instance_uid"]: {name: row[name] for name in LOCATED} for row in rows}
+        return cls(scan_from_headers(rows), locations)
+
+    def frames(self, run: FrameRun) -> blocks.Frames:
+        """Return what a task needs to read a run of frames."""
+        return blocks.Frames(run, self.locations[run.sop_instance_uid])
 
 
 def reconstruct(
@@ -171,7 +185,7 @@ def reconstruct(
     watch = blocks.Stopwatch()
     started_at = datetime.now(UTC)
     catalog = Catalog(storage)
-    source = _read_source(catalog, request.series_instance_uid)
+    source = Source.read(catalog, request.series_instance_uid)
     request = _with_water(request, source.scan)
     run_id, grid = request.run_id(), request.grid
     if (found := find_result(catalog, source.scan, request)) is not None:
@@ -188,29 +202,34 @@ def reconstruct(
     watch.lap("plan")
 
     water_mu_per_mm = request.water_mu_per_mm
-    values = None if water_mu_per_mm is None else ValueMap.hounsfield(water_mu_per_mm)
+    values = (
+        ValueMap.linear(0.0, 0.0, 0.0)  # until the range of values is known
+        if water_mu_per_mm is None
+        else ValueMap.hounsfield(water_mu_per_mm)
+    )
+    series = CTSeries.of_scan(
+        source.scan, run_id, grid, values, request.energy_bin, request.options.filter
+    )
 
     marks = Marks(storage, run_id)
     marks.begin()
     _prepare(spark, storage, source, request.energy_bin, cluster, marks, progress)
     watch.lap("prepare")
+    chunks = list_chunks(catalog, source.scan.series_instance_uid, request.energy_bin)
     job = blocks.SlabJob(
         storage=storage,
         geometry=geometry,
         grid=grid,
         options=request.options,
         angle_block=plan.angle_block,
-        chunks=tuple(list_chunks(catalog, source.scan.series_instance_uid, request.energy_bin)),
-        series=None,
+        series=series,
         run_id=run_id,
     )
-    if values is None:
-        values = _survey(spark, job, marks)
-    watch.lap("survey")
-    series = CTSeries.of_scan(
-        source.scan, run_id, grid, values, request.energy_bin, request.options.filter
-    )
-    outcomes = _slabs(spark, replace(job, series=series), plan, marks, progress)
+    if water_mu_per_mm is None:
+        series = replace(series, values=_linear_map(spark, job, chunks, marks))
+        job = replace(job, series=series)
+    watch.lap("range of values")
+    outcomes = _slabs(spark, job, plan, chunks, marks, progress)
     watch.lap("slabs")
     taken = commit_intake(storage, [outcome.intake for outcome in outcomes], run_id, "reconstruct")
     marks.clear()
@@ -259,15 +278,10 @@ def _with_water(request: ReconstructionRequest, scan: StoredScan) -> Reconstruct
     return replace(request, water_mu_per_mm=scan.water_mu_per_mm)
 
 
-def _read_source(catalog: Catalog, series_uid: str) -> _Source:
-    rows = catalog.instances_of(series_uid, SCAN_COLUMNS).to_pylist()
-    return _Source(scan_from_headers(rows), {row["sop_instance_uid"]: row for row in rows})
-
-
 def _prepare(
     spark: SparkSession,
     storage: Storage,
-    source: _Source,
+    source: Source,
     energy_bin: int,
     cluster: Cluster,
     marks: Marks,
@@ -278,10 +292,19 @@ def _prepare(
     name = f"prepare {scan.series_instance_uid} {energy_bin}"
     if Snapshot(storage, "projections").transaction_version(name) is not None:
         return
-    runs = [run for run in scan.projections if run.energy_bin == energy_bin]
-    tasks = cut_runs(runs, cluster.cores)
-    job = blocks.PrepareJob(storage, scan, source.rows, energy_bin, marks.run_id)
-    total = sum(blocks.frame_blocks(run) for task in tasks for run in task)
+    tasks = prepare_tasks(source, energy_bin, cluster.cores)
+    job = blocks.PrepareJob(
+        storage=storage,
+        series_instance_uid=scan.series_instance_uid,
+        kind=scan.kind,
+        unattenuated_counts=scan.unattenuated_counts,
+        flats=tuple(source.frames(run) for run in scan.flats if run.energy_bin == energy_bin),
+        darks=tuple(source.frames(run) for run in scan.darks if run.energy_bin == energy_bin),
+        energy_bin=energy_bin,
+        gantry_angles_rad=scan.geometry.gantry_angles_rad,
+        run_id=marks.run_id,
+    )
+    total = sum(blocks.frame_blocks(those.run) for task in tasks for those in task)
     with counted(marks, progress, "prepare", total, "blocks of frames"):
         made = run_tasks(spark, tasks, partial(_prepare_task, job, marks))
     files = [file for added in made for file in added]
@@ -294,6 +317,12 @@ def _prepare(
         operation="prepare",
     )
     marks.begin()
+
+
+def prepare_tasks(source: Source, energy_bin: int, cores: int) -> list[list[blocks.Frames]]:
+    """Cut the projections of an energy bin into tasks, each with what it needs to read its own."""
+    runs = [run for run in source.scan.projections if run.energy_bin == energy_bin]
+    return [[source.frames(run) for run in task] for task in cut_runs(runs, cores)]
 
 
 def cut_runs(runs: Sequence[FrameRun], cores: int) -> list[list[FrameRun]]:
@@ -316,60 +345,85 @@ def cut_runs(runs: Sequence[FrameRun], cores: int) -> list[list[FrameRun]]:
     return tasks
 
 
-def _prepare_task(job: blocks.PrepareJob, marks: Marks, runs: list[FrameRun]) -> list[Any]:
-    return blocks.prepare_frames(job, runs, marks.set)
+def _prepare_task(
+    job: blocks.PrepareJob, marks: Marks, frames: list[blocks.Frames]
+) -> list[AddedFile]:
+    return blocks.prepare_frames(job, frames, marks.set)
 
 
-def _survey(spark: SparkSession, job: blocks.SlabJob, marks: Marks) -> ValueMap:
-    """Reconstruct a few slices for the range of values that the linear map has to hold."""
+def _linear_map(
+    spark: SparkSession, job: blocks.SlabJob, chunks: Sequence[Chunk], marks: Marks
+) -> ValueMap:
+    """Reconstruct a few slices for the range of values that the map has to hold."""
     n_z, n_y, n_x = job.grid.shape
     dz_mm, dy_mm, dx_mm = job.grid.voxel_mm
     coarse = VolumeGrid(
-        (n_z, -(-n_y // SURVEY_STRIDE), -(-n_x // SURVEY_STRIDE)),
-        (dz_mm, dy_mm * min(SURVEY_STRIDE, n_y), dx_mm * min(SURVEY_STRIDE, n_x)),
+        (n_z, -(-n_y // SAMPLED_STRIDE), -(-n_x // SAMPLED_STRIDE)),
+        (dz_mm, dy_mm * min(SAMPLED_STRIDE, n_y), dx_mm * min(SAMPLED_STRIDE, n_x)),
         job.grid.center_mm,
     )
     job = replace(job, grid=coarse)
-    n_slices = min(SURVEY_SLICES, n_z)
+    n_slices = min(SAMPLED_SLICES, n_z)
     places = sorted({(2 * number + 1) * n_z // (2 * n_slices) for number in range(n_slices)})
-    tasks = [SlabTask(0, z, z + 1, 0, job.geometry.n_angles, 0, 0) for z in places]
-    ranges = run_tasks(spark, tasks, partial(_survey_task, job, marks))
+    n_angles = job.geometry.n_angles
+    tasks = [
+        SlabTask(0, z, z + 1, 0, n_angles, *job.geometry.row_band(coarse.slab(z, z + 1)))
+        for z in places
+    ]
+    ranges = run_tasks(spark, slab_inputs(tasks, chunks), partial(_range_task, job, marks))
     marks.begin()
-    return ValueMap.linear(
-        min(low for low, _ in ranges), max(high for _, high in ranges), SURVEY_HEADROOM
+    return ValueMap.linear(min(low for low, _ in ranges), max(high for _, high in ranges), HEADROOM)
+
+
+SlabInput = tuple[SlabTask, tuple[Chunk, ...]]
+
+
+def slab_inputs(tasks: Sequence[SlabTask], chunks: Sequence[Chunk]) -> list[SlabInput]:
+    """Give each task the chunks that its angles and its row band touch."""
+    return [(task, tuple(chunk for chunk in chunks if _touch(task, chunk))) for task in tasks]
+
+
+def _touch(task: SlabTask, chunk: Chunk) -> bool:
+    return (
+        chunk.angle_start < task.angle_stop
+        and task.angle_start < chunk.angle_stop
+        and chunk.row_start < task.row_stop
+        and task.row_start < chunk.row_stop
     )
 
 
-def _survey_task(job: blocks.SlabJob, marks: Marks, task: SlabTask) -> tuple[float, float]:
-    return blocks.survey_slice(job, task, marks.set)
+def _range_task(job: blocks.SlabJob, marks: Marks, given: SlabInput) -> tuple[float, float]:
+    return blocks.slice_range(job, *given, marks.set)
 
 
 def _slabs(
     spark: SparkSession,
     job: blocks.SlabJob,
     plan: ReconstructionPlan,
+    chunks: Sequence[Chunk],
     marks: Marks,
     progress: Progress,
 ) -> list[blocks.SlabOutcome]:
     total = sum(-(-(task.angle_stop - task.angle_start) // plan.angle_block) for task in plan.tasks)
+    inputs = slab_inputs(plan.tasks, chunks)
     with counted(marks, progress, "reconstruct", total, "blocks of angles"):
         if plan.n_angle_groups == 1:
-            return run_tasks(spark, plan.tasks, partial(_slab_task, job, marks))
+            return run_tasks(spark, inputs, partial(_slab_task, job, marks))
         bounds = {task.slab: (task.z_start, task.z_stop) for task in plan.tasks}
         return run_summed(
             spark,
-            plan.tasks,
+            inputs,
             partial(_partial_task, job, marks),
             partial(_sum_task, job, bounds),
         )
 
 
-def _slab_task(job: blocks.SlabJob, marks: Marks, task: SlabTask) -> blocks.SlabOutcome:
-    return blocks.reconstruct_slab(job, task, marks.set)
+def _slab_task(job: blocks.SlabJob, marks: Marks, given: SlabInput) -> blocks.SlabOutcome:
+    return blocks.reconstruct_slab(job, *given, marks.set)
 
 
-def _partial_task(job: blocks.SlabJob, marks: Marks, task: SlabTask) -> Any:
-    return blocks.partial_slab(job, task, marks.set)
+def _partial_task(job: blocks.SlabJob, marks: Marks, given: SlabInput) -> Any:
+    return blocks.partial_slab(job, *given, marks.set)
 
 
 def _sum_task(
