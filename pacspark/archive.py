@@ -263,10 +263,13 @@ class Archive:
         grid: VolumeGrid | None = None,
         cluster: Cluster | None = None,
     ) -> ReconstructionPlan:
-        """Plan a reconstruction: slabs, bytes per task, time. Runs nothing."""
-        geometry = self._scan(series_uid).geometry
+        """Plan a reconstruction of all energy bins: tasks, bytes, time. Runs nothing."""
+        scan = self._scan(series_uid)
         return plan_reconstruction(
-            geometry, grid or geometry.fit_grid(), cluster or cluster_of(spark=self._spark)
+            scan.geometry,
+            grid or scan.geometry.fit_grid(),
+            cluster or cluster_of(spark=self._spark),
+            n_energy_bins=scan.n_energy_bins,
         )
 
     def reconstruct(

@@ -5,6 +5,7 @@ failed, 2 wrong usage. With ``--json`` the last thing on standard output is one 
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -267,13 +268,22 @@ def plan(
     """Tell what a reconstruction would run and cost; runs nothing."""
     from pacspark.archive import plan_preset
 
-    cluster = _cluster(executors, cores, memory)
+    if price is not None and not (math.isfinite(price) and price >= 0):
+        message = f"--price-per-core-hour: expected a number from 0 on, found {price}"
+        raise UsageError(message)
     if preset is not None:
-        planned = plan_preset(preset, cluster)
+        given = {"ROOT": root, "--size": size, "--voxel-mm": voxel_mm, "--center": center}
+        unused = [name for name, value in given.items() if value is not None]
+        if unused:
+            message = f"plan: expected --preset or {unused[0]}, found both"
+            raise UsageError(message)
+        planned = plan_preset(preset, _cluster(executors, cores, memory))
     elif root is None or series_uid is None:
-        message = "plan: expected ROOT SERIES_UID or --preset, found neither"
+        found = "neither" if root is None else "ROOT alone"
+        message = f"plan: expected ROOT SERIES_UID or --preset, found {found}"
         raise UsageError(message)
     else:
+        cluster = _cluster(executors, cores, memory)
         archive = open_archive(root)
         grid = archive.grid(series_uid, size=size, voxel_mm=voxel_mm, center_mm=center)
         planned = archive.plan(series_uid, grid=grid, cluster=cluster)

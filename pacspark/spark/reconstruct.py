@@ -31,7 +31,13 @@ from pacspark.errors import JobError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark import blocks
 from pacspark.spark.jobs import Marks, counted, run_summed, run_tasks
-from pacspark.spark.partition import Cluster, ReconstructionPlan, SlabTask, plan_reconstruction
+from pacspark.spark.partition import (
+    Cluster,
+    ReconstructionPlan,
+    SlabTask,
+    frames_per_task,
+    plan_reconstruction,
+)
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile
 from pacspark.tables.intake import commit_intake
@@ -47,7 +53,6 @@ SAMPLED_STRIDE = 4
 """The range of values is that of every fourth voxel of every fourth row: samples, not averages."""
 HEADROOM = 0.5
 """The linear map of values reaches this part of the sampled span beyond both its ends."""
-PREPARE_TASK_BYTES = 128 << 20
 
 SCAN_COLUMNS = (
     "sop_instance_uid",
@@ -328,8 +333,7 @@ def prepare_tasks(source: Source, energy_bin: int, cores: int) -> list[list[bloc
 def cut_runs(runs: Sequence[FrameRun], cores: int) -> list[list[FrameRun]]:
     """Cut runs of frames into tasks: at least one per core, none much over the task's bytes."""
     n_frames = sum(run.count for run in runs)
-    frame_bytes = 4 * runs[0].n_rows * runs[0].n_columns
-    per_task = min(-(-n_frames // cores), max(1, PREPARE_TASK_BYTES // frame_bytes))
+    per_task = frames_per_task(n_frames, 4 * runs[0].n_rows * runs[0].n_columns, cores)
     tasks: list[list[FrameRun]] = [[]]
     room = per_task
     for run in runs:
