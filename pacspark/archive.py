@@ -21,7 +21,7 @@ from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.attributes import LEVELS
 from pacspark.dicom.matching import parse_query
-from pacspark.errors import ArchiveNotFoundError, ProjectionDataError, UsageError
+from pacspark.errors import ArchiveNotFoundError, GeometryError, ProjectionDataError, UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.partition import (
     SUBJECTS,
@@ -255,7 +255,10 @@ class Archive:
             Centre along x, y, z.
         """
         fitted = self._scan(series_uid).geometry.fit_grid()
-        return refit(fitted, size, voxel_mm, center_mm)
+        try:
+            return refit(fitted, size, voxel_mm, center_mm)
+        except GeometryError as error:  # of what was given: the scan's own grid is good
+            raise UsageError(*error.args) from None
 
     def plan(
         self,

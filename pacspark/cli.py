@@ -1,7 +1,8 @@
 """The command line: arguments and printing, nothing else.
 
 Results go to standard output, progress and errors to standard error. Exit status 0 is done, 1
-failed, 2 wrong usage. With ``--json`` the last thing on standard output is one JSON value.
+failed, 2 wrong usage, 130 interrupted. With ``--json`` the last thing on standard output is one
+JSON value.
 """
 
 import json
@@ -18,9 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pacspark.archive import create_archive, open_archive
+from pacspark.ct.checks import require_positive
 from pacspark.ct.filtering import FDKOptions
 from pacspark.dicom.matching import parse_query
-from pacspark.errors import PacsparkError, UsageError
+from pacspark.errors import GeometryError, PacsparkError, QueryError, UsageError
 from pacspark.progress import Progress, progress_for_stderr
 
 app = typer.Typer(
@@ -333,11 +335,17 @@ def reconstruct(
     as_json: AsJson = False,
 ) -> None:
     """Reconstruct a scan with Spark; the last word is the UID of the CT series in the archive."""
+    try:
+        options = FDKOptions(filter=filter_name, cutoff=cutoff)
+        if water_mu is not None:
+            require_positive("--water-mu-per-mm", water_mu)
+    except GeometryError as error:
+        raise UsageError(*error.args) from None
     archive = open_archive(root)
     reports = archive.reconstruct_series(
         series_uid,
         grid=archive.grid(series_uid, size=size, voxel_mm=voxel_mm, center_mm=center),
-        options=FDKOptions(filter=filter_name, cutoff=cutoff),
+        options=options,
         energy_bins=None if energy_bins is None else _indices(energy_bins),
         water_mu_per_mm=water_mu,
         cluster=_cluster(executors, cores, memory),
@@ -421,12 +429,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what click makes of Ctrl-C
             say("interrupted; the same command again finishes the work")
-            return 1
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:
         if debug:
             raise
         hint = "" if isinstance(error, PacsparkError) else " (--debug shows where)"
         say(f"{type(error).__name__}: {error}{hint}")
-        return 2 if isinstance(error, UsageError) else 1
+        return 2 if isinstance(error, UsageError | QueryError) else 1
     return 0

@@ -163,6 +163,8 @@ class Storage:
             raise
         except TableNotFoundError as error:
             message = f"{self.root}: no archive here; `pacspark init {self.root}` makes one"
+            if self.kind == "local" and Path(self.folder).is_file():
+                message = f"{self.root}: expected the folder of an archive, found a file"
             raise ArchiveNotFoundError(message) from error
         except (OSError, DeltaError, pa.ArrowException, RuntimeError) as error:
             if isinstance(error, RuntimeError) and self.kind != "hdfs":
