@@ -94,7 +94,11 @@ def ingest(
     paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, zips, DICOMDIRs.")],
     as_json: AsJson = False,
 ) -> None:
-    """Store DICOM objects: counts stored, duplicate, conflicting and rejected ones."""
+    """Store DICOM objects: counts stored, duplicate, conflicting and rejected ones.
+
+    Paths may be URLs, with globs, on HDFS or S3; a zip there has to be named .zip. Paths of this
+    machine are read by the tasks: on a cluster, all its machines have to see them.
+    """
     report = create_archive(root).ingest(paths, progress=_progress())
     counts = {
         "stored": report.stored,

@@ -71,6 +71,7 @@ def ingest(
 
 def _take_in(storage: Storage, run_id: str, sources: Sequence[Source]) -> IntakeResult:
     """Body of one task: read, index and write; nothing of it is visible yet."""
+    storage.require_seen()
     intake = Intake(storage, run_id)
     for source in sources:
         intake.add_source(source)

@@ -352,6 +352,7 @@ def cut_runs(runs: Sequence[FrameRun], cores: int) -> list[list[FrameRun]]:
 def _prepare_task(
     job: blocks.PrepareJob, marks: Marks, frames: list[blocks.Frames]
 ) -> list[AddedFile]:
+    job.storage.require_seen()
     return blocks.prepare_frames(job, frames, marks.set)
 
 

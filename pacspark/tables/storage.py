@@ -16,6 +16,7 @@ S3 takes its settings from the environment that AWS tools and Spark use: ``AWS_A
 import errno
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,6 +135,21 @@ class Storage:
         if self.kind == "local":
             return Path(self.path(name)).as_uri()
         return re.sub("^s3:", "s3a:", self.table_uri(name))
+
+    def require_seen(self) -> None:
+        """Check, where a task runs, that a local root is the archive and not just a name.
+
+        Raises
+        ------
+        UsageError
+            where this machine does not see it
+        """
+        if self.kind == "local" and not Path(self.folder, "instances").is_dir():
+            message = (
+                f"{self.root}: expected a folder that all machines of the cluster share, found "
+                f"none on {socket.gethostname()}; mount it there, or use hdfs:// or s3a://"
+            )
+            raise UsageError(message)
 
     def make_durable(self, path: str) -> None:
         """Wait until a written file and its name are on the disk; servers see to it themselves."""
