@@ -66,7 +66,12 @@ Memory = Annotated[
 
 def say(text: str) -> None:
     """Print a line for people on standard error."""
-    print(text, file=sys.stderr)
+    print(_printable(text), file=sys.stderr)
+
+
+def _printable(text: str) -> str:
+    """Replace what is no letter: what others wrote must not steer a terminal."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def show_json(value: object) -> None:
@@ -207,9 +212,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
 
 def _cell(value: object) -> str:
-    """Give a cell as one line; what others wrote must not steer a terminal."""
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    return _printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 @app.command(
@@ -422,6 +425,14 @@ def history(root: Root, as_json: AsJson = False) -> None:
 
 
 INTERRUPTED = 130
+INTERRUPTED_LINE = "interrupted; the same command again finishes the work"
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Tell whether an error came of Ctrl-C: Spark ends its jobs then, and raises that instead."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -432,11 +443,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app([argument for argument in given if argument != "--debug"])
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what click makes of Ctrl-C
-            say("interrupted; the same command again finishes the work")
+            say(INTERRUPTED_LINE)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:
         if debug:
             raise
+        if _is_interrupt(error):
+            say(INTERRUPTED_LINE)
+            return INTERRUPTED
         hint = "" if isinstance(error, PacsparkError) else " (--debug shows where)"
         say(f"{type(error).__name__}: {error}{hint}")
         return 2 if isinstance(error, UsageError | QueryError) else 1

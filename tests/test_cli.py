@@ -1,13 +1,20 @@
 """The command line: answers on standard output, one line per error, the documented exit status."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from pacspark.archive import create_archive
 from pacspark.cli import main
+from tests.ct_objects import ct_image, encoded
 from tests.scan_files import write_phantom_scan
 
 if TYPE_CHECKING:
@@ -188,6 +195,48 @@ def test_errors__are_one_line_and_an_exit_status(
     assert out == ""
     # the parser shows how a command is used
     assert len(err.splitlines()) == 1 or says == "No such command"
+
+
+@pytest.mark.parametrize("bad", ["\x1b[2J", "\x07", "\r", "\u202e"])
+def test_what_is_printed__does_not_steer_a_terminal(
+    shell: Shell, spark: "SparkSession", tmp_path: Path, bad: str
+) -> None:
+    archive = create_archive(tmp_path / "archive", spark)
+    image = ct_image(np.zeros((4, 4), np.int16), 1, (0, 0, 0), StudyDescription=f"A{bad}B")
+    image.SpecificCharacterSet = "ISO_IR 192"
+    (tmp_path / "image").write_bytes(encoded(image))
+    (tmp_path / f"notes{bad}").write_text("no DICOM")
+    report = archive.ingest([tmp_path / "image", tmp_path / f"notes{bad}"])
+    assert (report.stored, report.rejected) == (1, 1)
+    _, out, _ = shell("find", archive.root)
+    assert "B" in out
+    assert out.replace("\t", "").isprintable()
+    _, _, err = shell("ingest", archive.root, tmp_path / f"notes{bad}")
+    assert "notes\ufffd" in err
+    assert err.replace("\n", "").isprintable()
+
+
+def test_interrupt__ends_with_one_line_and_130(tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    create_archive(root)
+    (tmp_path / "in").mkdir()
+    for number in range(1500):
+        image = ct_image(np.zeros((64, 64), np.int16), number, (0, 0, number))
+        image.SOPInstanceUID = f"1.2.{number}"
+        (tmp_path / "in" / f"{number}.dcm").write_bytes(encoded(image))
+    with subprocess.Popen(
+        [sys.executable, "-m", "pacspark", "ingest", str(root), str(tmp_path / "in")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        while not list((root / "objects").glob("*.parquet")):
+            assert process.poll() is None, "the command ended before it could be interrupted"
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert err.splitlines()[-1] == "interrupted; the same command again finishes the work"
+    assert [line for line in err.splitlines()[:-1] if not line.startswith("ingest")] == []
 
 
 def test_every_command__has_help_with_an_example(shell: Shell) -> None:

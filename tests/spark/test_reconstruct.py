@@ -1,5 +1,6 @@
 """The Spark route gives the numbers of the local one, whatever the cuts, within its memory."""
 
+import math
 import pickle
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom import scan as scans
 from pacspark.dicom.encode import CTSeries, ValueMap
+from pacspark.errors import GeometryError
 from pacspark.spark import blocks
 from pacspark.spark import reconstruct as reconstruction
 from pacspark.spark.jobs import run_summed, run_tasks
@@ -164,3 +166,43 @@ def test_tasks__do_not_grow_with_the_number_of_instances(
     assert found[0] <= prepare + 1200
     assert found[1:] == pytest.approx([values, slab], abs=200)
     assert max(found) < 8000
+
+
+@pytest.mark.parametrize(
+    ("step_deg", "water", "says"),
+    [
+        (5.0, 0.02, "found none for 165.0 degrees"),
+        (9.0, 0.0, "water_mu_per_mm: expected a number > 0"),
+        (9.0, -0.02, "water_mu_per_mm: expected a number > 0"),
+        (9.0, math.nan, "water_mu_per_mm: expected a number > 0"),
+    ],
+)
+def test_reconstruct__refuses_what_cannot_be_before_it_writes(
+    spark: "SparkSession", tmp_path: Path, step_deg: float, water: float, says: str
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    path.write_text(path.read_text().replace("step_deg = 9.0", f"step_deg = {step_deg}"))
+    archive = create_archive(tmp_path / "archive", spark)
+    series_uid = archive.import_scan(path).series_instance_uid
+    with pytest.raises(GeometryError, match=says):
+        archive.reconstruct(series_uid, GRID, water_mu_per_mm=water)
+    assert list((tmp_path / "archive" / "projections").glob("*.parquet")) == []
+    assert not (tmp_path / "archive" / "_progress").exists()
+
+
+def test_reconstruct__makes_a_result_of_which_only_some_slices_are_there(
+    spark: "SparkSession", tmp_path: Path
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    grid = VolumeGrid(shape=(3, 12, 12), voxel_mm=(2.0, 2.0, 2.0))
+    whole, some = (create_archive(tmp_path / name, spark) for name in ("whole", "some"))
+    series_uid = whole.import_scan(path).series_instance_uid
+    volume = whole.reconstruct(series_uid, grid)
+    slices = whole.export(tmp_path / "slices", series=volume.series_uid)
+    some.import_scan(path)
+    some.ingest(slices[:2])
+    assert some.catalog.count_of(volume.series_uid) == 2
+    found = [some.reconstruct_series(series_uid, grid)[0] for _ in range(2)]
+    assert [report.found for report in found] == [False, True]
+    assert [report.series_instance_uid for report in found] == [volume.series_uid] * 2
+    np.testing.assert_array_equal(some.volume(volume.series_uid).to_numpy(), volume.to_numpy())
