@@ -368,7 +368,7 @@ def reconstruct(
 
 def _indices(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        return [int(index) for index in text.split(",")]
     except ValueError as error:
         message = f"energy-bins: expected indices like 0,2, found {text!r}"
         raise UsageError(message) from error

@@ -257,10 +257,10 @@ def _same_nifti(path: Path, content: bytes) -> bool:
     seen = 0
     try:
         with gzip.open(path) as packed:
-            while part := packed.read(_COPY_BYTES):
-                if part != content[seen : seen + len(part)]:
+            while block := packed.read(_COPY_BYTES):
+                if block != content[seen : seen + len(block)]:
                     return False
-                seen += len(part)
+                seen += len(block)
     except (OSError, EOFError):
         return False
     return seen == len(content)

@@ -121,11 +121,6 @@ class StoredScan:
     darks: tuple[FrameRun, ...]
     header: str
 
-    @property
-    def instance_uids(self) -> tuple[str, ...]:
-        """SOP Instance UIDs of the projections, in order."""
-        return tuple(dict.fromkeys(run.sop_instance_uid for run in self.projections))
-
 
 def encode_scan(description: ScanDescription, frames: Frames) -> Iterator[EncodedInstance]:
     """Encode a described scan; the first instance comes after all frames were looked at.
@@ -157,11 +152,11 @@ def encode_scan(description: ScanDescription, frames: Frames) -> Iterator[Encode
     per_instance = max(1, min(INSTANCE_FRAMES, INSTANCE_BYTES // frame_bytes))
     instance_number = 0
     for energy_bin in range(frames.n_energy_bins):
-        still = {
+        calibration = {
             "DARK": _or_none(frames.darks(energy_bin)),
             "FLAT": _or_none(frames.flats(energy_bin)),
         }
-        counts = {role: len(values) for role, values in still.items()}
+        counts = {role: len(values) for role, values in calibration.items()}
         for role, count in (*counts.items(), ("PROJECTION", frames.n_angles)):
             starts = range(0, count, per_instance)
             for number, start in enumerate(starts):
@@ -169,7 +164,7 @@ def encode_scan(description: ScanDescription, frames: Frames) -> Iterator[Encode
                 if role == "PROJECTION":
                     values = frames.read(start, stop, energy_bin)
                 else:
-                    values = still[role][start:stop]
+                    values = calibration[role][start:stop]
                 instance_number += 1
                 part = Part(
                     role=role,

@@ -12,7 +12,7 @@ from pacspark.errors import ScanDescriptionError, UsageError
 from pacspark.scans.arrays import AxedStack
 from pacspark.scans.description import ScanDescription
 
-LEAST_LIT = 0.5
+LEAST_EXPOSED = 0.5
 """The part of a flat's pixels that must be neither dark nor saturated."""
 
 
@@ -155,17 +155,17 @@ def _require_lit(description: ScanDescription, frames: FrameSource, energy_bin: 
     mean = _mean_frame(description, "flat", flats)
     level = 0.0 if darks is None else _mean_frame(description, "dark", darks)
     where = f"{description.path}: projections.flat"
-    lit = float((mean > level).mean())
-    if lit < LEAST_LIT:
+    exposed = float((mean > level).mean())
+    if exposed < LEAST_EXPOSED:
         message = (
-            f"{where}: expected counts above the dark level, found them in {lit:.0%} of the pixels "
-            f"of energy bin {energy_bin}"
+            f"{where}: expected counts above the dark level, found them in {exposed:.0%} of the "
+            f"pixels of energy bin {energy_bin}"
         )
         raise ScanDescriptionError(message)
     if flats.dtype.kind in "ui":
         largest = int(np.iinfo(flats.dtype.name).max)
         saturated = float((flats == largest).mean())
-        if saturated > 1 - LEAST_LIT:
+        if saturated > 1 - LEAST_EXPOSED:
             message = (
                 f"{where}: expected counts below saturation ({largest}), found {saturated:.0%} of "
                 f"the pixels of energy bin {energy_bin} saturated"
