@@ -2,7 +2,7 @@
 
 ::
 
-    prepare_frames   Frames ──▶ line integrals ──▶ chunks of the `projections` table
+    prepare_frames   LocatedRun ──▶ line integrals ──▶ chunks of the `projections` table
     slice_range      one slice of the volume ──▶ its smallest and largest value
     reconstruct_slab SlabTask ──▶ slab ──▶ CT objects ──▶ IntakeResult
     partial_slab     SlabTask (one group of angles) ──▶ slab, to be summed by sum_slab
@@ -42,7 +42,7 @@ Chunks = Sequence[Chunk]
 
 
 @dataclass(frozen=True, slots=True)
-class Frames:
+class LocatedRun:
     """Consecutive frames of one instance: all that a task needs to read them.
 
     Attributes
@@ -65,8 +65,8 @@ class PrepareJob:
     series_instance_uid: str
     kind: Kind
     unattenuated_counts: float | None
-    flats: tuple[Frames, ...]
-    darks: tuple[Frames, ...]
+    flats: tuple[LocatedRun, ...]
+    darks: tuple[LocatedRun, ...]
     energy_bin: int
     gantry_angles_rad: NDArray[np.float64]
     run_id: str
@@ -121,7 +121,7 @@ class Stopwatch:
         return TaskCost(dict(self._seconds), peak_bytes)
 
 
-def prepare_frames(job: PrepareJob, frames: Sequence[Frames], mark: Mark) -> list[AddedFile]:
+def prepare_frames(job: PrepareJob, frames: Sequence[LocatedRun], mark: Mark) -> list[AddedFile]:
     """Decode runs of frames, make line integrals of them, write them as chunks."""
     writer = ProjectionWriter(job.storage, job.series_instance_uid, job.energy_bin, job.run_id)
     catalog = Catalog(job.storage)
@@ -153,7 +153,9 @@ def frame_blocks(run: FrameRun) -> int:
     return -(-run.count // frames_at_once(run))
 
 
-def _read_frames(catalog: Catalog, frames: Frames, start: int, stop: int) -> NDArray[np.float32]:
+def _read_frames(
+    catalog: Catalog, frames: LocatedRun, start: int, stop: int
+) -> NDArray[np.float32]:
     location = frames.location
     frame_bytes = location["frame_size_bits"] // 8
     first_byte = location["pixel_data_offset"] + (frames.run.frame_start + start) * frame_bytes
@@ -161,7 +163,7 @@ def _read_frames(catalog: Catalog, frames: Frames, start: int, stop: int) -> NDA
     return decode_frames(pixels, frames.run)
 
 
-def _read_all(catalog: Catalog, frames: Sequence[Frames]) -> NDArray[np.float32] | None:
+def _read_all(catalog: Catalog, frames: Sequence[LocatedRun]) -> NDArray[np.float32] | None:
     values = [_read_frames(catalog, those, 0, those.run.count) for those in frames]
     return np.concatenate(values) if values else None
 

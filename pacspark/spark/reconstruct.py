@@ -136,22 +136,22 @@ class ReconstructionReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LocatedScan:
     """A stored scan, and where each of its instances is, by SOP Instance UID."""
 
     scan: StoredScan
     locations: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def read(cls, catalog: Catalog, series_uid: str) -> "Source":
+    def read(cls, catalog: Catalog, series_uid: str) -> "LocatedScan":
         """Read the headers of a projection series."""
         rows = catalog.instances_of(series_uid, SCAN_COLUMNS).to_pylist()
         locations = {row["sop_instance_uid"]: {name: row[name] for name in LOCATED} for row in rows}
         return cls(scan_from_headers(rows), locations)
 
-    def frames(self, run: FrameRun) -> blocks.Frames:
+    def frames(self, run: FrameRun) -> blocks.LocatedRun:
         """Return what a task needs to read a run of frames."""
-        return blocks.Frames(run, self.locations[run.sop_instance_uid])
+        return blocks.LocatedRun(run, self.locations[run.sop_instance_uid])
 
 
 def reconstruct(
@@ -190,7 +190,7 @@ def reconstruct(
     watch = blocks.Stopwatch()
     started_at = datetime.now(UTC)
     catalog = Catalog(storage)
-    source = Source.read(catalog, request.series_instance_uid)
+    source = LocatedScan.read(catalog, request.series_instance_uid)
     request = _with_water(request, source.scan)
     run_id, grid = request.run_id(), request.grid
     if (found := find_result(catalog, source.scan, request)) is not None:
@@ -286,7 +286,7 @@ def _with_water(request: ReconstructionRequest, scan: StoredScan) -> Reconstruct
 def _prepare(
     spark: SparkSession,
     storage: Storage,
-    source: Source,
+    source: LocatedScan,
     energy_bin: int,
     cluster: Cluster,
     marks: Marks,
@@ -324,7 +324,9 @@ def _prepare(
     marks.begin()
 
 
-def prepare_tasks(source: Source, energy_bin: int, cores: int) -> list[list[blocks.Frames]]:
+def prepare_tasks(
+    source: LocatedScan, energy_bin: int, cores: int
+) -> list[list[blocks.LocatedRun]]:
     """Cut the projections of an energy bin into tasks, each with what it needs to read its own."""
     runs = [run for run in source.scan.projections if run.energy_bin == energy_bin]
     return [[source.frames(run) for run in task] for task in cut_runs(runs, cores)]
@@ -350,7 +352,7 @@ def cut_runs(runs: Sequence[FrameRun], cores: int) -> list[list[FrameRun]]:
 
 
 def _prepare_task(
-    job: blocks.PrepareJob, marks: Marks, frames: list[blocks.Frames]
+    job: blocks.PrepareJob, marks: Marks, frames: list[blocks.LocatedRun]
 ) -> list[AddedFile]:
     job.storage.require_seen()
     return blocks.prepare_frames(job, frames, marks.set)
