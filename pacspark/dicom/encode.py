@@ -11,7 +11,7 @@ Objects derive from the run alone, without clock or chance: the same run gives t
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -184,13 +184,13 @@ class CTSeries:
         """Derived from the run."""
         return ct_series_uid(self.run_id)
 
-    def encode_slab(self, slab: NDArray[np.float32], z_start: int) -> Iterator[bytes]:
+    def encode_slab(self, slab: Iterable[NDArray[np.float32]], z_start: int) -> Iterator[bytes]:
         """Encode a slab's slices.
 
         Parameters
         ----------
         slab
-            ``(n, n_y, n_x)`` attenuation in 1/mm.
+            Slices ``(n_y, n_x)`` of attenuation in 1/mm.
         z_start
             Index in the grid of its first slice.
 

@@ -11,7 +11,7 @@
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,7 +172,7 @@ def reconstruct_slab(job: SlabJob, task: SlabTask, chunks: Chunks, mark: Mark) -
     """Stream the angle blocks of a slab's row band, backproject, encode, write."""
     watch = Stopwatch()
     slab = _accumulate(job, task, chunks, mark, watch)
-    return _write_slab(job, task.z_start, slab, watch)
+    return _write_slab(job, task.z_start, slab.slices(), watch)
 
 
 def partial_slab(
@@ -180,7 +180,7 @@ def partial_slab(
 ) -> Iterator[pa.RecordBatch]:
     """Backproject one group of angles; one row per slice: ``slab, z, values``."""
     slab = _accumulate(job, task, chunks, mark, Stopwatch())
-    for offset, values in enumerate(slab):
+    for offset, values in enumerate(slab.slices()):
         yield pa.RecordBatch.from_arrays(
             [
                 pa.array([task.slab], pa.int64()),
@@ -206,42 +206,48 @@ def sum_slab(
         for z, values in zip(batch["z"].to_pylist(), batch["values"], strict=True):
             total[z - z_start] += np.frombuffer(values.as_buffer(), np.float32).reshape(n_y, n_x)
     watch.lap("sum")
-    return _write_slab(job, z_start, total.astype(np.float32), watch)
+    return _write_slab(job, z_start, (values.astype(np.float32) for values in total), watch)
 
 
 def slice_range(job: SlabJob, task: SlabTask, chunks: Chunks, mark: Mark) -> tuple[float, float]:
     """Return the smallest and largest value of one slice, 1/mm, for the series' linear map."""
     slab = _accumulate(job, task, chunks, mark, Stopwatch())
-    return float(slab.min()), float(slab.max())
+    (values,) = slab.slices()
+    return float(values.min()), float(values.max())
 
 
 def _accumulate(
     job: SlabJob, task: SlabTask, chunks: Chunks, mark: Mark, watch: Stopwatch
-) -> NDArray[np.float32]:
-    reconstruction = SlabReconstruction(
+) -> SlabReconstruction:
+    slab = SlabReconstruction(
         job.geometry, job.grid.slab(task.z_start, task.z_stop), job.options, n_threads=1
     )
-    row_start, row_stop = reconstruction.row_band
+    row_start, row_stop = slab.row_band
     reader = ProjectionReader(job.storage, chunks, job.geometry.detector.n_columns)
     watch.lap("start")
     for start in range(task.angle_start, task.angle_stop, job.angle_block):
         stop = min(task.angle_stop, start + job.angle_block)
         block = reader.read(start, stop, row_start, row_stop)
         watch.lap("read")
-        reconstruction.add(block, start)
+        slab.add(block, start)
         watch.lap("filter and backproject")
         mark(f"slab-{task.slab}-{task.z_start}-{start}")
-    slab = reconstruction.result()
-    watch.lap("transpose")
     return slab
 
 
 def _write_slab(
-    job: SlabJob, z_start: int, slab: NDArray[np.float32], watch: Stopwatch
+    job: SlabJob, z_start: int, slices: Iterable[NDArray[np.float32]], watch: Stopwatch
 ) -> SlabOutcome:
     intake = Intake(job.storage, job.run_id)
-    clamped = sum(job.series.values.clamped(values) for values in slab)
-    for encoded in job.series.encode_slab(slab, z_start):
+    clamped = 0
+
+    def seen() -> Iterator[NDArray[np.float32]]:
+        nonlocal clamped
+        for values in slices:
+            clamped += job.series.values.clamped(values)
+            yield values
+
+    for encoded in job.series.encode_slab(seen(), z_start):
         watch.lap("encode")
         intake.add(f"run:{job.run_id}", encoded)
         watch.lap("index and write")

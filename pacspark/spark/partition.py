@@ -32,7 +32,8 @@ BLOCK_COPIES = 6
 """Copies of a block alive at once: read, assembled, padded and transformed (complex), filtered and
 transposed."""
 SLAB_COPIES = 2
-"""The accumulator `[y, x, z]` and the slices `[z, y, x]` on their way to DICOM."""
+"""The accumulator `[y, x, z]`, whole runs of slices, and one run on its way to DICOM; sums of angle
+groups are in double precision."""
 PREPARE_TASK_BYTES = 128 << 20
 """Line integrals that a prepare task makes, at most, but for a single frame that is larger."""
 STORED_SAMPLE_BYTES = 2
