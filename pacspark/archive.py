@@ -21,7 +21,7 @@ from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.attributes import LEVELS
 from pacspark.dicom.matching import parse_query
-from pacspark.errors import ArchiveNotFoundError, GeometryError, ProjectionDataError, UsageError
+from pacspark.errors import GeometryError, ProjectionDataError, UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.partition import (
     SUBJECTS,
@@ -490,14 +490,3 @@ def plan_preset(name: str, cluster: Cluster) -> ReconstructionPlan:
         raise UsageError(message)
     geometry, grid = subject_scan(SUBJECTS[name])
     return plan_reconstruction(geometry, grid, cluster)
-
-
-__all__ = [
-    "Archive",
-    "ArchiveNotFoundError",
-    "ImportedScan",
-    "cluster_of",
-    "create_archive",
-    "open_archive",
-    "plan_preset",
-]
