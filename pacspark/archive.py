@@ -7,7 +7,6 @@
 >>> volume.slice(z=0).show()                                        # doctest: +SKIP
 """
 
-import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,7 @@ from pacspark.ct.checks import require_count, require_positive
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.matching import parse_query
-from pacspark.errors import ArchiveNotFoundError, ProjectionDataError, UsageError
+from pacspark.errors import GeometryError, ProjectionDataError, UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.partition import (
     SUBJECTS,
@@ -265,7 +264,10 @@ class Archive:
             Centre along x, y, z.
         """
         fitted = self._scan(series_uid).geometry.fit_grid()
-        return refit(fitted, size, voxel_mm, center_mm)
+        try:
+            return refit(fitted, size, voxel_mm, center_mm)
+        except GeometryError as error:  # of what was given: the scan's own grid is good
+            raise UsageError(*error.args) from None
 
     def plan(
         self,
@@ -273,9 +275,14 @@ class Archive:
         grid: VolumeGrid | None = None,
         cluster: Cluster | None = None,
     ) -> ReconstructionPlan:
-        """Plan a reconstruction: slabs, bytes per task, time. Runs nothing."""
-        geometry = self._scan(series_uid).geometry
-        return plan_reconstruction(geometry, grid or geometry.fit_grid(), cluster or cluster_of())
+        """Plan a reconstruction of all energy bins: tasks, bytes, time. Runs nothing."""
+        scan = self._scan(series_uid)
+        return plan_reconstruction(
+            scan.geometry,
+            grid or scan.geometry.fit_grid(),
+            cluster or cluster_of(spark=self._spark),
+            n_energy_bins=scan.n_energy_bins,
+        )
 
     def reconstruct(
         self,
@@ -342,7 +349,11 @@ class Archive:
             reports.append(
                 found
                 or reconstruct(
-                    self.spark, self._storage, asked, cluster or cluster_of(), progress=progress
+                    self.spark,
+                    self._storage,
+                    asked,
+                    cluster or cluster_of(spark=self.spark),
+                    progress=progress,
                 )
             )
         return reports
@@ -444,14 +455,34 @@ def refit(
 
 
 def cluster_of(
-    executors: int | None = None, cores: int | None = None, memory_bytes: int | None = None
+    executors: int | None = None,
+    cores: int | None = None,
+    memory_bytes: int | None = None,
+    spark: "SparkSession | None" = None,
 ) -> Cluster:
-    """Describe a cluster; what is not given is this machine, half of its memory for workers."""
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Describe a cluster; what is not given is that of the session in use.
+
+    Parameters
+    ----------
+    executors, cores, memory_bytes
+        Executors, and cores and memory for Python workers of each.
+    spark
+        The session; None: the active one, else the one that would be made on this machine.
+    """
+    from pacspark.spark.cluster import cluster_of_properties, this_machine
+
+    try:
+        from pacspark.spark.session import session_cluster
+    except ImportError:  # planning needs no Spark
+        found = cluster_of_properties({}, this_machine(), 1)
+    else:
+        found = session_cluster(spark)
     return Cluster(
-        executors=1 if executors is None else executors,
-        cores_per_executor=(os.cpu_count() or 1) if cores is None else cores,
-        memory_per_executor_bytes=available // 2 if memory_bytes is None else memory_bytes,
+        executors=found.executors if executors is None else executors,
+        cores_per_executor=found.cores_per_executor if cores is None else cores,
+        memory_per_executor_bytes=(
+            found.memory_per_executor_bytes if memory_bytes is None else memory_bytes
+        ),
     )
 
 
@@ -468,14 +499,3 @@ def plan_preset(name: str, cluster: Cluster) -> ReconstructionPlan:
         raise UsageError(message)
     geometry, grid = subject_scan(SUBJECTS[name])
     return plan_reconstruction(geometry, grid, cluster)
-
-
-__all__ = [
-    "Archive",
-    "ArchiveNotFoundError",
-    "ImportedScan",
-    "cluster_of",
-    "create_archive",
-    "open_archive",
-    "plan_preset",
-]

@@ -79,13 +79,17 @@ def export(
     NotInArchiveError
         When the archive does not hold it.
     UsageError
-        When the format does not exist or does not fit, or a file there holds something else.
+        When the format does not exist or does not fit, or a file there holds something else or
+        stands in the place of the folder.
     """
     if file_format not in FORMATS:
         message = f"format: expected one of {', '.join(FORMATS)}, found {file_format!r}"
         raise UsageError(message)
     if level not in LEVELS:
         message = f"level: expected one of {', '.join(LEVELS)}, found {level!r}"
+        raise UsageError(message)
+    if os.path.lexists(directory) and not directory.is_dir():
+        message = f"directory: expected a folder, found the file {directory}"
         raise UsageError(message)
     if file_format == "nifti":
         return _export_nifti(catalog, directory, level, uid, progress)
@@ -252,10 +256,10 @@ def _same_nifti(path: Path, content: bytes) -> bool:
     seen = 0
     try:
         with gzip.open(path) as packed:
-            while part := packed.read(_COPY_BYTES):
-                if part != content[seen : seen + len(part)]:
+            while block := packed.read(_COPY_BYTES):
+                if block != content[seen : seen + len(block)]:
                     return False
-                seen += len(part)
+                seen += len(block)
     except (OSError, EOFError):
         return False
     return seen == len(content)

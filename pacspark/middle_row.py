@@ -12,7 +12,7 @@ from pacspark.dicom.scan import StoredScan
 from pacspark.errors import UsageError
 from pacspark.pictures import Sinogram
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.scans import ScanFrames, read_stored_scan
+from pacspark.tables.scans import ScanFrames, read_all, read_stored_scan
 
 
 def middle_row_sinogram(catalog: Catalog, series_uid: str, energy_bin: int = 0) -> Sinogram:
@@ -48,12 +48,12 @@ def mean_attenuation_per_mm(catalog: Catalog, stored: ScanFrames, energy_bin: in
     The line integrals of a view sum to what the slice attenuates in all.
     """
     scan, row = stored.scan, middle_row(stored.scan.geometry)
-    view = next(run for run in scan.projections if run.energy_bin == energy_bin)
+    view = stored.located(scan.projections, energy_bin)[0]
     integrals = line_integrals(
-        stored.read(catalog, view.cut(0, 1), row),
+        view.cut(0, 1).read(catalog, row),
         scan.kind,
-        flats=stored.read_all(catalog, scan.flats, energy_bin, row),
-        darks=stored.read_all(catalog, scan.darks, energy_bin, row),
+        flats=read_all(catalog, stored.located(scan.flats, energy_bin), row),
+        darks=read_all(catalog, stored.located(scan.darks, energy_bin), row),
         unattenuated_counts=scan.unattenuated_counts,
     )
     width_mm = scan.geometry.detector.column_spacing_mm / scan.geometry.magnification
@@ -71,7 +71,7 @@ def read_middle_row(
         message = f"energy bin: expected 0 to {scan.n_energy_bins - 1}, found {energy_bin}"
         raise UsageError(message)
     values, flats, darks = (
-        stored.read_all(catalog, runs, energy_bin, middle_row(scan.geometry))
+        read_all(catalog, stored.located(runs, energy_bin), middle_row(scan.geometry))
         for runs in (scan.projections, scan.flats, scan.darks)
     )
     assert values is not None  # noqa: S101 -- scan_from_headers has seen every view

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import signal
@@ -10,21 +11,23 @@ import sys
 import time
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom import Dataset, dcmwrite
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from pacspark.archive import Archive, create_archive
+from pacspark.dicom.enhanced_xa import file_meta
 from pacspark.errors import StorageError, UsageError
 from pacspark.spark.ingest import ingest, take_in
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import IngestReport, Intake, IntakeResult, commit_intake
 from pacspark.tables.schema import create_tables
-from pacspark.tables.sources import Source, expand_sources
+from pacspark.tables.sources import Source, expand_sources, open_source
 from pacspark.tables.storage import Storage, open_storage
 from tests.ct_objects import ct_image, encoded
 from tests.scan_files import write_phantom_scan
@@ -75,6 +78,115 @@ def test_expand_sources__names_what_cannot_be_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     found = [Path(source.path).name for source in expand_sources([tmp_path])]
     assert found == ["dangling", "real"]
+
+
+def dicomdir(*files: str) -> bytes:
+    """Give a DICOMDIR that lists files."""
+    directory = Dataset()
+    directory.DirectoryRecordSequence = []
+    for file in files:
+        record = Dataset()
+        record.ReferencedFileID = file.split("/")
+        directory.DirectoryRecordSequence.append(record)
+    buffer = io.BytesIO()
+    directory.file_meta = file_meta(MediaStorageDirectoryStorage, "1.2.9")
+    dcmwrite(buffer, directory, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def upload(root: str, files: Mapping[str, bytes]) -> str:
+    """Write files below a root; return its URL."""
+    storage = open_storage(root)
+    for name, data in files.items():
+        path = storage.path(name)
+        storage.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        with storage.filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+    return root if "://" in root else Path(root).as_uri()
+
+
+def zip_of(*members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
+        for number, data in enumerate(members):
+            packed.writestr(f"folder/{number}.dcm", data)
+    return buffer.getvalue()
+
+
+def test_urls__have_zips_globs_and_dicomdirs_as_paths_do(archive_root: str) -> None:
+    objects = [ct_slice(f"1.2.{number}", number) for number in range(6)]
+    url = upload(
+        archive_root,
+        {
+            "in/a.dcm": objects[0],
+            "in/b.dcm": objects[1],
+            "in/b.txt": b"notes",
+            "in/deep/c.dcm": objects[2],
+            "in/deep/packed.zip": zip_of(*objects[3:5]),
+            "disc/DICOMDIR": dicomdir("IMAGES/I1", "IMAGES/I2"),
+            "disc/IMAGES/I1": objects[5],
+        },
+    )
+
+    def names(pattern: str) -> list[str]:
+        return [str(source).removeprefix(url) for source in expand_sources([url + pattern])]
+
+    zipped = [f"/in/deep/packed.zip!folder/{number}.dcm" for number in (0, 1)]
+    assert names("/in/*.dcm") == ["/in/a.dcm", "/in/b.dcm"]
+    assert names("/in/b.???") == ["/in/b.dcm", "/in/b.txt"]
+    assert names("/in/**/*.dcm") == ["/in/a.dcm", "/in/b.dcm", "/in/deep/c.dcm"]
+    assert names("/i*/deep") == names("/in/deep") == ["/in/deep/c.dcm", *zipped]
+    assert names("/in/deep/packed.zip") == zipped
+    assert names("/disc/DICOMDIR") == ["/disc/IMAGES/I1", "/disc/IMAGES/I2"]
+    for nothing in ("/in/*.zip", "/nowhere/*", "/in/c.dcm"):
+        with pytest.raises(UsageError, match="found no"):
+            names(nothing)
+    read = []
+    for source in expand_sources([f"{url}/in/deep", f"{url}/disc/DICOMDIR"]):
+        if source.size_bytes:
+            with open_source(source) as stream:
+                read.append(stream.read())
+    assert read == objects[2:]
+
+
+def test_dicomdir__is_followed_unless_it_is_an_image_of_that_name(tmp_path: Path) -> None:
+    archive = create_archive(tmp_path / "archive")
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "DICOMDIR").write_bytes(ct_slice("1.2.1", 1))
+    (tmp_path / "disc").mkdir()
+    (tmp_path / "disc" / "DICOMDIR").write_bytes(dicomdir("I1", "I2"))
+    (tmp_path / "disc" / "I1").write_bytes(ct_slice("1.2.2", 2))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "DICOMDIR").write_text("no DICOM")
+    intake = Intake(archive._storage, "run")
+    for source in expand_sources(
+        tmp_path / name / "DICOMDIR" for name in ("image", "disc", "text")
+    ):
+        intake.add_source(source)
+    report = commit_intake(archive._storage, [intake.finish()], "run", "ingest")
+    assert sorted(stored(archive)) == ["1.2.1", "1.2.2"]
+    refused = {Path(one.source).name: one.message for one in report.refused}
+    assert "every machine of the cluster" in refused.pop("I2")
+    assert list(refused) == ["DICOMDIR"]
+
+
+def test_expand_sources__gives_tasks_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "A").write_bytes(b"a")
+    (tmp_path / "in" / "DICOMDIR").write_bytes(dicomdir("A"))
+    monkeypatch.chdir(tmp_path)
+    expected = str(tmp_path / "in" / "A")
+    for given in ("in/A", "in/A*", "in/DICOMDIR"):
+        assert [source.path for source in expand_sources([given])] == [expected]
+    assert expected in [source.path for source in expand_sources(["in"])]
+
+
+def test_task__that_does_not_see_the_archive_says_where_and_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="all machines of the cluster share, found none on"):
+        take_in(open_storage(tmp_path / "elsewhere"), "run", "job", [])
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_intake__takes_zip_members_of_one_name_and_any_file_name(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ arithmetic is in `filtering` and `kernels`.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numba
@@ -134,10 +135,10 @@ class SlabReconstruction:
         geometry, grid = self._geometry, self._grid
         detector = geometry.detector
         angles = geometry.gantry_angles_rad[angle_start : angle_start + len(filtered)]
-        isocenter_mm, detector_mm = 1.0, 1.0
+        source_to_isocenter_mm, source_to_detector_mm = 1.0, 1.0
         if isinstance(geometry, ConeBeamGeometry):
-            isocenter_mm = geometry.source_to_isocenter_mm
-            detector_mm = geometry.source_to_detector_mm
+            source_to_isocenter_mm = geometry.source_to_isocenter_mm
+            source_to_detector_mm = geometry.source_to_detector_mm
         # rows of the kernel rise with v, whatever their order in the data
         row_start, row_stop = self.row_band
         first_row = detector.n_rows - row_stop if detector.row_order == "top_down" else row_start
@@ -150,8 +151,8 @@ class SlabReconstruction:
                 np.sin(angles),
                 grid.x_mm,
                 grid.y_mm,
-                isocenter_mm,
-                detector_mm,
+                source_to_isocenter_mm,
+                source_to_detector_mm,
                 1 / detector.column_spacing_mm,
                 (detector.n_columns - 1) / 2
                 - detector.offset_u_mm / detector.column_spacing_mm
@@ -164,6 +165,16 @@ class SlabReconstruction:
                 first_row,
                 not isinstance(geometry, ConeBeamGeometry),
             )
+
+    def slices(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the slices so far, float32 ``(n_y, n_x)``, 1/mm, in order.
+
+        Only a run of them is turned at a time: no second slab is held, as `result` does.
+        """
+        stop = self._lead + self._grid.shape[0]
+        for start in range(self._lead, stop, RUN):
+            run = self._slab[:, :, start : min(start + RUN, stop)]
+            yield from np.ascontiguousarray(run.transpose(2, 0, 1))
 
     def result(self) -> NDArray[np.float32]:
         """Return the slab so far, float32 ``(n_z, n_y, n_x)``, 1/mm."""

@@ -153,11 +153,11 @@ def encode_scan(description: ScanDescription, frames: Frames) -> Iterator[Encode
     per_instance = max(1, min(INSTANCE_FRAMES, INSTANCE_BYTES // frame_bytes))
     instance_number = 0
     for energy_bin in range(frames.n_energy_bins):
-        still = {
+        calibration = {
             "DARK": _frames_or_empty(frames.darks(energy_bin)),
             "FLAT": _frames_or_empty(frames.flats(energy_bin)),
         }
-        counts = {role: len(values) for role, values in still.items()}
+        counts = {role: len(values) for role, values in calibration.items()}
         for role, count in (*counts.items(), ("PROJECTION", frames.n_angles)):
             starts = range(0, count, per_instance)
             for number, start in enumerate(starts):
@@ -165,7 +165,7 @@ def encode_scan(description: ScanDescription, frames: Frames) -> Iterator[Encode
                 if role == "PROJECTION":
                     values = frames.read(start, stop, energy_bin)
                 else:
-                    values = still[role][start:stop]
+                    values = calibration[role][start:stop]
                 instance_number += 1
                 part = Part(
                     role=role,

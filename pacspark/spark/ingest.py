@@ -77,6 +77,7 @@ def ingest(
 
 def take_in(storage: Storage, run_id: str, job: str, sources: Sequence[Source]) -> IntakeResult:
     """Body of one task: read, index and write; nothing of it is visible yet."""
+    storage.require_seen()
     with Intake(storage, run_id, job) as intake:
         for source in sources:
             intake.add_source(source)

@@ -3,7 +3,7 @@
 ::
 
     instances ─▶ StoredScan ─▶ stage 1 prepare ─▶ projections   (once per scan)
-                               survey: a few slices tell the range of values   (only without water)
+                               a few slices tell the range of values   (only without water)
                                stage 2 slabs ─▶ objects ─▶ instances ─▶ runs
 
 The identity of a run is the digest of what was asked of which scan. A run that is already in the
@@ -32,23 +32,28 @@ from pacspark.middle_row import mean_attenuation_per_mm
 from pacspark.progress import SILENT, Progress
 from pacspark.spark import blocks
 from pacspark.spark.jobs import Marks, counted, run_summed, run_tasks
-from pacspark.spark.partition import Cluster, ReconstructionPlan, SlabTask, plan_reconstruction
+from pacspark.spark.partition import (
+    Cluster,
+    ReconstructionPlan,
+    SlabTask,
+    frames_per_task,
+    plan_reconstruction,
+)
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.datafile import files_of_job
+from pacspark.tables.datafile import AddedFile, files_of_job
 from pacspark.tables.intake import commit_intake
-from pacspark.tables.projections import list_chunks
+from pacspark.tables.projections import Chunk, list_chunks
 from pacspark.tables.runs import describe_geometry, recorded_run, recover_run, versions_now
-from pacspark.tables.scans import ScanFrames, read_stored_scan
+from pacspark.tables.scans import LocatedRun, ScanFrames, read_stored_scan
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import commit_files
 
-SURVEY_SLICES = 4
-SURVEY_STRIDE = 4
-"""A survey looks at every fourth voxel of a row and every fourth row: samples, not averages."""
-SURVEY_HEADROOM = 0.5
-"""The linear map of values reaches this part of the surveyed span beyond both its ends."""
-PREPARE_TASK_BYTES = 128 << 20
+SAMPLED_SLICES = 4
+SAMPLED_STRIDE = 4
+"""The range of values is that of every fourth voxel of every fourth row: samples, not averages."""
+HEADROOM = 0.5
+"""The linear map of values reaches this part of the sampled span beyond both its ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,30 +200,35 @@ def _make(
     """Run the stages; the result is visible when this returns."""
     catalog, run_id = Catalog(storage), request.run_id()
     geometry, grid = stored.scan.geometry, request.grid
+    series = CTSeries.of_scan(
+        stored.scan,
+        run_id,
+        grid,
+        values or ValueMap.linear(0.0, 0.0, 0.0),  # until the range of values is known
+        request.energy_bin,
+        request.options.filter,
+    )
 
     marks = Marks(storage, run_id)
     marks.begin()
     _prepare(spark, storage, stored, request.energy_bin, cluster, marks, progress)
     watch.lap("prepare")
+    chunks = list_chunks(catalog, stored.scan.series_instance_uid, request.energy_bin)
     job = blocks.SlabJob(
         storage=storage,
         geometry=geometry,
         grid=grid,
         options=request.options,
         angle_block=plan.angle_block,
-        chunks=tuple(list_chunks(catalog, stored.scan.series_instance_uid, request.energy_bin)),
-        series=None,
+        series=series,
         run_id=run_id,
     )
     if values is None:
-        values = _survey(spark, job, marks)
-    watch.lap("survey")
-    series = CTSeries.of_scan(
-        stored.scan, run_id, grid, values, request.energy_bin, request.options.filter
-    )
+        series = replace(series, values=_linear_map(spark, job, chunks, marks))
+        job = replace(job, series=series)
+    watch.lap("range of values")
     with files_of_job(storage, "objects") as name:
-        job = replace(job, series=series, job_name=name)
-        outcomes = _slabs(spark, job, plan, marks, progress)
+        outcomes = _slabs(spark, replace(job, job_name=name), plan, chunks, marks, progress)
     watch.lap("slabs")
     taken = commit_intake(storage, [outcome.intake for outcome in outcomes], run_id, "reconstruct")
     marks.clear()
@@ -290,14 +300,24 @@ def _prepare(
     done = f"prepare {scan.series_instance_uid} {energy_bin}"
     if Snapshot(storage, "projections").transaction_version(done) is not None:
         return
-    runs = [run for run in scan.projections if run.energy_bin == energy_bin]
-    tasks = cut_runs(runs, cluster.cores)
-    total = sum(blocks.frame_blocks(run) for task in tasks for run in task)
+    tasks = prepare_tasks(stored, energy_bin, cluster.cores)
+    total = sum(blocks.frame_blocks(those.run) for task in tasks for those in task)
     with (
         files_of_job(storage, "projections") as name,
         counted(marks, progress, "prepare", total, "blocks of frames"),
     ):
-        job = blocks.PrepareJob(storage, stored, energy_bin, marks.run_id, name)
+        job = blocks.PrepareJob(
+            storage=storage,
+            series_instance_uid=scan.series_instance_uid,
+            kind=scan.kind,
+            unattenuated_counts=scan.unattenuated_counts,
+            flats=stored.located(scan.flats, energy_bin),
+            darks=stored.located(scan.darks, energy_bin),
+            energy_bin=energy_bin,
+            gantry_angles_rad=scan.geometry.gantry_angles_rad,
+            run_id=marks.run_id,
+            job_name=name,
+        )
         made = run_tasks(spark, tasks, partial(_prepare_task, job, marks))
     files = [file for added in made for file in added]
     commit_files(
@@ -311,11 +331,16 @@ def _prepare(
     marks.begin()
 
 
+def prepare_tasks(stored: ScanFrames, energy_bin: int, cores: int) -> list[list[LocatedRun]]:
+    """Cut the projections of an energy bin into tasks, each with what it needs to read its own."""
+    runs = [run for run in stored.scan.projections if run.energy_bin == energy_bin]
+    return [list(stored.located(task, energy_bin)) for task in cut_runs(runs, cores)]
+
+
 def cut_runs(runs: Sequence[FrameRun], cores: int) -> list[list[FrameRun]]:
     """Cut runs of frames into tasks: at least one per core, none much over the task's bytes."""
     n_frames = sum(run.count for run in runs)
-    frame_bytes = 4 * runs[0].n_rows * runs[0].n_columns
-    per_task = min(-(-n_frames // cores), max(1, PREPARE_TASK_BYTES // frame_bytes))
+    per_task = frames_per_task(n_frames, 4 * runs[0].n_rows * runs[0].n_columns, cores)
     tasks: list[list[FrameRun]] = [[]]
     room = per_task
     for run in runs:
@@ -331,60 +356,86 @@ def cut_runs(runs: Sequence[FrameRun], cores: int) -> list[list[FrameRun]]:
     return tasks
 
 
-def _prepare_task(job: blocks.PrepareJob, marks: Marks, runs: list[FrameRun]) -> list[Any]:
-    return blocks.prepare_frames(job, runs, marks.set)
+def _prepare_task(
+    job: blocks.PrepareJob, marks: Marks, frames: list[LocatedRun]
+) -> list[AddedFile]:
+    job.storage.require_seen()
+    return blocks.prepare_frames(job, frames, marks.set)
 
 
-def _survey(spark: SparkSession, job: blocks.SlabJob, marks: Marks) -> ValueMap:
-    """Reconstruct a few slices for the range of values that the linear map has to hold."""
+def _linear_map(
+    spark: SparkSession, job: blocks.SlabJob, chunks: Sequence[Chunk], marks: Marks
+) -> ValueMap:
+    """Reconstruct a few slices for the range of values that the map has to hold."""
     n_z, n_y, n_x = job.grid.shape
     dz_mm, dy_mm, dx_mm = job.grid.voxel_mm
     coarse = VolumeGrid(
-        (n_z, -(-n_y // SURVEY_STRIDE), -(-n_x // SURVEY_STRIDE)),
-        (dz_mm, dy_mm * min(SURVEY_STRIDE, n_y), dx_mm * min(SURVEY_STRIDE, n_x)),
+        (n_z, -(-n_y // SAMPLED_STRIDE), -(-n_x // SAMPLED_STRIDE)),
+        (dz_mm, dy_mm * min(SAMPLED_STRIDE, n_y), dx_mm * min(SAMPLED_STRIDE, n_x)),
         job.grid.center_mm,
     )
     job = replace(job, grid=coarse)
-    n_slices = min(SURVEY_SLICES, n_z)
+    n_slices = min(SAMPLED_SLICES, n_z)
     places = sorted({(2 * number + 1) * n_z // (2 * n_slices) for number in range(n_slices)})
-    tasks = [SlabTask(0, z, z + 1, 0, job.geometry.n_angles, 0, 0) for z in places]
-    ranges = run_tasks(spark, tasks, partial(_survey_task, job, marks))
+    n_angles = job.geometry.n_angles
+    tasks = [
+        SlabTask(0, z, z + 1, 0, n_angles, *job.geometry.row_band(coarse.slab(z, z + 1)))
+        for z in places
+    ]
+    ranges = run_tasks(spark, slab_inputs(tasks, chunks), partial(_range_task, job, marks))
     marks.begin()
-    return ValueMap.linear(
-        min(low for low, _ in ranges), max(high for _, high in ranges), SURVEY_HEADROOM
+    return ValueMap.linear(min(low for low, _ in ranges), max(high for _, high in ranges), HEADROOM)
+
+
+SlabInput = tuple[SlabTask, tuple[Chunk, ...]]
+
+
+def slab_inputs(tasks: Sequence[SlabTask], chunks: Sequence[Chunk]) -> list[SlabInput]:
+    """Give each task the chunks that its angles and its row band touch."""
+    return [(task, tuple(chunk for chunk in chunks if _touch(task, chunk))) for task in tasks]
+
+
+def _touch(task: SlabTask, chunk: Chunk) -> bool:
+    return (
+        chunk.angle_start < task.angle_stop
+        and task.angle_start < chunk.angle_stop
+        and chunk.row_start < task.row_stop
+        and task.row_start < chunk.row_stop
     )
 
 
-def _survey_task(job: blocks.SlabJob, marks: Marks, task: SlabTask) -> tuple[float, float]:
-    return blocks.survey_slice(job, task, marks.set)
+def _range_task(job: blocks.SlabJob, marks: Marks, given: SlabInput) -> tuple[float, float]:
+    return blocks.slice_range(job, *given, marks.set)
 
 
 def _slabs(
     spark: SparkSession,
     job: blocks.SlabJob,
     plan: ReconstructionPlan,
+    chunks: Sequence[Chunk],
     marks: Marks,
     progress: Progress,
 ) -> list[blocks.SlabOutcome]:
     total = sum(-(-(task.angle_stop - task.angle_start) // plan.angle_block) for task in plan.tasks)
+    inputs = slab_inputs(plan.tasks, chunks)
     with counted(marks, progress, "reconstruct", total, "blocks of angles"):
         if plan.n_angle_groups == 1:
-            return run_tasks(spark, plan.tasks, partial(_slab_task, job, marks))
+            return run_tasks(spark, inputs, partial(_slab_task, job, marks))
         bounds = {task.slab: (task.z_start, task.z_stop) for task in plan.tasks}
         return run_summed(
             spark,
-            plan.tasks,
+            inputs,
             partial(_partial_task, job, marks),
             partial(_sum_task, job, bounds),
         )
 
 
-def _slab_task(job: blocks.SlabJob, marks: Marks, task: SlabTask) -> blocks.SlabOutcome:
-    return blocks.reconstruct_slab(job, task, marks.set)
+def _slab_task(job: blocks.SlabJob, marks: Marks, given: SlabInput) -> blocks.SlabOutcome:
+    return blocks.reconstruct_slab(job, *given, marks.set)
 
 
-def _partial_task(job: blocks.SlabJob, marks: Marks, task: SlabTask) -> Any:
-    return blocks.partial_slab(job, task, marks.set)
+def _partial_task(job: blocks.SlabJob, marks: Marks, given: SlabInput) -> Any:
+    return blocks.partial_slab(job, *given, marks.set)
 
 
 def _sum_task(

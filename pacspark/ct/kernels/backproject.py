@@ -228,14 +228,14 @@ def line_1(
 
 
 @jit
-def seen(x_mm, y_mm, cosine, sine, isocenter_mm, detector_mm, parallel_beam):
+def seen(x_mm, y_mm, cosine, sine, source_to_isocenter_mm, source_to_detector_mm, parallel_beam):
     """Return where on the detector a voxel line is seen (mm), its magnification and its weight."""
     across_mm = y_mm * cosine - x_mm * sine
     if parallel_beam:
         return across_mm, 1.0, 1.0
-    inverse = 1.0 / (isocenter_mm - (x_mm * cosine + y_mm * sine))
-    scale = detector_mm * inverse
-    weight = isocenter_mm * inverse
+    inverse = 1.0 / (source_to_isocenter_mm - (x_mm * cosine + y_mm * sine))
+    scale = source_to_detector_mm * inverse
+    weight = source_to_isocenter_mm * inverse
     return across_mm * scale, scale, weight * weight
 
 
@@ -250,7 +250,7 @@ def _make_backproject(lanes):
     @parallel_jit
     def backproject(
         filtered, slab, cosines, sines, x_mm, y_mm,
-        isocenter_mm, detector_mm, u_per_mm, u_origin, v_per_mm, v_origin,
+        source_to_isocenter_mm, source_to_detector_mm, u_per_mm, u_origin, v_per_mm, v_origin,
         z_origin_mm, dz_mm, z_start, row_start, parallel_beam,
     ):  # fmt: skip
         """Add views to a slab: ``(a,u,v),(y,x,z),(a),(a),(x),(y) -> (y,x,z)`` in place.
@@ -278,7 +278,7 @@ def _make_backproject(lanes):
                         for angle in range(angle_start, angle_stop):
                             across, scale, weight = seen(
                                 x_mm[column], y_mm[row], cosines[angle], sines[angle],
-                                isocenter_mm, detector_mm, parallel_beam,
+                                source_to_isocenter_mm, source_to_detector_mm, parallel_beam,
                             )  # fmt: skip
                             position = across * u_per_mm + u_origin
                             left = math.floor(position)

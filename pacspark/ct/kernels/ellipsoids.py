@@ -11,7 +11,15 @@ from pacspark.ct.kernels._jit import parallel_jit
 
 @parallel_jit
 def line_integrals(
-    table, cosines, sines, u_mm, v_mm, isocenter_mm, detector_mm, parallel_beam, integrals
+    table,
+    cosines,
+    sines,
+    u_mm,
+    v_mm,
+    source_to_isocenter_mm,
+    source_to_detector_mm,
+    parallel_beam,
+    integrals,
 ):
     """Fill `integrals` with density times chord, summed over the ellipsoids.
 
@@ -28,9 +36,13 @@ def line_integrals(
                     start_x, start_y, start_z = -u * sine, u * cosine, v
                     ray_x, ray_y, ray_z = -cosine, -sine, 0.0
                 else:
-                    start_x, start_y, start_z = isocenter_mm * cosine, isocenter_mm * sine, 0.0
-                    ray_x = -detector_mm * cosine - u * sine
-                    ray_y = -detector_mm * sine + u * cosine
+                    start_x, start_y, start_z = (
+                        source_to_isocenter_mm * cosine,
+                        source_to_isocenter_mm * sine,
+                        0.0,
+                    )
+                    ray_x = -source_to_detector_mm * cosine - u * sine
+                    ray_y = -source_to_detector_mm * sine + u * cosine
                     ray_z = v
                     length = math.sqrt(ray_x**2 + ray_y**2 + ray_z**2)
                     ray_x /= length
