@@ -24,11 +24,9 @@ from pacspark.dicom.matching import parse_query
 from pacspark.errors import GeometryError, ProjectionDataError, UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.partition import (
-    SUBJECTS,
     Cluster,
     ReconstructionPlan,
     plan_reconstruction,
-    subject_scan,
 )
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import IngestReport
@@ -484,18 +482,3 @@ def cluster_of(
             found.memory_per_executor_bytes if memory_bytes is None else memory_bytes
         ),
     )
-
-
-def plan_preset(name: str, cluster: Cluster) -> ReconstructionPlan:
-    """Plan a class of subjects without a scan.
-
-    Raises
-    ------
-    UsageError
-        When there is no such preset.
-    """
-    if name not in SUBJECTS:
-        message = f"preset: expected one of {', '.join(SUBJECTS)}, found {name!r}"
-        raise UsageError(message)
-    geometry, grid = subject_scan(SUBJECTS[name])
-    return plan_reconstruction(geometry, grid, cluster)
