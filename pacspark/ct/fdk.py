@@ -19,7 +19,6 @@ from pacspark.ct.geometry import (
     ConeBeamGeometry,
     Geometry,
     VolumeGrid,
-    require_closed,
 )
 from pacspark.ct.kernels.backproject import RUN
 from pacspark.ct.kernels.threads import at_most, most_threads
@@ -50,7 +49,7 @@ class SlabReconstruction:
     Raises
     ------
     GeometryError
-        When the views do not close the circle or the grid reaches the source.
+        When the views leave out rays or the grid reaches the source.
     UsageError
         When the variant does not run here, or there is not even one thread.
     """
@@ -63,7 +62,6 @@ class SlabReconstruction:
         n_threads: int = 1,
         variant: str | None = None,
     ) -> None:
-        require_closed(geometry)
         self._geometry = geometry
         self._grid = grid
         if n_threads < 1:
@@ -131,7 +129,7 @@ class SlabReconstruction:
         Parameters
         ----------
         filtered
-            ``(n, n_columns + 2, n_rows_of_the_band + 2 * PADDING)`` as `row_filter` gives it.
+            ``(n, n_u + 2, n_rows_of_the_band + 2 * PADDING)`` as `row_filter` gives it.
         angle_start
             Index in the scan of the first of them.
         """
@@ -159,6 +157,7 @@ class SlabReconstruction:
                 1 / detector.column_spacing_mm,
                 (detector.n_columns - 1) / 2
                 - detector.offset_u_mm / detector.column_spacing_mm
+                + self.row_filter.columns_before
                 + 1,
                 1 / detector.row_spacing_mm,
                 (detector.n_rows - 1) / 2 - detector.offset_v_mm / detector.row_spacing_mm,
@@ -183,7 +182,7 @@ def reconstruct_fdk(
     options: FDKOptions | None = None,
     n_threads: int | None = None,
 ) -> NDArray[np.float32]:
-    """Reconstruct a volume from line integrals of a full circle (a half one for parallel rays).
+    """Reconstruct a volume from line integrals of a circle, a short scan or a half-fan.
 
     Parameters
     ----------
@@ -208,7 +207,7 @@ def reconstruct_fdk(
     ProjectionDataError
         When shape or values of the projections cannot be.
     GeometryError
-        When the views do not close the circle or the grid reaches the source.
+        When the views leave out rays or the grid reaches the source.
 
     Examples
     --------

@@ -34,10 +34,15 @@ from pacspark.errors import GeometryError
 RowOrder = Literal["top_down", "bottom_up"]
 
 FULL_CIRCLE_RAD = 2 * math.pi
+LARGEST_GAP_RAD = math.radians(20)
+"""A larger arc without views is where a scan ends, unless its steps are that coarse."""
+COARSEST_GAP_STEPS = 1.5
+"""The largest arc without views of a closed scan of few views, in steps of an even scan."""
+HALF_FAN_PART = 0.1
+"""A detector is a half-fan's when its middle is further from the shadow of the axis than this part
+of its half width; RTK decides alike."""
 MAX_SPAN_RAD = 32 * math.pi
 """Angles that reach further than 16 turns are degrees by mistake."""
-TWINS_RAD = 1e-6
-"""Views that are no further apart are one direction, seen again."""
 ROW_MARGIN = 2
 """Rows that a band has beyond the outermost interpolated one."""
 
@@ -181,7 +186,7 @@ class VolumeGrid:
 
 
 class _Views:
-    """What both beams share: angles that compare, hash, and weigh."""
+    """What both beams share: views that compare and hash, and a detector."""
 
     __slots__ = ()
     gantry_angles_rad: NDArray[np.float64]
@@ -191,6 +196,26 @@ class _Views:
     def n_angles(self) -> int:
         """Number of views."""
         return len(self.gantry_angles_rad)
+
+    @property
+    def is_half_fan(self) -> bool:
+        """Whether the detector is shifted along u to see the object from both sides by turns."""
+        half_mm = self.detector.n_columns * self.detector.column_spacing_mm / 2
+        shifted = abs(self.detector.offset_u_mm) > HALF_FAN_PART * half_mm
+        return shifted and is_closed(self.gantry_angles_rad, FULL_CIRCLE_RAD)
+
+    def _half_view_mm(self) -> float:
+        """Return how far from the axis' shadow the detector sees all round; half-fans turn it."""
+        detector = self.detector
+        edges_mm = (-float(detector.u_mm[0]), float(detector.u_mm[-1]))
+        half_mm = min(edges_mm) + detector.column_spacing_mm / 2
+        if half_mm <= 0:
+            message = (
+                "detector.offset_u_mm: expected a detector that sees the rotation axis, found one "
+                f"whose edge is {-half_mm:g} mm beside it; give a grid, or correct the offset"
+            )
+            raise GeometryError(message)
+        return max(edges_mm) + detector.column_spacing_mm / 2 if self.is_half_fan else half_mm
 
     def _check(self) -> None:
         object.__setattr__(self, "gantry_angles_rad", _checked_angles(self.gantry_angles_rad))
@@ -265,14 +290,6 @@ class ConeBeamGeometry(_Views):
         """How much larger a shadow at the isocenter is on the detector."""
         return self.source_to_detector_mm / self.source_to_isocenter_mm
 
-    def angular_weights_rad(self) -> NDArray[np.float64]:
-        """Return the arc that each view stands for, ``(n_angles,)``; they sum to the full circle.
-
-        Half of the gap to each neighbour on the circle, so unequal steps, any order and a repeated
-        end point weigh what they should; views from the same place share theirs alike.
-        """
-        return _circular_weights(self.gantry_angles_rad, FULL_CIRCLE_RAD)
-
     def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
         """Return the detector rows ``(start, stop)`` that can contribute to a grid.
 
@@ -302,11 +319,8 @@ class ConeBeamGeometry(_Views):
         The field of view is the cylinder that every view sees whole; its ends are where the cone
         still sees the axis.
         """
-        detector = self.detector
-        half_u_mm = min(-detector.u_mm[0], detector.u_mm[-1]) + detector.column_spacing_mm / 2
-        _require_view_of_axis(half_u_mm)
         radius_mm = self.source_to_isocenter_mm * math.sin(
-            math.atan2(half_u_mm, self.source_to_detector_mm)
+            math.atan2(self._half_view_mm(), self.source_to_detector_mm)
         )
         return _fitted(self.detector, radius_mm, self.magnification)
 
@@ -334,13 +348,6 @@ class ParallelBeamGeometry(_Views):
         """One: parallel rays do not magnify."""
         return 1.0
 
-    def angular_weights_rad(self) -> NDArray[np.float64]:
-        """Return the arc that each view stands for, ``(n_angles,)``; they sum to half a circle.
-
-        Opposite views see the same rays, so angles count modulo half a circle.
-        """
-        return _circular_weights(self.gantry_angles_rad, math.pi)
-
     def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
         """Return the detector rows ``(start, stop)`` that can contribute to a grid."""
         z_mm = grid.z_mm
@@ -348,45 +355,21 @@ class ParallelBeamGeometry(_Views):
 
     def fit_grid(self) -> VolumeGrid:
         """Return the cylinder that every view sees whole, at the detector's resolution."""
-        detector = self.detector
-        half_u_mm = min(-detector.u_mm[0], detector.u_mm[-1]) + detector.column_spacing_mm / 2
-        _require_view_of_axis(half_u_mm)
-        return _fitted(detector, half_u_mm, 1.0)
+        return _fitted(self.detector, self._half_view_mm(), 1.0)
 
 
 Geometry = ConeBeamGeometry | ParallelBeamGeometry
 
 
-LARGEST_GAP_RAD = math.radians(20)
-"""A larger arc without views is a scan that does not close, unless its steps are that coarse."""
-COARSEST_GAP_STEPS = 1.5
-"""The largest arc without views of a scan of few views, in steps of an even scan."""
+def is_closed(angles_rad: NDArray[np.float64], period_rad: float) -> bool:
+    """Say whether angles leave out no more of a circle (or half one) than steps between views."""
+    gap_rad = float(angular_gaps(np.sort(np.mod(angles_rad, period_rad)), period_rad).max())
+    return gap_rad <= max(LARGEST_GAP_RAD, COARSEST_GAP_STEPS * period_rad / len(angles_rad))
 
 
-def largest_gap_rad(geometry: Geometry) -> float:
-    """Return the largest arc without a view, on the circle that the beam needs."""
-    period = math.pi if isinstance(geometry, ParallelBeamGeometry) else FULL_CIRCLE_RAD
-    return float(_gaps(np.sort(np.mod(geometry.gantry_angles_rad, period)), period).max())
-
-
-def _gaps(ordered: NDArray[np.float64], period: float) -> NDArray[np.float64]:
+def angular_gaps(ordered_rad: NDArray[np.float64], period_rad: float) -> NDArray[np.float64]:
     """Return the gap from each angle to the next, around the circle."""
-    return np.diff(ordered, append=ordered[:1] + period)
-
-
-def _circular_weights(angles: NDArray[np.float64], period: float) -> NDArray[np.float64]:
-    turned = np.mod(angles, period)
-    # rounding may leave an angle of exactly one period just below it: the gaps absorb that
-    order = np.argsort(turned, kind="stable")
-    gaps = _gaps(turned[order], period)
-    before = np.roll(gaps, 1)
-    # views of several turns coincide but for rounding: each group shares its arc, so all count
-    apart = before > TWINS_RAD
-    group = np.cumsum(apart) % max(int(apart.sum()), 1)
-    arcs = np.bincount(group, (gaps + before) / 2) / np.bincount(group)
-    weights = np.empty_like(gaps)
-    weights[order] = arcs[group]
-    return weights
+    return np.diff(ordered_rad, append=ordered_rad[:1] + period_rad)
 
 
 def _reach_mm(grid: VolumeGrid) -> float:
@@ -413,21 +396,12 @@ def _rows_between(detector: FlatPanel, low_mm: float, high_mm: float) -> tuple[i
 
 def _fitted(detector: FlatPanel, radius_mm: float, magnification: float) -> VolumeGrid:
     edge_mm = detector.column_spacing_mm / magnification
-    n_xy = max(1, min(detector.n_columns, math.floor(2 * radius_mm / edge_mm)))
+    n_xy = max(1, math.floor(2 * radius_mm / edge_mm))
     dz_mm = detector.row_spacing_mm / magnification
     center_z_mm = detector.offset_v_mm / magnification
     return VolumeGrid(
         (detector.n_rows, n_xy, n_xy), (dz_mm, edge_mm, edge_mm), (center_z_mm, 0.0, 0.0)
     )
-
-
-def _require_view_of_axis(half_u_mm: float) -> None:
-    if half_u_mm <= 0:
-        message = (
-            "detector.offset_u_mm: expected a detector that sees the rotation axis, found one "
-            f"whose edge is {-half_u_mm:g} mm beside it; give a grid, or correct the offset"
-        )
-        raise GeometryError(message)
 
 
 def _checked_angles(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
@@ -456,22 +430,3 @@ def _checked_angles(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np
 
 def _centers_mm(count: int, step_mm: float, middle_mm: float) -> NDArray[np.float64]:
     return (np.arange(count, dtype=np.float64) - (count - 1) / 2) * step_mm + middle_mm
-
-
-def require_closed(geometry: Geometry) -> None:
-    """Refuse a scan that leaves out a part of the circle; of parallel beam, of half of it.
-
-    Raises
-    ------
-    GeometryError
-        When the largest gap between neighbouring views is no step any more.
-    """
-    gap_rad = largest_gap_rad(geometry)
-    period_rad = math.pi if not isinstance(geometry, ConeBeamGeometry) else 2 * math.pi
-    equal_step_rad = period_rad / geometry.n_angles
-    if gap_rad > max(LARGEST_GAP_RAD, COARSEST_GAP_STEPS * equal_step_rad):
-        message = (
-            f"gantry_angles_rad: expected views all around {math.degrees(period_rad):.0f} degrees, "
-            f"found none for {math.degrees(gap_rad):.1f} degrees; short scans are not supported yet"
-        )
-        raise GeometryError(message)

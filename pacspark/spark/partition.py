@@ -20,7 +20,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry, VolumeGrid, require_closed
+from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry, VolumeGrid
+from pacspark.ct.redundancy import Redundancy
 from pacspark.errors import MemoryBudgetError, UsageError
 
 WORKER_BYTES = 480 << 20
@@ -189,7 +190,7 @@ def plan_reconstruction(
     UsageError
         When a forced value is out of range.
     """
-    require_closed(geometry)
+    Redundancy(geometry)  # refuses views that leave out rays
     n_z = grid.shape[0]
     n_angles = len(geometry.gantry_angles_rad)
     _check_forced("n_slabs", n_slabs, n_z)

@@ -42,6 +42,10 @@ CASES = {
     "clockwise": (circle(60, start_rad=1.1, turn=-1.0), {}, (0.0, 0.0, 0.0)),
     "offsets": (circle(60), {"offset_u_mm": 5.3, "offset_v_mm": -4.1}, (0.0, 0.0, 0.0)),
     "unequal steps": (steps(60), {"row_order": "bottom_up"}, (0.0, 0.0, 0.0)),
+    "half-fan": (circle(60), {"offset_u_mm": 45.0}, (0.0, 0.0, 0.0)),
+    "half-fan, other side": (circle(60), {"offset_u_mm": -21.6}, (0.0, 3.0, 0.0)),
+    "short scan": (np.radians(np.arange(20, 231, 3.0)), {}, (0.0, 0.0, 0.0)),
+    "over-scan, clockwise": (np.radians(np.arange(0, -280, -4.0)), {}, (0.0, 0.0, 0.0)),
     "off centre": (circle(60, start_rad=-0.4), {}, (6.0, -8.0, 11.0)),
 }
 
