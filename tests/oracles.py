@@ -148,22 +148,27 @@ def fdk(
     if isinstance(geometry, ConeBeamGeometry):
         distance, isocenter = geometry.source_to_detector_mm, geometry.source_to_isocenter_mm
         spacing *= isocenter / distance
+        sources = np.zeros((geometry.n_angles, 2))
+        if geometry.source_shifts_mm is not None:
+            sources = geometry.source_shifts_mm
         rays = np.stack(np.broadcast_arrays(distance, u_mm[None], v_mm[:, None]), axis=-1)
         values *= distance / np.linalg.norm(rays, axis=-1)
     values *= shares[:, None]
     filtered = ramp_filtered(values, spacing, name, cutoff, length or 2 * detector.n_columns)
     z, y, x = np.meshgrid(grid.z_mm, grid.y_mm, grid.x_mm, indexing="ij")
     volume = np.zeros(grid.shape)
-    for view, angle, arc in zip(filtered, geometry.gantry_angles_rad, arcs, strict=True):
+    for number, (view, arc) in enumerate(zip(filtered, arcs, strict=True)):
+        angle = geometry.gantry_angles_rad[number]
         toward = np.array([np.cos(angle), np.sin(angle), 0.0])
         along_u = np.cross([0.0, 0.0, 1.0], toward)
         points = np.stack([x, y, z], axis=-1)
         weight = 1.0
         if cone:
-            rays = points - isocenter * toward
+            radius = isocenter + sources[number, 0]
+            rays = points - radius * toward - [0, 0, sources[number, 1]]
             depth = -(rays @ toward)
-            points = isocenter * toward + rays * (distance / depth)[..., None]
-            weight = (isocenter / depth) ** 2
+            points = rays * (distance / depth)[..., None]
+            weight = isocenter * radius / depth**2
         row = (points[..., 2] - v_mm[0]) / detector.row_spacing_mm
         if not rising:
             row = (v_mm[0] - points[..., 2]) / detector.row_spacing_mm

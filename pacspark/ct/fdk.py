@@ -135,11 +135,13 @@ class SlabReconstruction:
         """
         geometry, grid = self._geometry, self._grid
         detector = geometry.detector
-        angles = geometry.gantry_angles_rad[angle_start : angle_start + len(filtered)]
-        isocenter_mm, detector_mm = 1.0, 1.0
+        views = slice(angle_start, angle_start + len(filtered))
+        angles = geometry.gantry_angles_rad[views]
+        radii_mm = source_z_mm = np.zeros(len(angles))
+        source_to_detector_mm = 1.0
         if isinstance(geometry, ConeBeamGeometry):
-            isocenter_mm = geometry.source_to_isocenter_mm
-            detector_mm = geometry.source_to_detector_mm
+            radii_mm, source_z_mm = geometry.source_radii_mm[views], geometry.source_z_mm[views]
+            source_to_detector_mm = geometry.source_to_detector_mm
         # rows of the kernel rise with v, whatever their order in the data
         row_start, row_stop = self.row_band
         first_row = detector.n_rows - row_stop if detector.row_order == "top_down" else row_start
@@ -152,8 +154,9 @@ class SlabReconstruction:
                 np.sin(angles),
                 grid.x_mm,
                 grid.y_mm,
-                isocenter_mm,
-                detector_mm,
+                radii_mm,
+                source_z_mm,
+                source_to_detector_mm,
                 1 / detector.column_spacing_mm,
                 (detector.n_columns - 1) / 2
                 - detector.offset_u_mm / detector.column_spacing_mm

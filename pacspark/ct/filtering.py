@@ -137,8 +137,11 @@ class RowFilter:
             distance_mm = geometry.source_to_detector_mm
             ray_mm = np.sqrt(distance_mm**2 + detector.u_mm[None] ** 2 + v_mm[:, None] ** 2)
             self._cosines = (distance_mm / ray_mm).astype(np.float32)
+            # the ramp is for the detector's shadow at the axis: a source further off, a wider one
+            self._scales = geometry.source_to_isocenter_mm / geometry.source_radii_mm
         else:
             self._cosines = np.ones((v_mm.size, detector.n_columns), np.float32)
+            self._scales = np.ones(geometry.n_angles)
 
     def filter(
         self, projections: NDArray[np.float32], angle_start: int, n_threads: int
@@ -155,7 +158,8 @@ class RowFilter:
             Threads to use.
         """
         n_angles, n_rows, n_columns = projections.shape
-        weights = self._redundancy.weights(angle_start, angle_start + n_angles)
+        views = slice(angle_start, angle_start + n_angles)
+        weights = self._redundancy.weights(views) * self._scales[views, None].astype(np.float32)
         weighted = np.zeros(
             (n_angles, n_rows, self._before + n_columns + len(self._tail)), np.float32
         )

@@ -224,9 +224,9 @@ class _Views:
             raise GeometryError(message)
 
     def _key(self) -> tuple[Any, ...]:
-        names = [item.name for item in fields(self)]  # type: ignore[arg-type]
-        values = (getattr(self, name) for name in names if name != "gantry_angles_rad")
-        return (type(self).__name__, self.gantry_angles_rad.tobytes(), *values)
+        values = [getattr(self, item.name) for item in fields(self)]  # type: ignore[arg-type]
+        plain = (value.tobytes() if isinstance(value, np.ndarray) else value for value in values)
+        return (type(self).__name__, *plain)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Views) and self._key() == other._key()
@@ -255,6 +255,10 @@ class ConeBeamGeometry(_Views):
         ``(n_angles,)``, finite; any start, order and steps. Clockwise scans have falling angles.
     detector
         The flat panel.
+    source_shifts_mm
+        ``(n_angles, 2)``: how much further from the axis than `source_to_isocenter_mm`, and how
+        high above z = 0, the source of each view is; None: not at all. The detector goes with the
+        source: v counts from the source's height.
 
     Raises
     ------
@@ -272,6 +276,7 @@ class ConeBeamGeometry(_Views):
     source_to_detector_mm: float
     gantry_angles_rad: NDArray[np.float64]
     detector: FlatPanel
+    source_shifts_mm: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         for name in ("source_to_isocenter_mm", "source_to_detector_mm"):
@@ -284,6 +289,28 @@ class ConeBeamGeometry(_Views):
             )
             raise GeometryError(message)
         self._check()
+        if self.source_shifts_mm is not None:
+            shifts = _checked_shifts(self.source_shifts_mm, self.n_angles)
+            object.__setattr__(self, "source_shifts_mm", shifts)
+            if self.source_radii_mm.min() <= 0:
+                message = (
+                    "source_shifts_mm: expected sources off the axis, found one "
+                    f"{self.source_radii_mm.min():g} mm from it"
+                )
+                raise GeometryError(message)
+
+    @property
+    def source_radii_mm(self) -> NDArray[np.float64]:
+        """Distance of each view's source from the rotation axis, mm."""
+        radii = np.full(self.n_angles, self.source_to_isocenter_mm)
+        return radii if self.source_shifts_mm is None else radii + self.source_shifts_mm[:, 0]
+
+    @property
+    def source_z_mm(self) -> NDArray[np.float64]:
+        """Height of each view's source, mm."""
+        if self.source_shifts_mm is None:
+            return np.zeros(self.n_angles)
+        return self.source_shifts_mm[:, 1]
 
     @property
     def magnification(self) -> float:
@@ -299,19 +326,22 @@ class ConeBeamGeometry(_Views):
             When the grid reaches the source's circle.
         """
         reach_mm = _reach_mm(grid)
-        if reach_mm >= self.source_to_isocenter_mm:
+        # once where all sources are alike: plans ask thousands of times
+        shifts_mm = np.zeros((1, 2)) if self.source_shifts_mm is None else self.source_shifts_mm
+        radii_mm = self.source_to_isocenter_mm + shifts_mm[:, 0]
+        if reach_mm >= radii_mm.min():
             message = (
-                f"grid: expected voxels less than source_to_isocenter_mm = "
-                f"{self.source_to_isocenter_mm:g} from the rotation axis, found {reach_mm:g}"
+                f"grid: expected voxels less than source_to_isocenter_mm = {radii_mm.min():g} from "
+                f"the rotation axis, found {reach_mm:g}"
             )
             raise GeometryError(message)
-        scales = [
-            self.source_to_detector_mm / (self.source_to_isocenter_mm + side * reach_mm)
+        z_mm = grid.z_mm
+        reached = [
+            (z - shifts_mm[:, 1]) * self.source_to_detector_mm / (radii_mm + side * reach_mm)
+            for z in (z_mm[0], z_mm[-1])
             for side in (-1, 1)
         ]
-        z_mm = grid.z_mm
-        reached = [z * scale for z in (z_mm[0], z_mm[-1]) for scale in scales]
-        return _rows_between(self.detector, min(reached), max(reached))
+        return _rows_between(self.detector, float(np.min(reached)), float(np.max(reached)))
 
     def fit_grid(self) -> VolumeGrid:
         """Return the field of view, at the detector's resolution at the isocenter.
@@ -422,6 +452,22 @@ def _checked_angles(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np
         message = (
             f"gantry_angles_rad: expected radians, found a span of {span:g}, which looks like "
             "degrees; convert with numpy.radians"
+        )
+        raise GeometryError(message)
+    checked.flags.writeable = False
+    return checked
+
+
+def _checked_shifts(shifts: NDArray[np.float64], n_angles: int) -> NDArray[np.float64]:
+    try:
+        checked = np.array(shifts, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        message = f"source_shifts_mm: expected numbers, found {error}"
+        raise GeometryError(message) from error
+    if checked.shape != (n_angles, 2) or not np.isfinite(checked).all():
+        message = (
+            f"source_shifts_mm: expected ({n_angles}, 2) finite numbers, found shape "
+            f"{checked.shape}"
         )
         raise GeometryError(message)
     checked.flags.writeable = False

@@ -76,15 +76,8 @@ class Redundancy:
             self._shares = _half_fan_shares(geometry, self._fan_rad)
             self.columns_before, self.columns_after = _missing_columns(geometry)
 
-    def weights(self, angle_start: int, angle_stop: int) -> NDArray[np.float32]:
-        """Return what the columns of some views count, ``(n, n_columns)``, radians.
-
-        Parameters
-        ----------
-        angle_start, angle_stop
-            Indices of the views in the scan.
-        """
-        views = slice(angle_start, angle_stop)
+    def weights(self, views: slice) -> NDArray[np.float32]:
+        """Return what the columns of some views count, ``(n, n_columns)``, radians."""
         shares = self._shares
         if self.is_short_scan:
             shares = short_scan_shares(

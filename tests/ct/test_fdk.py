@@ -54,6 +54,9 @@ SCANS: dict[str, Geometry] = {
     "short scan": replace(CONE, gantry_angles_rad=np.radians(np.arange(40, 240, 5.0))),
     "short scan, clockwise": replace(CONE, gantry_angles_rad=np.radians(np.arange(9, -190, -7.0))),
     "over-scan, uneven": replace(CONE, gantry_angles_rad=np.sort(UNEVEN)[:20]),
+    "wobbling source": replace(
+        CONE, source_shifts_mm=np.stack([9 * np.cos(CIRCLE), 4 * np.sin(3 * CIRCLE)], axis=1)
+    ),
     "fan": ConeBeamGeometry(120.0, 200.0, CIRCLE, FlatPanel(1, 26, 1.4, 1.1, offset_u_mm=-0.4)),
     "parallel, half": ParallelBeamGeometry(np.arange(20) * math.pi / 20, PANEL),
     "parallel, half with its end": ParallelBeamGeometry(np.linspace(0, math.pi, 21), PANEL),

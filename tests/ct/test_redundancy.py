@@ -133,7 +133,7 @@ def test_half_fan__counts_each_ray_once_in_all(offset_u_mm: float, *, parallel: 
         geometry = ParallelBeamGeometry(geometry.gantry_angles_rad, geometry.detector)
     assert geometry.is_half_fan
     u_mm = geometry.detector.u_mm
-    shares = Redundancy(geometry).weights(0, 1)[0] / math.radians(1)
+    shares = Redundancy(geometry).weights(slice(1))[0] / math.radians(1)
     opposite = np.interp(-u_mm, u_mm, shares, left=0.0, right=0.0)
     far = np.minimum(np.abs(u_mm - u_mm[0]), np.abs(u_mm - u_mm[-1])) > 2
     np.testing.assert_allclose((shares + opposite)[far], 1.0, atol=2e-3)
@@ -209,8 +209,8 @@ def test_extrapolation__leaves_alone_what_ends_on_the_detector(offset_u_mm: floa
 def test_redundancy__of_blocks_of_views_is_that_of_all(name: str) -> None:
     geometry = scan(5, 230, 100) if name == "short scan" else scan(0, 356, 90, offset_u_mm=50.0)
     redundancy = Redundancy(geometry)
-    whole = redundancy.weights(0, geometry.n_angles)
-    parts = [redundancy.weights(at, at + 10) for at in range(0, geometry.n_angles, 10)]
+    whole = redundancy.weights(slice(None))
+    parts = [redundancy.weights(slice(at, at + 10)) for at in range(0, geometry.n_angles, 10)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
