@@ -75,7 +75,7 @@ GATES = {
     "half-fan": (circle(180), {"offset_u_mm": 120.0}, 0.061, 24.0),
     "half-fan, other side": (circle(180), {"offset_u_mm": -120.0}, 0.061, 24.0),
 }
-"""RTK's own tests of its FDK: views, offsets, the mean absolute error and PSNR (dB) that it takes."""
+"""RTK's own tests of its FDK: views, offsets, mean absolute error and PSNR in dB passing there."""
 
 
 @pytest.mark.parametrize("name", GATES)
