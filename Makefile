@@ -25,7 +25,7 @@ test-slow: $(DEV_STAMP) java peers ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
 
 bench: $(DEV_STAMP) java ## benchmarks, one JSON line per case, rivals in the same run
-	@for file in benchmarks/benchmark_*.py; do $(BIN)/python $$file; done
+	@for file in benchmarks/benchmark_*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
 lint: $(DEV_STAMP) ## ruff, mypy, import contracts
 	@$(BIN)/ruff check

@@ -1,6 +1,6 @@
 """A scan from files to a CT series in the archive: seconds and memory of the whole, JVM included.
 
-Run: python benchmarks/benchmark_archive.py [--size 256] [--views 360]
+Run: python -m benchmarks.benchmark_archive [--size 256] [--views 360]
 Runs the two commands that a user would (`import-scan`, `reconstruct`) as fresh processes, samples
 the resident memory of the process tree (shared pages counted once: PSS), and prints one JSON line.
 """

@@ -1,6 +1,6 @@
 """FDK against itk-rtk on the same projections: one JSON line per measurement.
 
-``python benchmarks/benchmark_fdk.py [--size 256] [--views 180] [--threads 2] [--repeats 3]``
+``python -m benchmarks.benchmark_fdk [--size 256] [--views 180] [--threads 2] [--repeats 3]``
 
 The grid's voxels match the detector's pixels at the isocenter. Each figure is the best of the
 repeats after one warm-up on little data; ``gups`` is 10^9 voxel updates per second.
@@ -11,16 +11,17 @@ import json
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import Any
+from multiprocessing import get_context
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pacspark.ct.fdk import SlabReconstruction, reconstruct_fdk
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
 from pacspark.ct.kernels.variants import available_variants
 from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, project, scaled
+from tests.ct.rtk import best_fdk
 
 FIELD_OF_VIEW_MM = 100.0
 
@@ -41,44 +42,6 @@ def best_s(action: Callable[[], object], repeats: int) -> float:
         return time.perf_counter() - start
 
     return min(once() for _ in range(repeats))
-
-
-def rtk_fdk(
-    projections: NDArray[np.float32],
-    geometry: ConeBeamGeometry,
-    grid: VolumeGrid,
-    n_threads: int,
-) -> tuple[NDArray[np.float32], float]:
-    """Reconstruct with itk-rtk, whose axis is y: the volume in our order of axes, seconds."""
-    import itk
-
-    rtk = itk.RTK
-    itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(n_threads)
-    image = itk.Image[itk.F, 3]
-    views: Any = rtk.ThreeDCircularProjectionGeometry.New()
-    for angle in geometry.gantry_angles_rad:
-        views.AddProjection(
-            geometry.source_to_isocenter_mm, geometry.source_to_detector_mm, math.degrees(angle)
-        )
-    panel = geometry.detector
-    stack = itk.image_from_array(np.ascontiguousarray(projections[:, ::-1]))
-    stack.SetOrigin([float(panel.u_mm.min()), float(panel.v_mm.min()), 0.0])
-    stack.SetSpacing([panel.column_spacing_mm, panel.row_spacing_mm, 1.0])
-    zeros = rtk.ConstantImageSource[image].New()
-    zeros.SetOrigin([float(grid.y_mm[0]), float(grid.z_mm[0]), float(grid.x_mm[0])])
-    zeros.SetSpacing(list(grid.voxel_mm))
-    zeros.SetSize(list(grid.shape))
-    zeros.SetConstant(0.0)
-    fdk = rtk.FDKConeBeamReconstructionFilter[image].New()
-    fdk.SetInput(0, zeros.GetOutput())
-    fdk.SetInput(1, stack)
-    fdk.SetGeometry(views)
-    fdk.GetRampFilter().SetTruncationCorrection(0.0)
-    fdk.GetRampFilter().SetHannCutFrequency(0.0)
-    start = time.perf_counter()
-    fdk.Update()
-    seconds = time.perf_counter() - start
-    return itk.array_from_image(fdk.GetOutput()).transpose(1, 2, 0), seconds
 
 
 def tell(**figures: object) -> None:
@@ -116,9 +79,10 @@ def main() -> None:
     report("reconstruct_fdk", ours_s)
     if given.without_rival:
         return
-    theirs, theirs_s = rtk_fdk(projections, geometry, grid, given.threads)
-    for _ in range(given.repeats - 1):
-        theirs_s = min(theirs_s, rtk_fdk(projections, geometry, grid, given.threads)[1])
+    # in a process of its own: its wrappers crash as a big interpreter ends
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        rival = (projections, geometry, grid, given.threads, given.repeats)
+        theirs, theirs_s = process.submit(best_fdk, *rival).result()
     report(
         "itk-rtk",
         theirs_s,

@@ -1,6 +1,6 @@
 """Ingest of CT slices: instances per second and MB per second through Spark local[2].
 
-Run: python benchmarks/benchmark_ingest.py [--instances 2000] [--size 512]
+Run: python -m benchmarks.benchmark_ingest [--instances 2000] [--size 512]
 Prints one JSON line per case. The objects are made before the clock starts; the Spark session is
 warm (its start is reported by itself).
 """

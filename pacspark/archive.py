@@ -7,22 +7,21 @@
 >>> volume.slice(z=0).show()                                        # doctest: +SKIP
 """
 
-import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
 
 from pacspark.ct.checks import require_count, require_positive
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
-from pacspark.dicom.attributes import LEVELS
 from pacspark.dicom.matching import parse_query
-from pacspark.errors import ArchiveNotFoundError, ProjectionDataError, UsageError
+from pacspark.errors import GeometryError, ProjectionDataError, UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.partition import (
     SUBJECTS,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from pacspark.check import GeometryCheck
+    from pacspark.dicom.scan import StoredScan
     from pacspark.spark.reconstruct import ReconstructionReport
     from pacspark.volume import Volume
 
@@ -68,7 +68,8 @@ def open_archive(
     spark
         The session to use; None: one is made on first need.
     as_of
-        A version of the `instances` table, or a time: the archive as it was then.
+        A version of the `instances` table, or a time (UTC where it has no zone): every table as it
+        was then, in Python and in SQL.
 
     Raises
     ------
@@ -167,29 +168,35 @@ class Archive:
         from pacspark.scans.description import read_scan_description
         from pacspark.scans.readers import open_frames
         from pacspark.tables.intake import Intake, commit_intake
-        from pacspark.tables.runs import record_run
+        from pacspark.tables.runs import describe_geometry, recorded_run, versions_now
 
         self._require_now()
         scan = read_scan_description(description)
-        run_id, started_at = uuid.uuid4().hex, datetime.now(UTC)
-        intake = Intake(self._storage, run_id)
-        series_uid = ""
-        with progress.stage("import", None, "objects") as stage, open_frames(scan) as frames:
-            for encoded in encode_scan(scan, frames):
-                intake.add(str(description), encoded.data)
-                series_uid = encoded.series_instance_uid
-                stage.advance()
-        report = commit_intake(self._storage, [intake.finish()], run_id, "import-scan")
-        if not report.clean:
-            refused = report.refused[0].message if report.refused else "objects in conflict"
-            message = f"{description}: expected every object stored, found {refused}"
-            raise ProjectionDataError(message)
-        imported = ImportedScan(series_uid, report.stored, report.duplicate, report.bytes_stored)
-        record_run(
-            self._storage, run_id, "import-scan", started_at, asdict(imported),
-            series_instance_uid=series_uid,
-        )  # fmt: skip
-        return imported
+        run_id, series_uid = uuid.uuid4().hex, ""
+        with recorded_run(
+            self._storage,
+            run_id,
+            "import-scan",
+            versions_now(self._storage),
+            options={"description": str(description)},
+            geometry=describe_geometry(scan.geometry),
+        ) as run:
+            with (
+                progress.stage("import", None, "objects") as stage,
+                open_frames(scan) as frames,
+                Intake(self._storage, run_id) as intake,
+            ):
+                for encoded in encode_scan(scan, frames):
+                    intake.add(str(description), encoded.data)
+                    series_uid = encoded.series_instance_uid
+                    stage.advance()
+                taken = intake.finish()
+            report = commit_intake(self._storage, [taken], run_id, "import-scan")
+            run["series_instance_uid"] = series_uid
+            run["metrics"] = asdict(report)
+            if not report.clean:
+                raise ProjectionDataError(report.refusal(str(description)))
+        return ImportedScan(series_uid, report.stored, report.duplicate, report.bytes_stored)
 
     # what is asked
 
@@ -208,12 +215,13 @@ class Archive:
         pandas.DataFrame
             One row per match, columns named by DICOM keyword.
         """
-        if level not in LEVELS:
-            message = f"level: expected one of {', '.join(LEVELS)}, found {level!r}"
-            raise UsageError(message)
-        parsed = parse_query({key: _query_text(value) for key, value in query.items()}, level)
-        found: pd.DataFrame = self.catalog.find(level, parsed).to_pandas()
+        texts = {key: _query_text(value) for key, value in query.items()}
+        found: pd.DataFrame = self.find_table(level, texts).to_pandas()
         return found
+
+    def find_table(self, level: str, query: Mapping[str, object]) -> pa.Table:
+        """Find as `find` does, into an Arrow table; keywords may be tags of eight hex digits."""
+        return self.catalog.find(parse_query(query, level))
 
     @property
     def instances(self) -> "DataFrame":
@@ -224,7 +232,7 @@ class Archive:
         """Ask the tables in SQL; any DICOM keyword is a column of `instances`."""
         from pacspark.spark.query import sql
 
-        return sql(self._delta_spark(), self._storage, statement, self._as_of)
+        return sql(self._delta_spark(), self.catalog, statement)
 
     def versions(self) -> pd.DataFrame:
         """List the versions of the tables: which run made each, and when."""
@@ -256,7 +264,10 @@ class Archive:
             Centre along x, y, z.
         """
         fitted = self._scan(series_uid).geometry.fit_grid()
-        return refit(fitted, size, voxel_mm, center_mm)
+        try:
+            return refit(fitted, size, voxel_mm, center_mm)
+        except GeometryError as error:  # of what was given: the scan's own grid is good
+            raise UsageError(*error.args) from None
 
     def plan(
         self,
@@ -264,9 +275,14 @@ class Archive:
         grid: VolumeGrid | None = None,
         cluster: Cluster | None = None,
     ) -> ReconstructionPlan:
-        """Plan a reconstruction: slabs, bytes per task, time. Runs nothing."""
-        geometry = self._scan(series_uid).geometry
-        return plan_reconstruction(geometry, grid or geometry.fit_grid(), cluster or cluster_of())
+        """Plan a reconstruction of all energy bins: tasks, bytes, time. Runs nothing."""
+        scan = self._scan(series_uid)
+        return plan_reconstruction(
+            scan.geometry,
+            grid or scan.geometry.fit_grid(),
+            cluster or cluster_of(spark=self._spark),
+            n_energy_bins=scan.n_energy_bins,
+        )
 
     def reconstruct(
         self,
@@ -333,7 +349,11 @@ class Archive:
             reports.append(
                 found
                 or reconstruct(
-                    self.spark, self._storage, asked, cluster or cluster_of(), progress=progress
+                    self.spark,
+                    self._storage,
+                    asked,
+                    cluster or cluster_of(spark=self.spark),
+                    progress=progress,
                 )
             )
         return reports
@@ -382,7 +402,7 @@ class Archive:
     def _table(self, name: str) -> "DataFrame":
         from pacspark.spark.query import table
 
-        return table(self._delta_spark(), self._storage, name, self._as_of)
+        return table(self._delta_spark(), self.catalog, name)
 
     def _delta_spark(self) -> "SparkSession":
         from pacspark.spark.session import require_delta
@@ -390,10 +410,10 @@ class Archive:
         require_delta(self.spark)
         return self.spark
 
-    def _scan(self, series_uid: str) -> Any:
-        from pacspark.dicom.scan import scan_from_headers
+    def _scan(self, series_uid: str) -> "StoredScan":
+        from pacspark.tables.scans import read_stored_scan
 
-        return scan_from_headers(self.catalog.instances_of(series_uid).to_pylist())
+        return read_stored_scan(self.catalog, series_uid).scan
 
     def _require_now(self) -> None:
         if self._as_of is not None:
@@ -435,14 +455,34 @@ def refit(
 
 
 def cluster_of(
-    executors: int | None = None, cores: int | None = None, memory_bytes: int | None = None
+    executors: int | None = None,
+    cores: int | None = None,
+    memory_bytes: int | None = None,
+    spark: "SparkSession | None" = None,
 ) -> Cluster:
-    """Describe a cluster; what is not given is this machine, half of its memory for workers."""
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Describe a cluster; what is not given is that of the session in use.
+
+    Parameters
+    ----------
+    executors, cores, memory_bytes
+        Executors, and cores and memory for Python workers of each.
+    spark
+        The session; None: the active one, else the one that would be made on this machine.
+    """
+    from pacspark.spark.cluster import cluster_of_properties, this_machine
+
+    try:
+        from pacspark.spark.session import session_cluster
+    except ImportError:  # planning needs no Spark
+        found = cluster_of_properties({}, this_machine(), 1)
+    else:
+        found = session_cluster(spark)
     return Cluster(
-        executors=1 if executors is None else executors,
-        cores_per_executor=(os.cpu_count() or 1) if cores is None else cores,
-        memory_per_executor_bytes=available // 2 if memory_bytes is None else memory_bytes,
+        executors=found.executors if executors is None else executors,
+        cores_per_executor=found.cores_per_executor if cores is None else cores,
+        memory_per_executor_bytes=(
+            found.memory_per_executor_bytes if memory_bytes is None else memory_bytes
+        ),
     )
 
 
@@ -459,14 +499,3 @@ def plan_preset(name: str, cluster: Cluster) -> ReconstructionPlan:
         raise UsageError(message)
     geometry, grid = subject_scan(SUBJECTS[name])
     return plan_reconstruction(geometry, grid, cluster)
-
-
-__all__ = [
-    "Archive",
-    "ArchiveNotFoundError",
-    "ImportedScan",
-    "cluster_of",
-    "create_archive",
-    "open_archive",
-    "plan_preset",
-]

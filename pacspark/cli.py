@@ -1,10 +1,12 @@
 """The command line: arguments and printing, nothing else.
 
 Results go to standard output, progress and errors to standard error. Exit status 0 is done, 1
-failed, 2 wrong usage. With ``--json`` the last thing on standard output is one JSON value.
+failed, 2 wrong usage, 130 interrupted. With ``--json`` the last thing on standard output is one
+JSON value.
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,9 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pacspark.archive import create_archive, open_archive
+from pacspark.ct.checks import require_positive
 from pacspark.ct.filtering import FDKOptions
-from pacspark.dicom.matching import parse_query
-from pacspark.errors import PacsparkError, UsageError
+from pacspark.errors import GeometryError, PacsparkError, QueryError, UsageError
 from pacspark.progress import Progress, progress_for_stderr
 
 app = typer.Typer(
@@ -56,13 +58,19 @@ EnergyBins = Annotated[
 Executors = Annotated[int | None, typer.Option("--executors", help="Executors of the cluster.")]
 Cores = Annotated[int | None, typer.Option("--cores", help="Cores per executor.")]
 Memory = Annotated[
-    str | None, typer.Option("--memory", help="Memory per executor for Python workers, like 8G.")
+    str | None,
+    typer.Option("--memory", help="For Python workers of an executor: GiB, or 512M."),
 ]
 
 
 def say(text: str) -> None:
     """Print a line for people on standard error."""
-    print(text, file=sys.stderr)
+    print(_printable(text), file=sys.stderr)
+
+
+def _printable(text: str) -> str:
+    """Replace what is no letter: what others wrote must not steer a terminal."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def show_json(value: object) -> None:
@@ -90,7 +98,11 @@ def ingest(
     paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, zips, DICOMDIRs.")],
     as_json: AsJson = False,
 ) -> None:
-    """Store DICOM objects: counts stored, duplicate, conflicting and rejected ones."""
+    """Store DICOM objects: counts stored, duplicate, conflicting and rejected ones.
+
+    Paths may be URLs, with globs, on HDFS or S3; a zip there has to be named .zip. Paths of this
+    machine are read by the tasks: on a cluster, all its machines have to see them.
+    """
     report = create_archive(root).ingest(paths, progress=_progress())
     counts = {
         "stored": report.stored,
@@ -145,10 +157,7 @@ def find(
     as_json: AsJson = False,
 ) -> None:
     """Find by PS3.4 matching."""
-    if level not in FIND_COLUMNS:
-        message = f"--level: expected one of {', '.join(FIND_COLUMNS)}, found {level!r}"
-        raise UsageError(message)
-    found = open_archive(root).catalog.find(level, parse_query(_query(query or []), level))
+    found = open_archive(root).find_table(level, _query(query or []))
     records = [
         {key: value for key, value in record.items() if value not in (None, "", [])}
         for record in found.to_pylist()
@@ -199,9 +208,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
 
 def _cell(value: object) -> str:
-    """Give a cell as one line; what others wrote must not steer a terminal."""
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    return _printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 @app.command(
@@ -266,13 +273,22 @@ def plan(
     """Tell what a reconstruction would run and cost; runs nothing."""
     from pacspark.archive import plan_preset
 
-    cluster = _cluster(executors, cores, memory)
+    if price is not None and not (math.isfinite(price) and price >= 0):
+        message = f"--price-per-core-hour: expected a number from 0 on, found {price}"
+        raise UsageError(message)
     if preset is not None:
-        planned = plan_preset(preset, cluster)
+        given = {"ROOT": root, "--size": size, "--voxel-mm": voxel_mm, "--center": center}
+        unused = [name for name, value in given.items() if value is not None]
+        if unused:
+            message = f"plan: expected --preset or {unused[0]}, found both"
+            raise UsageError(message)
+        planned = plan_preset(preset, _cluster(executors, cores, memory))
     elif root is None or series_uid is None:
-        message = "plan: expected ROOT SERIES_UID or --preset, found neither"
+        found = "neither" if root is None else "ROOT alone"
+        message = f"plan: expected ROOT SERIES_UID or --preset, found {found}"
         raise UsageError(message)
     else:
+        cluster = _cluster(executors, cores, memory)
         archive = open_archive(root)
         grid = archive.grid(series_uid, size=size, voxel_mm=voxel_mm, center_mm=center)
         planned = archive.plan(series_uid, grid=grid, cluster=cluster)
@@ -296,23 +312,11 @@ def _human(name: str, value: float) -> str:
 
 def _cluster(executors: int | None, cores: int | None, memory: str | None) -> Any:
     from pacspark.archive import cluster_of
+    from pacspark.spark.cluster import parse_bytes
 
-    return cluster_of(executors, cores, None if memory is None else parse_bytes(memory))
-
-
-def parse_bytes(text: str) -> int:
-    """Read a size like ``512M``, ``8G`` or ``8GiB`` as bytes."""
-    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    number = text.strip().lower().removesuffix("b").removesuffix("i")
-    unit = number[-1:] if number[-1:].isalpha() else ""
-    try:
-        size_bytes = int(float(number.removesuffix(unit)) * units[unit])
-    except (ValueError, KeyError, OverflowError):
-        size_bytes = 0
-    if size_bytes <= 0:
-        message = f"memory: expected a size like 8G or 512M, found {text!r}"
-        raise UsageError(message)
-    return size_bytes
+    return cluster_of(
+        executors, cores, None if memory is None else parse_bytes(memory, "g", "--memory")
+    )
 
 
 @app.command(epilog="Example: pacspark reconstruct archive 1.2.3 --size 256 256 256 --filter hann")
@@ -334,11 +338,17 @@ def reconstruct(
     as_json: AsJson = False,
 ) -> None:
     """Reconstruct a scan with Spark; the last word is the UID of the CT series in the archive."""
+    try:
+        options = FDKOptions(filter=filter_name, cutoff=cutoff)
+        if water_mu is not None:
+            require_positive("--water-mu-per-mm", water_mu)
+    except GeometryError as error:
+        raise UsageError(*error.args) from None
     archive = open_archive(root)
     reports = archive.reconstruct_series(
         series_uid,
         grid=archive.grid(series_uid, size=size, voxel_mm=voxel_mm, center_mm=center),
-        options=FDKOptions(filter=filter_name, cutoff=cutoff),
+        options=options,
         energy_bins=None if energy_bins is None else _indices(energy_bins),
         water_mu_per_mm=water_mu,
         cluster=_cluster(executors, cores, memory),
@@ -348,13 +358,15 @@ def reconstruct(
         show_json([report.summary() for report in reports])
         return
     for report in reports:
-        made = "found" if report.found else "made"
-        print(f"{made} {report.n_slices} slices: {report.series_instance_uid}")
+        made = f"{'found' if report.found else 'made'} {report.n_slices} slices"
+        if report.clamped_voxels:
+            made += f", {report.clamped_voxels} voxels clamped to the range of 16 bits"
+        print(f"{made}: {report.series_instance_uid}")
 
 
 def _indices(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        return [int(index) for index in text.split(",")]
     except ValueError as error:
         message = f"energy-bins: expected indices like 0,2, found {text!r}"
         raise UsageError(message) from error
@@ -411,6 +423,14 @@ def history(root: Root, as_json: AsJson = False) -> None:
 
 
 INTERRUPTED = 130
+INTERRUPTED_LINE = "interrupted; the same command again finishes the work"
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Tell whether an error came of Ctrl-C: Spark ends its jobs then, and raises that instead."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -421,13 +441,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app([argument for argument in given if argument != "--debug"])
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what click makes of Ctrl-C
-            say("interrupted; the same command again finishes the work")
-            return 1
+            say(INTERRUPTED_LINE)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:
         if debug:
             raise
+        if _is_interrupt(error):
+            say(INTERRUPTED_LINE)
+            return INTERRUPTED
         hint = "" if isinstance(error, PacsparkError) else " (--debug shows where)"
         say(f"{type(error).__name__}: {error}{hint}")
-        return 2 if isinstance(error, UsageError) else 1
+        return 2 if isinstance(error, UsageError | QueryError) else 1
     return 0

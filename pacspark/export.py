@@ -7,7 +7,6 @@ is left alone when it holds the same bytes; when it holds others, nothing is wri
 import gzip
 import hashlib
 import os
-import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.dicom.matching import parse_query
+from pacspark.dicom.uids import is_uid
 from pacspark.errors import MissingDependencyError, NotInArchiveError, StorageError, UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.tables.catalog import Catalog
@@ -31,7 +31,6 @@ LEVELS: Final = ("study", "series", "instance")
 LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 """DICOM's x and y point left and back, NIfTI's right and front."""
 _COLUMNS: Final = ("sop_instance_uid", "series_instance_uid", "modality", *LOCATION_COLUMNS)
-_UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
 _COPY_BYTES: Final = 4 << 20
 
 
@@ -80,13 +79,17 @@ def export(
     NotInArchiveError
         When the archive does not hold it.
     UsageError
-        When the format does not exist or does not fit, or a file there holds something else.
+        When the format does not exist or does not fit, or a file there holds something else or
+        stands in the place of the folder.
     """
     if file_format not in FORMATS:
         message = f"format: expected one of {', '.join(FORMATS)}, found {file_format!r}"
         raise UsageError(message)
     if level not in LEVELS:
         message = f"level: expected one of {', '.join(LEVELS)}, found {level!r}"
+        raise UsageError(message)
+    if os.path.lexists(directory) and not directory.is_dir():
+        message = f"directory: expected a folder, found the file {directory}"
         raise UsageError(message)
     if file_format == "nifti":
         return _export_nifti(catalog, directory, level, uid, progress)
@@ -118,7 +121,7 @@ def _series_of(catalog: Catalog, level: str, uid: str) -> list[str]:
     if level == "series":
         return [uid]
     query = parse_query({"StudyInstanceUID": uid}, "series")
-    found = catalog.find("series", query)["SeriesInstanceUID"].to_pylist()
+    found = catalog.find(query)["SeriesInstanceUID"].to_pylist()
     if not found:
         message = f"{catalog.storage.root}: no study {uid[:64]!r}"
         raise NotInArchiveError(message)
@@ -133,7 +136,7 @@ def file_name(uid: str, suffix: str) -> str:
     UsageError
         For anything but digits and single dots, at most 64 characters.
     """
-    if len(uid) > 64 or not _UID.fullmatch(uid):
+    if not is_uid(uid):
         message = f"file name: expected a UID, found {uid[:80]!r}"
         raise UsageError(message)
     return uid + suffix
@@ -253,10 +256,10 @@ def _same_nifti(path: Path, content: bytes) -> bool:
     seen = 0
     try:
         with gzip.open(path) as packed:
-            while part := packed.read(_COPY_BYTES):
-                if part != content[seen : seen + len(part)]:
+            while block := packed.read(_COPY_BYTES):
+                if block != content[seen : seen + len(block)]:
                     return False
-                seen += len(part)
+                seen += len(block)
     except (OSError, EOFError):
         return False
     return seen == len(content)

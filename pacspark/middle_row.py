@@ -1,23 +1,18 @@
 """The sinogram of a stored scan's middle row: range reads of that row, nothing else."""
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any, Final
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pacspark.ct.coverage import view_radius_mm
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry
 from pacspark.ct.preprocess import line_integrals
-from pacspark.dicom.scan import FrameRun, StoredScan, decode_frames, scan_from_headers
+from pacspark.dicom.scan import StoredScan
 from pacspark.errors import UsageError
 from pacspark.pictures import Sinogram
 from pacspark.tables.catalog import Catalog
-
-STORED_BYTES: Final = 2
-READERS: Final = 8
-"""Many small reads wait more than they work."""
+from pacspark.tables.scans import ScanFrames, read_all, read_stored_scan
 
 
 def middle_row_sinogram(catalog: Catalog, series_uid: str, energy_bin: int = 0) -> Sinogram:
@@ -47,48 +42,44 @@ def middle_row(geometry: Geometry) -> int:
     return detector.n_rows // 2
 
 
+def mean_attenuation_per_mm(catalog: Catalog, stored: ScanFrames, energy_bin: int) -> float:
+    """Estimate the mean attenuation in the field of view, 1/mm, from the middle row of one view.
+
+    The line integrals of a view sum to what the slice attenuates in all.
+    """
+    scan, row = stored.scan, middle_row(stored.scan.geometry)
+    view = stored.located(scan.projections, energy_bin)[0]
+    integrals = line_integrals(
+        view.cut(0, 1).read(catalog, row),
+        scan.kind,
+        flats=read_all(catalog, stored.located(scan.flats, energy_bin), row),
+        darks=read_all(catalog, stored.located(scan.darks, energy_bin), row),
+        unattenuated_counts=scan.unattenuated_counts,
+    )
+    width_mm = scan.geometry.detector.column_spacing_mm / scan.geometry.magnification
+    area_mm2 = math.pi * view_radius_mm(scan.geometry) ** 2
+    return float(integrals.sum(dtype=np.float64)) * width_mm / area_mm2
+
+
 def read_middle_row(
     catalog: Catalog, series_uid: str, energy_bin: int = 0
 ) -> tuple[StoredScan, NDArray[np.float32]]:
     """Read a scan's headers and the line integrals (n_angles, n_columns) of its middle row."""
-    instances = catalog.instances_of(series_uid).to_pylist()
-    scan = scan_from_headers(instances)
-    rows = {row["sop_instance_uid"]: row for row in instances}
+    stored = read_stored_scan(catalog, series_uid)
+    scan = stored.scan
     if not 0 <= energy_bin < scan.n_energy_bins:
         message = f"energy bin: expected 0 to {scan.n_energy_bins - 1}, found {energy_bin}"
         raise UsageError(message)
-    detector_row = middle_row(scan.geometry)
-
-    def read(runs: Iterable[FrameRun]) -> NDArray[np.float32] | None:
-        own = [run for run in runs if run.energy_bin == energy_bin]
-        parts = [_read_row(catalog, rows[run.sop_instance_uid], run, detector_row) for run in own]
-        return np.concatenate(parts) if parts else None
-
-    values = read(scan.projections)
+    values, flats, darks = (
+        read_all(catalog, stored.located(runs, energy_bin), middle_row(scan.geometry))
+        for runs in (scan.projections, scan.flats, scan.darks)
+    )
     assert values is not None  # noqa: S101 -- scan_from_headers has seen every view
     integrals = line_integrals(
         values,
         scan.kind,
-        flats=read(scan.flats),
-        darks=read(scan.darks),
+        flats=flats,
+        darks=darks,
         unattenuated_counts=scan.unattenuated_counts,
     )
     return scan, integrals[:, 0]
-
-
-def _read_row(
-    catalog: Catalog, row: dict[str, Any], run: FrameRun, detector_row: int
-) -> NDArray[np.float32]:
-    """Read one detector row of each frame of a run: (n, 1, n_columns)."""
-    row_bytes = STORED_BYTES * run.n_columns
-    frame_bytes = row_bytes * run.n_rows
-    first_byte = row["pixel_data_offset"] + run.frame_start * frame_bytes
-    one_row = replace(run, n_rows=1)
-    if run.n_rows == 1:
-        return decode_frames(catalog.read_range(row, first_byte, run.count * row_bytes), one_row)
-    starts = [
-        first_byte + frame * frame_bytes + detector_row * row_bytes for frame in range(run.count)
-    ]
-    with ThreadPoolExecutor(READERS) as readers:
-        parts = readers.map(lambda start: catalog.read_range(row, start, row_bytes), starts)
-        return decode_frames(b"".join(parts), one_row)

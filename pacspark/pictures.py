@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.drawing import TEXT_COLOR, draw_scale_bar, new_figure, write
-from pacspark.errors import UsageError
+from pacspark.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,8 +116,15 @@ class Picture:
         if target.suffix.lower() not in {"", ".png"}:
             message = f"picture: expected a name that ends in .png, found {target.name!r}"
             raise UsageError(message)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(self.to_png())
+        if target.is_dir():
+            message = f"picture: expected a file's name, found the folder {target}"
+            raise UsageError(message)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(self.to_png())
+        except OSError as error:
+            message = f"{target}: cannot write: {error.strerror or error}"
+            raise StorageError(message) from error
         return target
 
     def show(self) -> None:

@@ -16,7 +16,7 @@ from pacspark.dicom.enhanced_xa import MANUFACTURER
 from pacspark.errors import UsageError
 from pacspark.pictures import Window
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.schema import LOCATION_COLUMNS
+from pacspark.tables.schema import FRAME_COLUMNS, LOCATION_COLUMNS
 
 HEADER_COLUMNS: Final = (
     *("sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "modality"),
@@ -25,7 +25,7 @@ HEADER_COLUMNS: Final = (
     *("pixel_representation", "pixel_spacing", "slice_thickness", "spacing_between_slices"),
     *("image_position_patient", "image_orientation_patient", "rescale_slope"),
     *("rescale_intercept", "rescale_type", "window_center", "window_width", "manufacturer"),
-    *("frame_kind", "pixel_data_offset", "pixel_data_length", "frame_size_bits"),
+    *FRAME_COLUMNS,
     *LOCATION_COLUMNS,
 )
 EVEN_SPACING_TOLERANCE: Final = 0.02

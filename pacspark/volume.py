@@ -20,6 +20,7 @@ from pacspark.errors import DicomDecodeError, MissingDependencyError, UsageError
 from pacspark.pictures import Drawable, ImagePlane, Picture, Window, draw_panels
 from pacspark.stack import patient_letters, read_slice_stack
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.schema import frame_index
 
 EXPLICIT_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 
@@ -239,10 +240,14 @@ class Volume(Drawable):
         """Read rows of one image, rescaled: a range read where the pixels are native."""
         row = self._stack.rows[z]
         n_x = self.shape[2]
-        if row["frame_kind"] == "native" and row["bits_allocated"] in {8, 16, 32}:
+        index = frame_index(row)
+        # without a place for its frame, the pixel data contradict the header: a decoder says how
+        if index.kind == "native" and index.count and row["bits_allocated"] in {8, 16, 32}:
             row_bytes = n_x * row["bits_allocated"] // 8
-            first_byte = row["pixel_data_offset"] + start * row_bytes
-            pixels = self._catalog.read_range(row, first_byte, (stop - start) * row_bytes)
+            ((first_byte, _),) = index.ranges(0)
+            pixels = self._catalog.read_range(
+                row, first_byte + start * row_bytes, (stop - start) * row_bytes
+            )
             stored = native_pixels(pixels, row).reshape(stop - start, n_x)
         else:
             stored = _decoded_pixels(self._catalog.read_object(row), row)[start:stop]

@@ -1,7 +1,9 @@
 """The whole way, from a scan's files to a CT series and out again, on every storage."""
 
 import subprocess
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 GRID = VolumeGrid(shape=(20, 24, 24), voxel_mm=(1.0, 1.0, 1.0))
+ONE_SLICE = VolumeGrid(shape=(1, 8, 8), voxel_mm=(1.0, 1.0, 1.0))
 
 
 def test_archive__reconstructs_on_every_storage_what_arrays_give(
@@ -57,6 +60,23 @@ def test_archive__reconstructs_on_every_storage_what_arrays_give(
     ]
     made = imported.series_instance_uid
     assert runs == [("import-scan", made)] * 2 + [("reconstruct", volume.series_uid)]
+
+
+def test_sql__sees_every_table_as_it_was(spark: "SparkSession", tmp_path: Path) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    root = tmp_path / "archive"
+    archive = create_archive(root, spark)
+    archive.import_scan(path)
+    time.sleep(0.05)  # commits are told apart by the millisecond
+    moment = datetime.now(UTC)
+    time.sleep(0.05)
+    archive.reconstruct(archive.find(level="series")["SeriesInstanceUID"][0], ONE_SLICE)
+    counts = "SELECT (SELECT count(*) FROM instances), (SELECT count(*) FROM runs)"
+    assert [tuple(row) for row in archive.sql(counts).collect()] == [(2, 2)]
+    for as_of in (1, moment, moment.replace(tzinfo=None)):
+        then = pacspark.open(root, spark, as_of=as_of)
+        assert [tuple(row) for row in then.sql(counts).collect()] == [(1, 1)]
+        assert then.instances.count() == then.catalog.runs().num_rows == 1
 
 
 def stored_reconstruction(archive: Archive, series_uid: str) -> NDArray[np.float32]:

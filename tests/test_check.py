@@ -1,6 +1,7 @@
 """The geometry check finds what is wrong with a scan, on phantoms and on real ones."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,16 +15,25 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pacspark.check import GeometryCheck, check_geometry, check_series, sharpness
-from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry, ParallelBeamGeometry
-from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, Ellipsoid, project, scaled
+from pacspark.ct.coverage import view_radius_mm
+from pacspark.ct.geometry import (
+    ConeBeamGeometry,
+    FlatPanel,
+    Geometry,
+    ParallelBeamGeometry,
+    VolumeGrid,
+)
+from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, Ellipsoid, project, scaled, voxelize
 from pacspark.ct.preprocess import line_integrals
 from pacspark.dicom.scan import encode_scan
 from pacspark.errors import GeometryError, ProjectionDataError, SeriesNotFoundError, UsageError
-from pacspark.middle_row import middle_row, middle_row_sinogram
+from pacspark.middle_row import mean_attenuation_per_mm, middle_row, middle_row_sinogram
 from pacspark.scans.description import read_scan_description
 from pacspark.scans.readers import open_frames
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.scans import read_stored_scan
 from tests.ct_objects import SERIES_UID, archive_of, steps_archive
+from tests.scan_files import write_phantom_scan
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "projections"
@@ -235,6 +245,22 @@ def test_stored_scan__is_checked_from_one_row_of_each_frame(tmp_path: Path) -> N
     found = check_series(catalog, series_uid)
     assert found.stated_offset_u_mm == 0.0
     assert found.best_offset_u_mm == pytest.approx(2.0, abs=0.25)
+
+
+def test_mean_attenuation__is_that_of_the_middle_slice(tmp_path: Path) -> None:
+    path, _ = write_phantom_scan(tmp_path)
+    catalog, series_uid = stored_scan(tmp_path, path)
+    stored = read_stored_scan(catalog, series_uid)
+    catalog.bytes_read = 0
+    mean = mean_attenuation_per_mm(catalog, stored, 0)
+    radius_mm = view_radius_mm(stored.scan.geometry)
+    edge_mm = radius_mm / 64
+    slice_ = voxelize(
+        scaled(SHEPP_LOGAN_UNIT, 10.0, 0.02), VolumeGrid((1, 128, 128), (1.0, edge_mm, edge_mm))
+    )
+    expected = slice_.sum() * edge_mm**2 / (math.pi * radius_mm**2)
+    assert mean == pytest.approx(expected, rel=0.05)
+    assert catalog.bytes_read == 2 * 36
 
 
 @pytest.fixture(scope="module")

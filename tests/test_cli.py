@@ -1,13 +1,21 @@
 """The command line: answers on standard output, one line per error, the documented exit status."""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
-from pacspark.cli import main, parse_bytes
-from pacspark.errors import UsageError
+from pacspark.archive import create_archive
+from pacspark.cli import main
+from tests.ct_objects import ct_image, encoded
 from tests.scan_files import write_phantom_scan
 
 if TYPE_CHECKING:
@@ -38,6 +46,24 @@ class Shell:
 @pytest.fixture
 def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
     return Shell(capsys)
+
+
+def test_reconstruct__tells_of_what_cannot_be_shown(
+    shell: Shell, spark: "SparkSession", tmp_path: Path
+) -> None:
+    scan, _ = write_phantom_scan(tmp_path / "scan")
+    shell("init", tmp_path / "archive")
+    series_uid = shell("import-scan", tmp_path / "archive", scan)[1].split()[-1]
+    asked = ("reconstruct", tmp_path / "archive", series_uid, *SIZE)
+
+    status, out, told = shell(*asked, "--center", "500", "0", "0")
+    assert (status, out) == (1, "")
+    assert "grid: expected voxels within the field of view" in told
+    status, out, told = shell(*asked, "--water-mu-per-mm", "1e-9")
+    assert (status, out) == (2, "")
+    assert "water_mu_per_mm: expected the attenuation of water in 1/mm, found 1e-09" in told
+    _, out, _ = shell(*asked, "--water-mu-per-mm", "2e-4")
+    assert re.fullmatch("made 6 slices, [1-9][0-9]* voxels clamped to the range .*: [0-9.]+", out)
 
 
 def test_commands__lead_from_a_scan_to_files(
@@ -90,53 +116,146 @@ def test_commands__lead_from_a_scan_to_files(
     assert "notes.txt" in err
 
 
+@pytest.fixture(scope="module")
+def words(spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What stands in the arguments of wrong commands: an archive with a scan, and beside it."""
+    folder = tmp_path_factory.mktemp("wrong")
+    scan, _ = write_phantom_scan(folder / "scan")
+    imported = create_archive(folder / "archive", spark).import_scan(scan)
+    (folder / "empty").mkdir()
+    return {
+        "ROOT": str(folder / "archive"),
+        "SCAN": imported.series_instance_uid,
+        "FILE": str(scan),
+        "FOLDER": str(folder / "empty"),
+    }
+
+
 @pytest.mark.parametrize(
-    ("arguments", "status", "says"),
+    ("command", "status", "says"),
     [
-        (["find", "ROOT", "PatientID"], 2, "expected KEYWORD=VALUE, found 'PatientID'"),
-        (["find", "ROOT", "--level", "shelf"], 2, "expected one of patient, study"),
-        (["find", "ROOT", "NoSuchThing=1"], 1, "NoSuchThing"),
-        (["find", "ROOT", "PatientID=A", "PatientID=B"], 2, "found PatientID twice"),
-        (["sql", "ROOT", "DELETE FROM rejects"], 1, "expected a query, found DeleteFromTable"),
-        (
-            ["sql", "ROOT", "INSERT OVERWRITE DIRECTORY 'x' USING csv SELECT 1"],
-            1,
-            "expected a query",
-        ),
-        (["sql", "ROOT", "WITH a AS (SELECT 1) INSERT INTO runs SELECT * FROM a"], 1, "a query"),
-        (["sql", "ROOT", "FROM runs INSERT INTO runs SELECT *"], 1, "expected a query"),
-        (["sql", "ROOT", "SELECT nothing_there FROM runs"], 1, "nothing_there"),
-        (["sql", "ROOT", "SELECT raise_error('broken')"], 1, "broken"),
-        (["find", "nowhere-at-all"], 1, "no archive here; `pacspark init"),
-        (["export", "ROOT", "out"], 2, "expected one of study, series, instance, found 0"),
-        (["export", "ROOT", "out", "--series", "1.2.3"], 1, "1.2.3"),
-        (["reconstruct", "ROOT", "1.2.3"], 1, "no series '1.2.3'"),
-        (["plan"], 2, "expected ROOT SERIES_UID or --preset"),
-        (["plan", "--preset", "whale"], 2, "found 'whale'"),
-        (["import-scan", "ROOT", "missing.toml"], 1, "missing.toml: expected a scan description"),
-        (["ingest", "ROOT", "missing"], 2, "missing: expected a file, a folder or a glob"),
-        (["no-such-command"], 2, "No such command"),
+        # wrong usage: what was given cannot be
+        ("find ROOT PatientID", 2, "expected KEYWORD=VALUE, found 'PatientID'"),
+        ("find ROOT --level shelf", 2, "expected one of patient, study"),
+        ("find ROOT NoSuchThing=1", 2, "NoSuchThing"),
+        ("find ROOT StudyDate=yesterday", 2, "yesterday"),
+        ("find ROOT PatientID=A PatientID=B", 2, "found PatientID twice"),
+        ("sql ROOT DELETE|FROM|rejects", 2, "expected a query, found DeleteFromTable"),
+        ("sql ROOT INSERT|OVERWRITE|DIRECTORY|'x'|USING|csv|SELECT|1", 2, "expected a query"),
+        ("sql ROOT WITH|a|AS|(SELECT|1)|INSERT|INTO|runs|SELECT|*|FROM|a", 2, "a query"),
+        ("sql ROOT FROM|runs|INSERT|INTO|runs|SELECT|*", 2, "expected a query"),
+        ("sql ROOT SELECT|nothing_there|FROM|runs", 2, "nothing_there"),
+        ("export ROOT out", 2, "expected one of study, series, instance, found 0"),
+        ("export ROOT out --series SCAN --study 1.2", 2, "study, series, instance, found 2"),
+        ("export ROOT out --series SCAN --format mp3", 2, "found 'mp3'"),
+        ("export ROOT FILE --series SCAN", 2, "expected a folder, found the file"),
+        ("check ROOT SCAN --picture FOLDER", 2, "expected a file's name, found the folder"),
+        ("check ROOT SCAN --picture a.jpg", 2, "expected a name that ends in .png"),
+        ("reconstruct ROOT SCAN --size 0 8 8", 2, "size along x: expected a whole number >= 1"),
+        ("reconstruct ROOT SCAN --size 8 8 -1", 2, "size along z: expected a whole number >= 1"),
+        ("reconstruct ROOT SCAN --voxel-mm 0", 2, "voxel_mm: expected a number > 0, found 0.0"),
+        ("reconstruct ROOT SCAN --voxel-mm -1", 2, "voxel_mm: expected a number > 0"),
+        ("reconstruct ROOT SCAN --voxel-mm nan", 2, "voxel_mm: expected a finite number"),
+        ("reconstruct ROOT SCAN --center 0 0 inf", 2, "expected a finite number, found inf"),
+        ("reconstruct ROOT SCAN --filter sharp", 2, "found 'sharp'"),
+        ("reconstruct ROOT SCAN --cutoff 2", 2, "options.cutoff: expected a number in (0, 1]"),
+        ("reconstruct ROOT SCAN --energy-bins one", 2, "expected indices like 0,2, found 'one'"),
+        ("reconstruct ROOT SCAN --energy-bins 0,1", 2, "energy bin: expected 0 to 0, found 1"),
+        ("reconstruct ROOT SCAN --energy-bins -1", 2, "energy bin: expected 0 to 0, found -1"),
+        ("reconstruct ROOT SCAN --water-mu-per-mm 0", 2, "--water-mu-per-mm: expected a number"),
+        ("reconstruct ROOT SCAN --water-mu-per-mm nan", 2, "--water-mu-per-mm: expected a finite"),
+        ("reconstruct ROOT SCAN --memory lots", 2, "--memory: expected a size like 8G"),
+        ("plan ROOT SCAN --size 8 0 8", 2, "size along y: expected a whole number >= 1"),
+        ("plan", 2, "expected ROOT SERIES_UID or --preset, found neither"),
+        ("plan ROOT", 2, "expected ROOT SERIES_UID or --preset, found ROOT alone"),
+        ("plan --preset whale", 2, "found 'whale'"),
+        ("plan --preset stone --size 8 8 8", 2, "--preset or --size"),
+        ("plan --preset stone --voxel-mm 1", 2, "--preset or --voxel-mm"),
+        ("plan --preset stone --center 0 0 0", 2, "--preset or --center"),
+        ("plan ROOT --preset stone", 2, "expected --preset or ROOT, found both"),
+        ("plan --preset stone --price-per-core-hour nan", 2, "found nan"),
+        ("plan --preset stone --price-per-core-hour -1", 2, "found -1.0"),
+        ("plan --preset stone --memory much", 2, "--memory: expected a size"),
+        ("plan --preset stone --cores 0", 2, "cores_per_executor: expected at"),
+        ("ingest ROOT missing", 2, "missing: expected a file, a folder or a glob"),
+        ("ingest ROOT *.none", 2, "*.none: expected files that match, found none"),
+        ("view ROOT SCAN", 2, "expected"),
+        ("no-such-command", 2, "No such command"),
+        # failures of the work
+        ("sql ROOT SELECT|raise_error('broken')", 1, "broken"),
+        ("find nowhere-at-all", 1, "no archive here; `pacspark init"),
+        ("plan FILE SCAN", 1, "expected the folder of an archive, found a file"),
+        ("plan FOLDER SCAN", 1, "no archive here; `pacspark init"),
+        ("init FILE", 1, "a file stands where a folder should be"),
+        ("export ROOT out --series 1.2.3", 1, "1.2.3"),
+        ("reconstruct ROOT 1.2.3", 1, "no series '1.2.3'"),
+        ("reconstruct ROOT SCAN --memory 1M --cores 1", 1, "memory: expected at least"),
+        ("check ROOT SCAN --picture FILE/a.png", 1, "a.png: cannot write"),
+        ("import-scan ROOT missing.toml", 1, "missing.toml: expected a scan description"),
     ],
 )
 def test_errors__are_one_line_and_an_exit_status(
     shell: Shell,
-    spark: "SparkSession",
+    words: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
+    command: str,
     status: int,
     says: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    root = tmp_path / "archive"
-    shell("init", root)
-    found, out, err = shell(*[str(root) if word == "ROOT" else word for word in arguments])
+    arguments = [word.replace("|", " ") for word in command.split()]
+    for word, meant in words.items():
+        arguments = [argument.replace(word, meant) for argument in arguments]
+    found, out, err = shell(*arguments)
     assert found == status, err
     assert says in err
     assert "Traceback" not in err
     assert out == ""
-    if status == 1:
-        assert len(err.splitlines()) == 1
+    # the parser shows how a command is used
+    assert len(err.splitlines()) == 1 or says == "No such command"
+
+
+@pytest.mark.parametrize("bad", ["\x1b[2J", "\x07", "\r", "\u202e"])
+def test_what_is_printed__does_not_steer_a_terminal(
+    shell: Shell, spark: "SparkSession", tmp_path: Path, bad: str
+) -> None:
+    archive = create_archive(tmp_path / "archive", spark)
+    image = ct_image(np.zeros((4, 4), np.int16), 1, (0, 0, 0), StudyDescription=f"A{bad}B")
+    image.SpecificCharacterSet = "ISO_IR 192"
+    (tmp_path / "image").write_bytes(encoded(image))
+    (tmp_path / f"notes{bad}").write_text("no DICOM")
+    report = archive.ingest([tmp_path / "image", tmp_path / f"notes{bad}"])
+    assert (report.stored, report.rejected) == (1, 1)
+    _, out, _ = shell("find", archive.root)
+    assert "B" in out
+    assert out.replace("\t", "").isprintable()
+    _, _, err = shell("ingest", archive.root, tmp_path / f"notes{bad}")
+    assert "notes\ufffd" in err
+    assert err.replace("\n", "").isprintable()
+
+
+def test_interrupt__ends_with_one_line_and_130(tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    create_archive(root)
+    (tmp_path / "in").mkdir()
+    for number in range(1500):
+        image = ct_image(np.zeros((64, 64), np.int16), number, (0, 0, number))
+        image.SOPInstanceUID = f"1.2.{number}"
+        (tmp_path / "in" / f"{number}.dcm").write_bytes(encoded(image))
+    with subprocess.Popen(
+        [sys.executable, "-m", "pacspark", "ingest", str(root), str(tmp_path / "in")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        while not list((root / "objects").glob("*.parquet")):
+            assert process.poll() is None, "the command ended before it could be interrupted"
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert err.splitlines()[-1] == "interrupted; the same command again finishes the work"
+    assert [line for line in err.splitlines()[:-1] if not line.startswith("ingest")] == []
 
 
 def test_every_command__has_help_with_an_example(shell: Shell) -> None:
@@ -151,16 +270,3 @@ def test_every_command__has_help_with_an_example(shell: Shell) -> None:
         assert status == 0
         assert f"Example: pacspark {name}" in out
         assert "--json" in out
-
-
-@pytest.mark.parametrize(
-    ("text", "size_bytes"), [("8G", 8 << 30), ("512M", 512 << 20), ("1.5GiB", 3 << 29), ("64", 64)]
-)
-def test_parse_bytes__reads_sizes(text: str, size_bytes: int) -> None:
-    assert parse_bytes(text) == size_bytes
-
-
-@pytest.mark.parametrize("text", ["", "G", "-1G", "0", "nan", "infG", "1X", "8 apples"])
-def test_parse_bytes__refuses_what_is_no_size(text: str) -> None:
-    with pytest.raises(UsageError, match="expected a size like 8G"):
-        parse_bytes(text)

@@ -2,6 +2,8 @@
 
 import errno
 import hashlib
+import io
+import json
 import os
 import signal
 import subprocess
@@ -9,22 +11,37 @@ import sys
 import time
 import warnings
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from pydicom import Dataset, dcmwrite
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from pacspark.archive import Archive, create_archive
+from pacspark.dicom.enhanced_xa import file_meta
 from pacspark.errors import StorageError, UsageError
-from pacspark.tables.intake import Intake, commit_intake
-from pacspark.tables.sources import expand_sources
-from pacspark.tables.storage import open_storage
+from pacspark.spark.ingest import ingest, take_in
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.intake import IngestReport, Intake, IntakeResult, commit_intake
+from pacspark.tables.schema import create_tables
+from pacspark.tables.sources import Source, expand_sources, open_source
+from pacspark.tables.storage import Storage, open_storage
 from tests.ct_objects import ct_image, encoded
 from tests.scan_files import write_phantom_scan
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    """An archive without objects."""
+    storage = open_storage(tmp_path / "archive")
+    create_tables(storage)
+    return storage
 
 
 def ct_slice(uid: str, number: int, size: int = 16) -> bytes:
@@ -63,6 +80,115 @@ def test_expand_sources__names_what_cannot_be_read(tmp_path: Path) -> None:
     assert found == ["dangling", "real"]
 
 
+def dicomdir(*files: str) -> bytes:
+    """Give a DICOMDIR that lists files."""
+    directory = Dataset()
+    directory.DirectoryRecordSequence = []
+    for file in files:
+        record = Dataset()
+        record.ReferencedFileID = file.split("/")
+        directory.DirectoryRecordSequence.append(record)
+    buffer = io.BytesIO()
+    directory.file_meta = file_meta(MediaStorageDirectoryStorage, "1.2.9")
+    dcmwrite(buffer, directory, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def upload(root: str, files: Mapping[str, bytes]) -> str:
+    """Write files below a root; return its URL."""
+    storage = open_storage(root)
+    for name, data in files.items():
+        path = storage.path(name)
+        storage.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        with storage.filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+    return root if "://" in root else Path(root).as_uri()
+
+
+def zip_of(*members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
+        for number, data in enumerate(members):
+            packed.writestr(f"folder/{number}.dcm", data)
+    return buffer.getvalue()
+
+
+def test_urls__have_zips_globs_and_dicomdirs_as_paths_do(archive_root: str) -> None:
+    objects = [ct_slice(f"1.2.{number}", number) for number in range(6)]
+    url = upload(
+        archive_root,
+        {
+            "in/a.dcm": objects[0],
+            "in/b.dcm": objects[1],
+            "in/b.txt": b"notes",
+            "in/deep/c.dcm": objects[2],
+            "in/deep/packed.zip": zip_of(*objects[3:5]),
+            "disc/DICOMDIR": dicomdir("IMAGES/I1", "IMAGES/I2"),
+            "disc/IMAGES/I1": objects[5],
+        },
+    )
+
+    def names(pattern: str) -> list[str]:
+        return [str(source).removeprefix(url) for source in expand_sources([url + pattern])]
+
+    zipped = [f"/in/deep/packed.zip!folder/{number}.dcm" for number in (0, 1)]
+    assert names("/in/*.dcm") == ["/in/a.dcm", "/in/b.dcm"]
+    assert names("/in/b.???") == ["/in/b.dcm", "/in/b.txt"]
+    assert names("/in/**/*.dcm") == ["/in/a.dcm", "/in/b.dcm", "/in/deep/c.dcm"]
+    assert names("/i*/deep") == names("/in/deep") == ["/in/deep/c.dcm", *zipped]
+    assert names("/in/deep/packed.zip") == zipped
+    assert names("/disc/DICOMDIR") == ["/disc/IMAGES/I1", "/disc/IMAGES/I2"]
+    for nothing in ("/in/*.zip", "/nowhere/*", "/in/c.dcm"):
+        with pytest.raises(UsageError, match="found no"):
+            names(nothing)
+    read = []
+    for source in expand_sources([f"{url}/in/deep", f"{url}/disc/DICOMDIR"]):
+        if source.size_bytes:
+            with open_source(source) as stream:
+                read.append(stream.read())
+    assert read == objects[2:]
+
+
+def test_dicomdir__is_followed_unless_it_is_an_image_of_that_name(tmp_path: Path) -> None:
+    archive = create_archive(tmp_path / "archive")
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "DICOMDIR").write_bytes(ct_slice("1.2.1", 1))
+    (tmp_path / "disc").mkdir()
+    (tmp_path / "disc" / "DICOMDIR").write_bytes(dicomdir("I1", "I2"))
+    (tmp_path / "disc" / "I1").write_bytes(ct_slice("1.2.2", 2))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "DICOMDIR").write_text("no DICOM")
+    intake = Intake(archive._storage, "run")
+    for source in expand_sources(
+        tmp_path / name / "DICOMDIR" for name in ("image", "disc", "text")
+    ):
+        intake.add_source(source)
+    report = commit_intake(archive._storage, [intake.finish()], "run", "ingest")
+    assert sorted(stored(archive)) == ["1.2.1", "1.2.2"]
+    refused = {Path(one.source).name: one.message for one in report.refused}
+    assert "every machine of the cluster" in refused.pop("I2")
+    assert list(refused) == ["DICOMDIR"]
+
+
+def test_expand_sources__gives_tasks_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "A").write_bytes(b"a")
+    (tmp_path / "in" / "DICOMDIR").write_bytes(dicomdir("A"))
+    monkeypatch.chdir(tmp_path)
+    expected = str(tmp_path / "in" / "A")
+    for given in ("in/A", "in/A*", "in/DICOMDIR"):
+        assert [source.path for source in expand_sources([given])] == [expected]
+    assert expected in [source.path for source in expand_sources(["in"])]
+
+
+def test_task__that_does_not_see_the_archive_says_where_and_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="all machines of the cluster share, found none on"):
+        take_in(open_storage(tmp_path / "elsewhere"), "run", "job", [])
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_intake__takes_zip_members_of_one_name_and_any_file_name(tmp_path: Path) -> None:
     archive = create_archive(tmp_path / "archive")
     packed = tmp_path / "twice.zip"
@@ -78,6 +204,25 @@ def test_intake__takes_zip_members_of_one_name_and_any_file_name(tmp_path: Path)
     report = commit_intake(archive._storage, [intake.finish()], "run", "ingest")
     assert (report.stored, report.inputs) == (4, 4)
     assert len(stored(archive)) == 4
+
+
+def test_intake__refuses_a_damaged_member_of_a_zip_and_takes_the_others(
+    storage: Storage, tmp_path: Path
+) -> None:
+    packed = tmp_path / "lzma.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as members:
+        for number in (1, 2, 3):
+            members.writestr(f"{number}.dcm", ct_slice(f"1.2.{number}", number, size=64))
+        first, second = members.infolist()[1:]
+        middle = (first.header_offset + second.header_offset) // 2
+    data = bytearray(packed.read_bytes())
+    data[middle - 20 : middle + 20] = b"\xff" * 40
+    packed.write_bytes(data)
+    report = take_in_here(storage, packed)
+    assert (report.stored, report.rejected) == (2, 1)
+    assert report.refused[0].source == f"{packed}!2.dcm"
+    assert report.refused[0].message.startswith("expected a readable zip member, found")
+    assert set(Catalog(storage).known(["1.2.1", "1.2.2", "1.2.3"])) == {"1.2.1", "1.2.3"}
 
 
 def test_intake__ends_when_the_archive_cannot_be_written(
@@ -97,6 +242,64 @@ def test_intake__ends_when_the_archive_cannot_be_written(
     (source,) = expand_sources([path])
     with pytest.raises(StorageError):
         intake.add_source(source)
+
+
+def object_files(storage: Storage) -> set[str]:
+    """Give the data files in the folder of `objects`, listed by the table or not."""
+    return {path.name for path in Path(storage.path("objects")).glob("*.parquet")}
+
+
+def _take_three_and_fail(storage: Storage) -> None:
+    with Intake(storage, "run") as intake:
+        for number in (1, 2, 3):
+            intake.add(f"{number}", ct_slice(f"1.2.{number}", number))
+        assert len(object_files(storage)) == 3  # two are closed, one is open
+        message = "interrupted"
+        raise StorageError(message)
+
+
+def test_intake__takes_its_files_away_unless_it_was_finished(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pacspark.tables.intake.HELD_OBJECTS", 1)
+    monkeypatch.setattr("pacspark.tables.intake.OBJECT_FILE_BYTES", 1)
+    with pytest.raises(StorageError, match="interrupted"):
+        _take_three_and_fail(storage)
+    assert object_files(storage) == set()
+    with Intake(storage, "run") as forgotten:
+        forgotten.add("1", ct_slice("1.2.1", 1))
+    assert object_files(storage) == set()
+    with Intake(storage, "run") as intake:
+        intake.add("1", ct_slice("1.2.1", 1))
+        result = intake.finish()
+    assert commit_intake(storage, [result], "run").stored == 1
+    assert object_files(storage) == set(Catalog(storage).files_of("objects"))
+
+
+def _take_in_unless_second(
+    storage: Storage, run_id: str, job: str, sources: Sequence[Source]
+) -> IntakeResult:
+    """Take in, but for one task, which fails as soon as the other has written."""
+    if sources[0].path.endswith("00000.dcm"):
+        return take_in(storage, run_id, job, sources)
+    while not object_files(storage):
+        time.sleep(0.01)
+    raise StorageError(errno.EIO, "the disk fails")
+
+
+def test_ingest__that_fails_leaves_no_file_of_the_tasks_that_were_done(
+    spark: "SparkSession", storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_slices(tmp_path / "in", 2)
+    monkeypatch.setattr("pacspark.spark.ingest.TASK_OBJECTS", 1)
+    monkeypatch.setattr("pacspark.spark.ingest.take_in", _take_in_unless_second)
+    with pytest.raises(StorageError, match="the disk fails"):
+        ingest(spark, storage, [tmp_path / "in"])
+    assert object_files(storage) == set()
+    (run,) = Catalog(storage).runs().to_pylist()
+    assert (run["operation"], run["outcome"]) == ("ingest", "failed")
+    assert "the disk fails" in run["message"]
+    assert json.loads(run["options"]) == {"paths": [str(tmp_path / "in")]}
 
 
 def test_ingest__stores_every_public_object_byte_for_byte(
@@ -128,6 +331,8 @@ def test_ingest__stores_every_public_object_byte_for_byte(
     assert again.stored == 0
     assert again.inputs == len(given)
     assert again.duplicate == report.stored + report.duplicate
+    assert (again.conflict, again.rejected) == (report.conflict, report.rejected)
+    assert archive.catalog.rejects().num_rows == report.conflict + report.rejected
 
 
 def test_ingest__takes_folders_globs_zips_and_says_what_it_refuses(
@@ -161,6 +366,85 @@ def test_ingest__keeps_the_first_and_the_newcomer_of_a_conflict(
     assert archive.catalog.read_object(row) == first
     (reject,) = archive.catalog.rejects().to_pylist()
     assert archive.catalog.read_object(reject) == other
+
+
+def take_in_here(storage: Storage, *paths: Path) -> IngestReport:
+    """Ingest in this process."""
+    with Intake(storage, "run") as intake:
+        for source in expand_sources(paths):
+            intake.add_source(source)
+        result = intake.finish()
+    return commit_intake(storage, [result], "run")
+
+
+@pytest.mark.parametrize("streamed_bytes", [0, 16 << 20])
+def test_intake__keeps_one_refusal_once_however_often_it_comes(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed_bytes: int
+) -> None:
+    monkeypatch.setattr("pacspark.tables.intake.STREAMED_BYTES", streamed_bytes)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.dcm").write_bytes(ct_slice("1.2.1", 1))
+    (folder / "b.dcm").write_bytes(ct_slice("1.2.1", 2))
+    (folder / "notes.txt").write_text("no DICOM")
+    (folder / "nowhere").symlink_to(tmp_path / "nothing")
+    first = take_in_here(storage, folder)
+    assert (first.stored, first.duplicate, first.conflict, first.rejected) == (1, 0, 1, 2)
+    rejects, objects = Catalog(storage).rejects(), object_files(storage)
+    assert len(set(rejects["sha256"].to_pylist())) == rejects.num_rows == 3
+
+    again = take_in_here(storage, folder)
+    assert (again.stored, again.duplicate, again.conflict, again.rejected) == (0, 1, 1, 2)
+    assert sorted(again.refused, key=str) == sorted(first.refused, key=str)
+    assert Catalog(storage).rejects() == rejects
+    assert object_files(storage) == objects
+
+    (folder / "notes.txt").write_text("no DICOM still")
+    (folder / "b.dcm").write_bytes(ct_slice("1.2.1", 3))
+    other = take_in_here(storage, folder)
+    assert (other.duplicate, other.conflict, other.rejected) == (1, 1, 2)
+    assert Catalog(storage).rejects().num_rows == 5
+
+
+def test_intake__keeps_one_row_of_a_refusal_that_comes_twice_at_once(
+    storage: Storage, tmp_path: Path
+) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("no DICOM")
+    assert take_in_here(storage, path, path).rejected == 2
+    assert Catalog(storage).rejects().num_rows == 1
+
+
+def test_intake__knows_the_digest_of_what_is_too_large_to_keep(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pacspark.tables.intake.STREAMED_BYTES", 1000)
+    monkeypatch.setattr("pacspark.tables.intake.KEPT_REJECT_BYTES", 2000)
+    data = b"no DICOM" * 1000
+    (tmp_path / "huge.bin").write_bytes(data)
+    assert take_in_here(storage, tmp_path / "huge.bin").rejected == 1
+    (row,) = Catalog(storage).rejects().to_pylist()
+    assert (row["sha256"], row["size_bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert row["object_file"] is None
+    assert object_files(storage) == set()
+
+
+def test_intake__holds_no_more_than_its_bound_of_what_deflated_objects_open_to(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pacspark.tables.intake.HELD_BYTES", 2_500_000)
+    with Intake(storage, "run") as intake:
+        for number in range(6):
+            image = ct_image(np.zeros((4, 4), np.int16), number, (0, 0, number))
+            image.SOPInstanceUID = f"1.2.{number}"
+            image.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+            image.add_new("TextValue", "UT", "a" * 1_000_000)
+            data = encoded(image)
+            assert len(data) < 10_000
+            intake.add(f"{number}", data)
+            assert len(intake._held) <= 2
+        result = intake.finish()
+    assert result.instances.num_rows == 6
 
 
 def test_ingest__refuses_a_path_that_names_nothing(spark: "SparkSession", tmp_path: Path) -> None:
@@ -226,3 +510,7 @@ def test_reconstruct__is_complete_after_a_kill_and_the_same_command(
     assert archive.catalog.instances_of(ct_uid).num_rows == 48
     assert run_whole(command).split()[-1] == ct_uid
     assert len(stored(archive)) == 49
+    runs = archive.catalog.runs().select(["operation", "outcome"]).to_pylist()
+    assert runs == [
+        {"operation": operation, "outcome": "done"} for operation in ("import-scan", "reconstruct")
+    ]

@@ -8,6 +8,7 @@ arithmetic is in `filtering` and `kernels`.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numba
@@ -15,11 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.ct.filtering import FDKOptions, RowFilter
-from pacspark.ct.geometry import (
-    ConeBeamGeometry,
-    Geometry,
-    VolumeGrid,
-)
+from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
 from pacspark.ct.kernels.backproject import RUN
 from pacspark.ct.kernels.threads import at_most, most_threads
 from pacspark.ct.kernels.variants import VARIANTS, choose_variant
@@ -170,6 +167,16 @@ class SlabReconstruction:
                 first_row,
                 not isinstance(geometry, ConeBeamGeometry),
             )
+
+    def slices(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the slices so far, float32 ``(n_y, n_x)``, 1/mm, in order.
+
+        Only a run of them is turned at a time: no second slab is held, as `result` does.
+        """
+        stop = self._lead + self._grid.shape[0]
+        for start in range(self._lead, stop, RUN):
+            run = self._slab[:, :, start : min(start + RUN, stop)]
+            yield from np.ascontiguousarray(run.transpose(2, 0, 1))
 
     def result(self) -> NDArray[np.float32]:
         """Return the slab so far, float32 ``(n_z, n_y, n_x)``, 1/mm."""

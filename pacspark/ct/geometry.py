@@ -21,6 +21,7 @@ meets it. Clockwise scans have negative angles. In a parallel beam the rays run 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -43,6 +44,8 @@ HALF_FAN_PART = 0.1
 of its half width; RTK decides alike."""
 MAX_SPAN_RAD = 32 * math.pi
 """Angles that reach further than 16 turns are degrees by mistake."""
+TWINS_RAD = 1e-6
+"""Views that are no further apart are one direction, seen again."""
 ROW_MARGIN = 2
 """Rows that a band has beyond the outermost interpolated one."""
 
@@ -185,12 +188,20 @@ class VolumeGrid:
         return _centers_mm(self.shape[2], self.voxel_mm[2], self.center_mm[2])
 
 
-class _Views:
+class _Views(ABC):
     """What both beams share: views that compare and hash, and a detector."""
 
     __slots__ = ()
     gantry_angles_rad: NDArray[np.float64]
     detector: FlatPanel
+
+    @abstractmethod
+    def v_range_mm(self, grid: VolumeGrid) -> tuple[float, float]:
+        """Return between which positions along v the voxels of a grid are projected."""
+
+    def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
+        """Return the detector rows ``(start, stop)`` that can contribute to a grid."""
+        return _rows_between(self.detector, *self.v_range_mm(grid))
 
     @property
     def n_angles(self) -> int:
@@ -317,8 +328,12 @@ class ConeBeamGeometry(_Views):
         """How much larger a shadow at the isocenter is on the detector."""
         return self.source_to_detector_mm / self.source_to_isocenter_mm
 
-    def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
-        """Return the detector rows ``(start, stop)`` that can contribute to a grid.
+    def axis_distance_mm(self, u_mm: float) -> float:
+        """Return how far from the rotation axis the ray to a position along u passes."""
+        return self.source_to_isocenter_mm * math.sin(math.atan2(u_mm, self.source_to_detector_mm))
+
+    def v_range_mm(self, grid: VolumeGrid) -> tuple[float, float]:
+        """Return between which positions along v the voxels of a grid are projected.
 
         Raises
         ------
@@ -341,7 +356,7 @@ class ConeBeamGeometry(_Views):
             for z in (z_mm[0], z_mm[-1])
             for side in (-1, 1)
         ]
-        return _rows_between(self.detector, float(np.min(reached)), float(np.max(reached)))
+        return float(np.min(reached)), float(np.max(reached))
 
     def fit_grid(self) -> VolumeGrid:
         """Return the field of view, at the detector's resolution at the isocenter.
@@ -349,9 +364,7 @@ class ConeBeamGeometry(_Views):
         The field of view is the cylinder that every view sees whole; its ends are where the cone
         still sees the axis.
         """
-        radius_mm = self.source_to_isocenter_mm * math.sin(
-            math.atan2(self._half_view_mm(), self.source_to_detector_mm)
-        )
+        radius_mm = self.axis_distance_mm(self._half_view_mm())
         return _fitted(self.detector, radius_mm, self.magnification)
 
 
@@ -378,10 +391,14 @@ class ParallelBeamGeometry(_Views):
         """One: parallel rays do not magnify."""
         return 1.0
 
-    def row_band(self, grid: VolumeGrid) -> tuple[int, int]:
-        """Return the detector rows ``(start, stop)`` that can contribute to a grid."""
+    def axis_distance_mm(self, u_mm: float) -> float:
+        """Return how far from the rotation axis the ray to a position along u passes."""
+        return u_mm
+
+    def v_range_mm(self, grid: VolumeGrid) -> tuple[float, float]:
+        """Return between which positions along v the voxels of a grid are projected."""
         z_mm = grid.z_mm
-        return _rows_between(self.detector, z_mm[0], z_mm[-1])
+        return float(z_mm[0]), float(z_mm[-1])
 
     def fit_grid(self) -> VolumeGrid:
         """Return the cylinder that every view sees whole, at the detector's resolution."""

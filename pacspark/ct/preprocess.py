@@ -74,21 +74,8 @@ def line_integrals(
     if kind != "counts":
         message = f"kind: expected one of {', '.join(KINDS)}, found {kind!r}"
         raise ProjectionDataError(message)
-    frame_shape = values.shape[1:]
-    dark = np.zeros(frame_shape) if darks is None else _mean("dark", darks, frame_shape)
-    if flats is not None:
-        beam = _mean("flat", flats, frame_shape) - dark
-        _require_few("saturated pixels", _saturated(flats))
-    elif unattenuated_counts is not None and 0 < unattenuated_counts < np.inf:
-        beam = unattenuated_counts - dark
-    else:
-        message = (
-            "counts: expected flats or unattenuated_counts > 0, found "
-            f"{'neither' if unattenuated_counts is None else unattenuated_counts}"
-        )
-        raise ProjectionDataError(message)
+    beam, dark = unattenuated_beam(values.shape[1:], flats, darks, unattenuated_counts)
     dead = ~(beam > 0)
-    _require_few("pixels that are not above the dark level", dead)
     beam[dead] = 1.0
     smallest = np.where(beam < SMALLEST_COUNTED_FLAT, SMALLEST_TRANSMISSION * beam, SMALLEST_COUNT)
     lit = np.asarray(values, np.float32) - dark.astype(np.float32)
@@ -99,6 +86,37 @@ def line_integrals(
     return integrals
 
 
+def unattenuated_beam(
+    frame_shape: tuple[int, ...],
+    flats: NDArray[Any] | None,
+    darks: NDArray[Any] | None,
+    unattenuated_counts: float | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the beam without object above the dark level, and the dark level, of each pixel.
+
+    Raises
+    ------
+    ProjectionDataError
+        When shapes differ, or the beam is dead, saturated or missing.
+    """
+    dark = np.zeros(frame_shape) if darks is None else _mean("dark", darks, frame_shape)
+    if flats is not None:
+        name = "flat"
+        beam = _mean(name, flats, frame_shape) - dark
+        _require_few(name, "saturated pixels", _saturated(flats))
+    elif unattenuated_counts is not None and 0 < unattenuated_counts < np.inf:
+        name = "unattenuated_counts"
+        beam = unattenuated_counts - dark
+    else:
+        message = (
+            "counts: expected flats or unattenuated_counts > 0, found "
+            f"{'neither' if unattenuated_counts is None else unattenuated_counts}"
+        )
+        raise ProjectionDataError(message)
+    _require_few(name, "pixels that are not above the dark level", ~(beam > 0))
+    return beam, dark
+
+
 def _saturated(flats: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which pixels are at the top of their whole-number range in every frame."""
     if not np.issubdtype(flats.dtype, np.integer):
@@ -107,13 +125,13 @@ def _saturated(flats: NDArray[Any]) -> NDArray[np.bool_]:
     return saturated
 
 
-def _require_few(what: str, wrong: NDArray[np.bool_]) -> None:
+def _require_few(name: str, what: str, wrong: NDArray[np.bool_]) -> None:
     if wrong.mean() <= MAX_DEAD_PART:
         return
     row, column = (int(places[0]) for places in np.nonzero(wrong))
     message = (
-        f"flat: expected the beam without object, found {int(wrong.sum())} of {wrong.size} {what}, "
-        f"the first at row {row}, column {column}"
+        f"{name}: expected the beam without object, found {int(wrong.sum())} of {wrong.size} "
+        f"{what}, the first at row {row}, column {column}"
     )
     raise ProjectionDataError(message)
 
@@ -122,7 +140,8 @@ def _mean(name: str, frames: NDArray[Any], frame_shape: tuple[int, ...]) -> NDAr
     if frames.ndim != 3 or frames.shape[1:] != frame_shape or not len(frames):
         message = f"{name}: expected frames of shape {frame_shape}, found {frames.shape}"
         raise ProjectionDataError(message)
-    mean: NDArray[np.float64] = frames.mean(axis=0, dtype=np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
+        mean: NDArray[np.float64] = frames.mean(axis=0, dtype=np.float64)
     if not np.isfinite(mean).all():
         row, column = (int(places[0]) for places in np.nonzero(~np.isfinite(mean)))
         message = f"{name}: expected finite counts, found {mean[row, column]} at {row}, {column}"

@@ -23,15 +23,13 @@ from numpy.typing import NDArray
 
 from pacspark.ct.geometry import (
     FULL_CIRCLE_RAD,
+    TWINS_RAD,
     ConeBeamGeometry,
     Geometry,
     angular_gaps,
     is_closed,
 )
 from pacspark.errors import GeometryError
-
-TWINS_RAD = 1e-6
-"""Views that are no further apart are one direction, seen again."""
 
 
 class Redundancy:

@@ -20,6 +20,7 @@ lost.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
@@ -156,7 +157,6 @@ PROMOTED: Final[tuple[Attribute, ...]] = tuple(
 
 BY_KEYWORD: Final = MappingProxyType({attribute.keyword: attribute for attribute in PROMOTED})
 BY_TAG: Final = MappingProxyType({attribute.tag: attribute for attribute in PROMOTED})
-BY_COLUMN: Final = MappingProxyType({attribute.column: attribute for attribute in PROMOTED})
 
 UNIQUE_KEYS: Final = MappingProxyType(
     {
@@ -167,3 +167,25 @@ UNIQUE_KEYS: Final = MappingProxyType(
     }
 )
 """The unique key of each query level (PS3.4 C.6.1.1)."""
+
+COUNTS: Final[Mapping[Level, Mapping[str, Level]]] = MappingProxyType(
+    {
+        "patient": {
+            "NumberOfPatientRelatedStudies": "study",
+            "NumberOfPatientRelatedSeries": "series",
+            "NumberOfPatientRelatedInstances": "instance",
+        },
+        "study": {
+            "NumberOfStudyRelatedSeries": "series",
+            "NumberOfStudyRelatedInstances": "instance",
+        },
+        "series": {"NumberOfSeriesRelatedInstances": "instance"},
+        "instance": {},
+    }
+)
+"""What is counted for the answer at each query level: keyword, and the level that it counts."""
+
+STUDY_LISTS: Final = MappingProxyType(
+    {"ModalitiesInStudy": BY_KEYWORD["Modality"], "SOPClassesInStudy": BY_KEYWORD["SOPClassUID"]}
+)
+"""Attributes of a study that list those of its objects."""

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from pacspark.dicom.attributes import Level
 from pacspark.dicom.times import is_within, moment_of
+from pacspark.dicom.values import person_name
 from pacspark.dicom.wildcards import re2_pattern, text_matches
 
 Operator = Literal["equals", "one_of", "range", "pattern", "empty"]
@@ -241,18 +242,13 @@ def _stored(key: QueryKey, row: Mapping[str, object]) -> list[object]:
         attributes = json.loads(document) if isinstance(document, str) else document
         element = attributes.get(key.json_tag, {}) if isinstance(attributes, Mapping) else {}
         values = element.get("Value", ())
-    texts = [_person_name(value) if isinstance(value, Mapping) else value for value in values]
+    texts = [person_name(value) if isinstance(value, Mapping) else value for value in values]
     return [value for value in texts if value is not None and value != "" and not _is_nan(value)]
 
 
 def _is_nan(value: object) -> bool:
     """Tell whether a value is NaN, which is how pandas writes none."""
     return isinstance(value, float) and math.isnan(value)
-
-
-def _person_name(groups: Mapping[str, object]) -> str:
-    keys = ("Alphabetic", "Ideographic", "Phonetic")
-    return "=".join(str(groups.get(key, "")) for key in keys).rstrip("=")
 
 
 def number_of(value: object) -> int | float | None:

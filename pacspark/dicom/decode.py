@@ -20,7 +20,6 @@ object: as if the data set were inflated in place). Of encapsulated pixel data t
 items. VRs that Annex F permits no bulk data for stand without their overlong value.
 """
 
-import re
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
@@ -44,6 +43,7 @@ from pacspark.dicom.frames import (
     native_frames,
 )
 from pacspark.dicom.stream import ByteStream, FileStream, InflatedStream, MemoryStream
+from pacspark.dicom.uids import is_uid
 from pacspark.dicom.values import ColumnValue, column_value
 from pacspark.dicom.walk import PIXEL_DATA, DataSetWalk, ValueField
 from pacspark.errors import DicomDecodeError
@@ -66,7 +66,6 @@ _MEDIA_STORAGE_SOP_CLASS_UID: Final = 0x00020002
 _TRANSFER_SYNTAX_UID: Final = 0x00020010
 _MAX_META_ELEMENTS: Final = 64
 _MAX_UID_BYTES: Final = 256
-_UID: Final = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 _NOT_DICOM: Final = "expected DICOM (PS3.10)"
 
 
@@ -267,7 +266,7 @@ def _check_uid(keyword: str, value: ColumnValue) -> None:
     if value is None:
         message = f"{keyword}: expected a UID, found none"
         raise DicomDecodeError(message)
-    if not isinstance(value, str) or len(value) > 64 or not _UID.fullmatch(value):
+    if not isinstance(value, str) or not is_uid(value):
         found = repr(value)
         message = (
             f"{keyword}: expected a UID of digits and dots, at most 64 characters, found "

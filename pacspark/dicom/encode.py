@@ -11,13 +11,13 @@ Objects derive from the run alone, without clock or chance: the same run gives t
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset, write_file_meta_info
@@ -41,6 +41,7 @@ _COPIED: Final = (
     "AccessionNumber ReferringPhysicianName StudyID StudyDescription FrameOfReferenceUID "
     "PositionReferenceIndicator BodyPartExamined InstitutionName AcquisitionDateTime"
 ).split()
+_COPIED_TAGS: Final = tuple(f"{tag_for_keyword(keyword):08X}" for keyword in _COPIED)
 _REQUIRED_EMPTY: Final = (
     "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber "
     "ReferringPhysicianName StudyID PositionReferenceIndicator KVP AcquisitionNumber"
@@ -120,7 +121,7 @@ class CTSeries:
     run_id
         What all UIDs derive from.
     header
-        DICOM JSON of a source instance: patient, study and frame of reference.
+        DICOM JSON: patient, study and frame of reference of the source.
     source_series_uid
         What was reconstructed.
     grid
@@ -160,10 +161,13 @@ class CTSeries:
             raise GeometryError(message)
         edges = scan.energy_bin_edges_kev
         energies = f", {edges[energy_bin]:g}-{edges[energy_bin + 1]:g} keV" if edges else ""
-        given = json.loads(scan.header).get("0008103E", {}).get("Value", [""])[0]
+        header = json.loads(scan.header)
+        given = header.get("0008103E", {}).get("Value", [""])[0]
+        # what slices take over and no more: every task of the reconstruction carries it
+        copied = {tag: header[tag] for tag in _COPIED_TAGS if tag in header}
         return cls(
             run_id=run_id,
-            header=scan.header,
+            header=json.dumps(copied),
             source_series_uid=scan.series_instance_uid,
             grid=grid,
             values=values,
@@ -180,13 +184,13 @@ class CTSeries:
         """Derived from the run."""
         return ct_series_uid(self.run_id)
 
-    def encode_slab(self, slab: NDArray[np.float32], z_start: int) -> Iterator[bytes]:
+    def encode_slab(self, slab: Iterable[NDArray[np.float32]], z_start: int) -> Iterator[bytes]:
         """Encode a slab's slices.
 
         Parameters
         ----------
         slab
-            ``(n, n_y, n_x)`` attenuation in 1/mm.
+            Slices ``(n_y, n_x)`` of attenuation in 1/mm.
         z_start
             Index in the grid of its first slice.
 
@@ -206,7 +210,7 @@ class CTSeries:
 
     def _template(self) -> Dataset:
         dataset = Dataset()
-        source = Dataset.from_json(_without_bulk(self.header))
+        source = Dataset.from_json(self.header)
         for keyword in _REQUIRED_EMPTY:
             setattr(dataset, keyword, "" if keyword != "KVP" else None)
         for keyword in _COPIED:
@@ -333,10 +337,6 @@ def _element(keyword: str, value: str, padding: bytes = b" ") -> bytes:
 def ct_series_uid(run_id: str) -> str:
     """Return the Series Instance UID of a run's result."""
     return derived_uid("ct series", run_id)
-
-
-def _without_bulk(header: str) -> dict[str, Any]:
-    return {tag: item for tag, item in json.loads(header).items() if "BulkDataURI" not in item}
 
 
 def _processing_equipment() -> Dataset:

@@ -47,9 +47,20 @@ _OURS: Final = frozenset({0x0028, 0x7FE0, 0x0002, 0x5200})
 """Groups that describe the pixels and the file: no subject sets them."""
 _OUR_KEYWORDS: Final = frozenset(
     "SOPClassUID SOPInstanceUID SeriesInstanceUID FrameOfReferenceUID Modality ImageType "
-    "InstanceNumber SpecificCharacterSet ContentDate ContentTime AcquisitionDateTime "
-    "ConcatenationUID InConcatenationNumber PositionerType".split()
+    "InstanceNumber SpecificCharacterSet ContentDate ContentTime AcquisitionDateTime ImageComments "
+    "ConcatenationUID InConcatenationNumber InConcatenationTotalNumber "
+    "SOPInstanceUIDOfConcatenationSource ConcatenationFrameOffsetNumber PositionerType "
+    "CArmPositionerTabletopRelationship PlanesInAcquisition PlaneIdentification "
+    "PresentationLUTShape ContentQualification".split()
 )
+_DATES: Final = (
+    ("AcquisitionDate", "AcquisitionTime"),
+    ("SeriesDate", "SeriesTime"),
+    ("StudyDate", "StudyTime"),
+)
+UNDATED: Final = datetime(1900, 1, 1)  # noqa: DTZ001 -- DICOM's times have no zone here either
+"""Stands where the standard wants a date and the subject gives none. The files' dates would do
+worse: a copy of a scan would be another scan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +142,8 @@ class EnhancedXASeries:
         uid = derived_uid("instance", self.digest, str(part.instance_number))
         dataset = self._header(uid, part)
         self._describe_pixels(dataset, stored)
+        for keyword, value in self.description.subject.items():
+            setattr(dataset, keyword, value if isinstance(value, str) else str(value))
         self._describe_frames(dataset, part)
         if part.n_parts > 1:
             whole = (self.digest, part.role, str(part.energy_bin))
@@ -161,8 +174,6 @@ class EnhancedXASeries:
         dataset.ManufacturerModelName = "import-scan"
         dataset.DeviceSerialNumber = "1"
         dataset.SoftwareVersions = ENCODING
-        for keyword, value in self.description.subject.items():
-            setattr(dataset, keyword, value if isinstance(value, str) else str(value))
         dataset.SeriesInstanceUID = self.series_instance_uid
         # beyond the standard's IOD, so that results share the projections' frame of reference
         dataset.FrameOfReferenceUID = derived_uid("frame of reference", self.series_instance_uid)
@@ -190,7 +201,7 @@ class EnhancedXASeries:
         dataset.ContentQualification = "RESEARCH"
         dataset.PlanesInAcquisition = "SINGLE PLANE"
         dataset.PlaneIdentification = "MONOPLANE"
-        dataset.KVP = str(self.description.subject.get("KVP", 0))
+        dataset.KVP = "0"
         dataset.RadiationSetting = "GR"
         dataset.RadiationMode = "CONTINUOUS"
         dataset.ExposureInmAs = UNKNOWN
@@ -312,16 +323,13 @@ def require_subject(description: ScanDescription) -> None:
         if problem:
             message = f"{description.path}: subject.{keyword}: {problem}"
             raise ScanDescriptionError(message)
+    acquired_at(description)
 
 
 def acquired_at(description: ScanDescription) -> datetime:
-    """Return when a scan was made, by the subject's dates, else by the files'."""
+    """Return when a scan was made, by the subject's dates; `UNDATED` where it has none."""
     subject = description.subject
-    for date, time in (
-        ("AcquisitionDate", "AcquisitionTime"),
-        ("SeriesDate", "SeriesTime"),
-        ("StudyDate", "StudyTime"),
-    ):
+    for date, time in _DATES:
         if date in subject:
             clock = f"{subject.get(time, '')!s:0<6}"[:6]
             try:
@@ -332,7 +340,7 @@ def acquired_at(description: ScanDescription) -> datetime:
                     f"{subject[date]!r}"
                 )
                 raise ScanDescriptionError(message) from error
-    return description.modified_at
+    return UNDATED
 
 
 def _subject_problem(keyword: str, value: str) -> str:

@@ -34,12 +34,18 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Final
 
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, tag_for_keyword
 
-from pacspark.dicom.attributes import BY_KEYWORD, BY_TAG, LEVELS, kind_of_vr
+from pacspark.dicom.attributes import (
+    BY_KEYWORD,
+    BY_TAG,
+    COUNTS,
+    LEVELS,
+    STUDY_LISTS,
+    kind_of_vr,
+)
 from pacspark.dicom.conditions import NUMBER_VRS, Condition, Query, QueryKey, number_of
 from pacspark.dicom.times import (
     COMBINED_TIMES,
@@ -50,32 +56,21 @@ from pacspark.dicom.times import (
     moment_of,
     split_range,
 )
+from pacspark.dicom.uids import is_uid
+from pacspark.dicom.values import SINGLE_VALUED_VRS
 from pacspark.dicom.wildcards import MAX_PATTERN_CHARACTERS, has_wildcard
-from pacspark.errors import QueryError
+from pacspark.errors import QueryError, UsageError
 
 __all__ = ["Condition", "Query", "QueryKey", "parse_query"]
 
 _TIME_VRS: Final = frozenset({"DA", "TM", "DT"})
 _WILDCARD_VRS: Final = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
-_SINGLE_VALUED_VRS: Final = frozenset({"LT", "ST", "UT", "UR"})
 _UNMATCHED_VRS: Final = frozenset({"SQ", "OB", "OD", "OF", "OL", "OV", "OW", "UN"})
-_STUDY_ATTRIBUTES: Final = MappingProxyType(
-    {"ModalitiesInStudy": "Modality", "SOPClassesInStudy": "SOPClassUID"}
-)
-_COMPUTED: Final = frozenset(
-    {
-        "NumberOfPatientRelatedStudies",
-        "NumberOfPatientRelatedSeries",
-        "NumberOfPatientRelatedInstances",
-        "NumberOfStudyRelatedSeries",
-        "NumberOfStudyRelatedInstances",
-        "NumberOfSeriesRelatedInstances",
-        "InstanceAvailability",
-        "RetrieveAETitle",
-        "RetrieveURL",
-    }
-)
-_UID: Final = re.compile(r"[0-9.]{1,64}")
+_COMPUTED: Final = frozenset(keyword for counts in COUNTS.values() for keyword in counts) | {
+    "InstanceAvailability",
+    "RetrieveAETitle",
+    "RetrieveURL",
+}
 
 
 def parse_query(
@@ -102,12 +97,14 @@ def parse_query(
 
     Raises
     ------
+    UsageError
+        where there is no such level
     QueryError
         naming the key, for what no query can hold
     """
     if level not in LEVELS:
         message = f"level: expected one of {', '.join(LEVELS)}, found {level!r}"
-        raise QueryError(message)
+        raise UsageError(message)
     requested: dict[str, QueryKey] = {}
     conditions: dict[str, Condition] = {}
     for name, value in items.items():
@@ -150,13 +147,13 @@ def _key(name: str) -> QueryKey:
 
 
 def _condition(key: QueryKey, text: str, level: str, *, ignore_case: bool) -> Condition:
-    if key.keyword in _STUDY_ATTRIBUTES:
+    if key.keyword in STUDY_LISTS:
         if level == "patient":
             message = (
                 f"{key.keyword}: an attribute of studies, which a query at level patient has not"
             )
             raise QueryError(message)
-        behind = _key(_STUDY_ATTRIBUTES[key.keyword])
+        behind = _key(STUDY_LISTS[key.keyword].keyword)
         condition = _condition(behind, text, "instance", ignore_case=ignore_case)
         return replace(condition, any_of_study=True)
     if key.keyword in _COMPUTED:
@@ -203,7 +200,7 @@ def _range(key: QueryKey, text: str) -> Condition:
 def _uids(key: QueryKey, text: str) -> list[str]:
     uids = [part.strip(" \0") for part in re.split(r"[\\,]", text)]
     for uid in uids:
-        if not _UID.fullmatch(uid):
+        if not is_uid(uid):
             message = f"{key.keyword}: expected UIDs, separated by \\ or ',', found {uid[:64]!r}"
             raise QueryError(message)
     return uids
@@ -221,7 +218,7 @@ def _query_number(key: QueryKey, text: str) -> int | float:
 
 
 def _text(key: QueryKey, text: str, *, ignore_case: bool) -> Condition:
-    single = key.vr in _SINGLE_VALUED_VRS
+    single = key.vr in SINGLE_VALUED_VRS
     parts = [text] if single else [part.strip(" \0") for part in text.split("\\")]
     if max(map(len, parts)) > MAX_PATTERN_CHARACTERS:
         message = f"{key.keyword}: expected at most {MAX_PATTERN_CHARACTERS} characters, found more"

@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 
 GROUP: Final = 0x0019
 CREATOR: Final = "PACSPARK SCAN 1"
-_CREATOR_ELEMENT: Final = 0x10
+_CREATOR_ELEMENTS: Final = range(0x10, 0x100)
+"""Where a creator may stand (PS3.5 7.8.1): systems that store an object anew may move a block."""
 
 ELEMENTS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
     {
@@ -55,12 +56,18 @@ def read_block(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
     Single values come as they are, several as lists.
     """
-    creator = attributes.get(f"{GROUP:04X}{_CREATOR_ELEMENT:04X}", {}).get("Value", [None])[0]
-    if creator != CREATOR:
+    for place in _CREATOR_ELEMENTS:
+        if _values(attributes, place) == [CREATOR]:
+            break
+    else:
         return {}
     found = {}
     for name, (element, _) in ELEMENTS.items():
-        value = attributes.get(f"{GROUP:04X}{_CREATOR_ELEMENT:02X}{element:02X}", {}).get("Value")
-        if value:
+        if value := _values(attributes, place << 8 | element):
             found[name] = value[0] if len(value) == 1 else value
     return found
+
+
+def _values(attributes: Mapping[str, Any], element: int) -> list[Any]:
+    values: list[Any] = attributes.get(f"{GROUP:04X}{element:04X}", {}).get("Value", [])
+    return values

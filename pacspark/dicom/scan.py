@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.uid import ExplicitVRBigEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from pacspark.ct.geometry import (
     ConeBeamGeometry,
@@ -39,6 +39,7 @@ INSTANCE_FRAMES: Final = 4096
 _PER_INSTANCE: Final = frozenset(
     "frame_role gantry_angles_rad energy_bin first_frame n_flats n_darks".split()
 )
+_READABLE_SYNTAXES: Final = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
 _KINDS_STORED: Final = tuple(kind.upper() for kind in KINDS)
 _PER_SCAN: Final = tuple(name for name in ELEMENTS if name not in _PER_INSTANCE)
 
@@ -121,11 +122,6 @@ class StoredScan:
     darks: tuple[FrameRun, ...]
     header: str
 
-    @property
-    def instance_uids(self) -> tuple[str, ...]:
-        """SOP Instance UIDs of the projections, in order."""
-        return tuple(dict.fromkeys(run.sop_instance_uid for run in self.projections))
-
 
 def encode_scan(description: ScanDescription, frames: Frames) -> Iterator[EncodedInstance]:
     """Encode a described scan; the first instance comes after all frames were looked at.
@@ -157,11 +153,11 @@ def encode_scan(description: ScanDescription, frames: Frames) -> Iterator[Encode
     per_instance = max(1, min(INSTANCE_FRAMES, INSTANCE_BYTES // frame_bytes))
     instance_number = 0
     for energy_bin in range(frames.n_energy_bins):
-        still = {
-            "DARK": _or_none(frames.darks(energy_bin)),
-            "FLAT": _or_none(frames.flats(energy_bin)),
+        calibration = {
+            "DARK": _frames_or_empty(frames.darks(energy_bin)),
+            "FLAT": _frames_or_empty(frames.flats(energy_bin)),
         }
-        counts = {role: len(values) for role, values in still.items()}
+        counts = {role: len(values) for role, values in calibration.items()}
         for role, count in (*counts.items(), ("PROJECTION", frames.n_angles)):
             starts = range(0, count, per_instance)
             for number, start in enumerate(starts):
@@ -169,7 +165,7 @@ def encode_scan(description: ScanDescription, frames: Frames) -> Iterator[Encode
                 if role == "PROJECTION":
                     values = frames.read(start, stop, energy_bin)
                 else:
-                    values = still[role][start:stop]
+                    values = calibration[role][start:stop]
                 instance_number += 1
                 part = Part(
                     role=role,
@@ -186,7 +182,7 @@ def encode_scan(description: ScanDescription, frames: Frames) -> Iterator[Encode
                 yield EncodedInstance(uid, series.series_instance_uid, data)
 
 
-def _or_none(frames: NDArray[np.generic] | None) -> NDArray[np.generic]:
+def _frames_or_empty(frames: NDArray[np.generic] | None) -> NDArray[np.generic]:
     return np.empty((0, 0, 0)) if frames is None else frames
 
 
@@ -329,21 +325,17 @@ def _require_readable(
     series: str, row: Mapping[str, Any], header: Mapping[str, Any], run: FrameRun
 ) -> None:
     """Refuse pixels that others stored anew: compressed, swapped, cut, of another size."""
-    for name, expected, found in (
-        ("pixels", "native", row["frame_kind"]),
-        ("BitsAllocated", [16], header.get("00280100", {}).get("Value")),
-        ("frames within the pixel data", run.count, row["frame_count"]),
-        ("bits of a frame", 16 * run.n_rows * run.n_columns, row["frame_size_bits"]),
-        (
-            "byte order",
-            "little endian",
-            "big endian" if row["transfer_syntax_uid"] == ExplicitVRBigEndian else "little endian",
-        ),
+    for name, allowed, found in (
+        ("pixels", ["native"], row["frame_kind"]),
+        ("TransferSyntaxUID", _READABLE_SYNTAXES, row["transfer_syntax_uid"]),
+        ("BitsAllocated", [[16]], header.get("00280100", {}).get("Value")),
+        ("frames within the pixel data", [run.count], row["frame_count"]),
+        ("bits of a frame", [16 * run.n_rows * run.n_columns], row["frame_size_bits"]),
     ):
-        if expected != found:
+        if found not in allowed:
             message = (
-                f"series {series}: {name}: expected {expected}, found {found} in "
-                f"{run.sop_instance_uid}; ingest the series as pacspark wrote it"
+                f"series {series}: {name}: expected {' or '.join(map(str, allowed))}, found "
+                f"{found} in {run.sop_instance_uid}; ingest the series as pacspark wrote it"
             )
             raise ProjectionDataError(message)
 

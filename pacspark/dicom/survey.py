@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry
-from pacspark.dicom.enhanced_xa import ENCODING, acquired_at
+from pacspark.dicom.enhanced_xa import ENCODING
 from pacspark.errors import ProjectionDataError
 from pacspark.scans.description import ScanDescription
 
@@ -72,7 +72,7 @@ def survey_frames(description: ScanDescription, frames: Frames) -> Survey:
         tell those apart.
     """
     digest = hashlib.sha256(_identity(description).encode())
-    whole, lowest, highest, spread = True, np.inf, -np.inf, 0.0
+    as_they_are, lowest, highest, spread = description.kind == "counts", np.inf, -np.inf, 0.0
     farthest = {"lowest": "", "highest": ""}
     for where, block in _blocks(description, frames):
         values = np.asarray(block)
@@ -82,12 +82,12 @@ def survey_frames(description: ScanDescription, frames: Frames) -> Survey:
             lowest, farthest["lowest"] = low, f"{where} {_place(values, values.argmin())}"
         if high > highest:
             highest, farthest["highest"] = high, f"{where} {_place(values, values.argmax())}"
-        spread = max(spread, _spread(values))
-        if whole and not np.issubdtype(values.dtype, np.integer):
-            whole = bool((values == np.rint(values)).all())
+        as_they_are = as_they_are and low >= 0 and high <= LARGEST_STORED and _is_whole(values)
+        # asked only of what is scaled; of whole counts before that, the widest will do
+        spread = max(spread, high - low if as_they_are else _spread(values))
         digest.update(f"{where} {values.dtype.str} {values.shape}".encode())
         digest.update(np.ascontiguousarray(values).data)
-    if description.kind == "counts" and whole and lowest >= 0 and highest <= LARGEST_STORED:
+    if as_they_are:
         return Survey(digest.hexdigest(), 1.0, 0.0)
     slope = (highest - lowest) / LARGEST_STORED
     if slope < np.finfo(np.float32).tiny:  # one value for all, as far as float32 tells
@@ -107,6 +107,10 @@ def _place(values: NDArray[np.generic], flat_index: np.integer) -> str:
     return f"at frame, row, column {frame, row, column}"
 
 
+def _is_whole(values: NDArray[np.generic]) -> bool:
+    return values.dtype.kind in "ui" or bool((values == np.rint(values)).all())
+
+
 def _spread(values: NDArray[np.generic]) -> float:
     """Return how far apart all but the outermost hundredths of the values lie."""
     sample = values.reshape(-1)[:: max(1, values.size // SAMPLED_VALUES)]
@@ -121,12 +125,12 @@ def _finite(
     if abs(extreme) <= LARGEST_VALUE:
         return extreme
     real = np.asarray(values, np.float64)
-    bad = np.argwhere(~(np.abs(real) <= LARGEST_VALUE))[0]
-    found = real[tuple(bad)]
+    bad = np.argmin(np.abs(real) <= LARGEST_VALUE)
+    found = real.flat[bad]
     limit = f" within +-{LARGEST_VALUE:.2g}" if math.isfinite(found) else ""
     message = (
         f"{description.path}: projections.files: expected finite values{limit}, found {found} in "
-        f"{where} at frame, row, column {tuple(map(int, bad))}"
+        f"{where} {_place(values, bad)}"
     )
     raise ProjectionDataError(message)
 
@@ -156,7 +160,6 @@ def _identity(description: ScanDescription) -> str:
     return json.dumps(
         {
             "encoding": ENCODING,
-            "acquired": acquired_at(description).isoformat(),
             "kind": description.kind,
             "angles": geometry.gantry_angles_rad.tobytes().hex(),
             "source": _distances(geometry),

@@ -1,9 +1,25 @@
-"""UIDs that are derived, never drawn: the same content always has the same UID.
+"""UIDs: their syntax, and those that are derived, never drawn, so that content tells its UID.
 
 PS3.5 B.2 permits ``2.25.`` and a 128-bit number in decimal.
 """
 
 import hashlib
+import re
+from typing import Final
+
+_SYNTAX: Final = re.compile(r"[0-9]+(?:\.[0-9]+)*")
+_MOST_CHARACTERS: Final = 64
+
+
+def is_uid(text: str) -> bool:
+    """Tell whether a text is a UID (PS3.5 9.1); leading zeros of a component pass, as devices do.
+
+    Examples
+    --------
+    >>> is_uid("1.2.840"), is_uid("1..2"), is_uid("../1")
+    (True, False, False)
+    """
+    return len(text) <= _MOST_CHARACTERS and _SYNTAX.fullmatch(text) is not None
 
 
 def derived_uid(*parts: str | bytes) -> str:

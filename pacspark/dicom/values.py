@@ -10,7 +10,7 @@ import json.encoder
 import math
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from pacspark.dicom.attributes import Attribute
@@ -28,7 +28,8 @@ COLUMN_VALUES: Final = 1_024
 _TEXT_VRS: Final = frozenset({"LO", "SH", "UC", "LT", "ST", "UT", "PN"})
 """The VRs that (0008,0005) governs; all other text is of the default repertoire."""
 
-_SINGLE_VALUED_VRS: Final = frozenset({"LT", "ST", "UT", "UR"})
+SINGLE_VALUED_VRS: Final = frozenset({"LT", "ST", "UT", "UR"})
+"""The VRs in which a backslash is a character."""
 _NUMBER_TEXT_VRS: Final = frozenset({"IS", "DS"})
 _STRING_VRS: Final = frozenset({"AE", "AS", "CS", "DA", "DT", "TM", "UI"}) | _TEXT_VRS | {"UR"}
 _BINARY_VRS: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
@@ -100,7 +101,7 @@ def text_values(vr: str, value: bytes, encoding: str) -> list[str]:
         if vr in _TEXT_VRS
         else value.decode("latin_1")
     )
-    if vr in _SINGLE_VALUED_VRS:
+    if vr in SINGLE_VALUED_VRS:
         return [text.rstrip(" \0")]
     # a person name may end with empty component groups, which mean nothing (PS3.5 6.2.1.1)
     padding = " \0=" if vr == "PN" else " \0"
@@ -223,6 +224,11 @@ def _json_of_person_name(name: str) -> str:
         if group.strip(" ")
     ]
     return f"{{{','.join(groups)}}}" if groups else "null"
+
+
+def person_name(groups: Mapping[str, object]) -> str:
+    """Join the component groups of a person name in DICOM JSON as a value of VR PN does."""
+    return "=".join(str(groups.get(key, "")) for key in _PERSON_NAME_GROUPS).rstrip("=")
 
 
 def _number(text: str) -> int | float:

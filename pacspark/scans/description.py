@@ -7,13 +7,14 @@ cannot be followed is one line that names the key, what was expected and what wa
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.ct.geometry import (
+    MAX_SPAN_RAD,
+    TWINS_RAD,
     ConeBeamGeometry,
     FlatPanel,
     Geometry,
@@ -26,10 +27,36 @@ from pacspark.scans.arrays import AXES, ArraySource, AxedStack, read_array_sourc
 from pacspark.scans.toml import TomlTable, read_text, read_toml
 
 FORMAT_VERSION = 1
-_PROJECTION_KEYS = (
-    "flat_dataset", "dark_dataset", "shape", "flat_shape", "dark_shape", "dtype", "byte_order",
-    "offset_bytes", "dataset",
-)  # fmt: skip
+LARGEST_RADIAN_SPAN = 6.3
+"""Angles of a scan that lie within this many degrees are radians by mistake: a full circle."""
+FEW_VIEWS = 3
+"""So few views may well lie close together."""
+_PROJECTION_KEYS = {
+    "scale": 'kind = "line_integrals" or "transmission"',
+    "dataset": "files in HDF5",
+    "shape": "raw files",
+    "dtype": "raw files",
+    "byte_order": "raw files",
+    "offset_bytes": "raw files",
+    "flat": 'kind = "counts"',
+    "flat_dataset": 'kind = "counts" and flats in HDF5',
+    "flat_shape": 'kind = "counts" and raw flats',
+    "dark": 'kind = "counts"',
+    "dark_dataset": 'kind = "counts" and darks in HDF5',
+    "dark_shape": 'kind = "counts" and raw darks',
+    "unattenuated_counts": 'kind = "counts" and no flat',
+}
+_GEOMETRY_KEYS = {
+    "source_to_isocenter_mm": 'beam = "cone"',
+    "source_to_detector_mm": 'beam = "cone"',
+    "detector_offset_u_mm": "no rotation_axis_column",
+}
+_ANGLE_KEYS = {
+    "start_deg": "step_deg",
+    "step_deg": "neither values_deg nor file",
+    "values_deg": "no file",
+    "first": "values_deg or file",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +79,6 @@ class ScanDescription:
         The flat where there are no flats.
     water_mu_per_mm
         Attenuation of water, for Hounsfield units.
-    modified_at
-        Newest modification of a projection file, UTC.
     scale
         What a value in the files is multiplied by: line integrals are often stored as integers.
     subject
@@ -69,7 +94,6 @@ class ScanDescription:
     energy_bin_edges_kev: tuple[float, ...]
     unattenuated_counts: float | None
     water_mu_per_mm: float | None
-    modified_at: datetime
     scale: float = 1.0
     subject: Mapping[str, str | int | float] = field(default_factory=dict)
 
@@ -103,11 +127,16 @@ def read_scan_description(path: str | Path) -> ScanDescription:
     axes = _axes(images)
     folder = path.resolve().parent
     projections = read_array_source(images, "files", axes, folder)
-    flat = _optional_frames(images, "flat", axes, folder, projections)
-    dark = _optional_frames(images, "dark", axes, folder, projections)
-    scale = images.number("scale", 1.0, positive=True)
-    unattenuated = images.optional_number("unattenuated_counts", positive=True)
-    images.require_known(*_PROJECTION_KEYS)
+    flat = dark = unattenuated = None
+    scale = 1.0
+    if kind == "counts":
+        flat = _optional_frames(images, "flat", axes, folder, projections)
+        dark = _optional_frames(images, "dark", axes, folder, projections)
+        if flat is None:
+            unattenuated = images.optional_number("unattenuated_counts", positive=True)
+    else:
+        scale = images.number("scale", scale, positive=True)
+    images.require_known(_PROJECTION_KEYS)
     if kind == "counts" and flat is None and unattenuated is None:
         raise images.error("flat", "flats, or unattenuated_counts, for counts", "neither")
 
@@ -123,7 +152,6 @@ def read_scan_description(path: str | Path) -> ScanDescription:
     calibration.require_known()
     subject = whole.table("subject").plain()
     whole.require_known()
-    newest = max(file.stat().st_mtime for file in projections.paths)
     return ScanDescription(
         path=path,
         kind=kind,
@@ -134,7 +162,6 @@ def read_scan_description(path: str | Path) -> ScanDescription:
         energy_bin_edges_kev=edges,
         unattenuated_counts=unattenuated,
         water_mu_per_mm=water,
-        modified_at=datetime.fromtimestamp(newest, UTC),
         scale=scale,
         subject=subject,
     )
@@ -174,28 +201,49 @@ def _edges(table: TomlTable, stack: AxedStack) -> tuple[float, ...]:
 
 def _angles(table: TomlTable, folder: Path, n_angles: int) -> NDArray[np.float64]:
     """Read the angles in degrees and return radians; their number must be that of the frames."""
-    given = [key for key in ("values_deg", "file", "step_deg") if key in table]
-    if len(given) != 1:
-        raise table.error(
-            "step_deg", "one of step_deg, values_deg, file", " and ".join(given) or "none"
-        )
-    if given == ["step_deg"]:
-        key = "count"
-        if table.count(key, n_angles) != n_angles:
+    key = next((name for name in ("file", "values_deg", "step_deg") if name in table), None)
+    if key is None:
+        raise table.error("step_deg", "one of step_deg, values_deg, file", "none")
+    if key == "step_deg":
+        if table.count("count", n_angles) != n_angles:
             expected = f"{n_angles} angles, as many as there are frames"
-            raise table.error(key, expected, table.count(key))
-        degrees = table.number("start_deg", 0.0) + table.number("step_deg") * np.arange(n_angles)
+            raise table.error("count", expected, table.count("count"))
+        start, step = table.number("start_deg", 0.0), table.number(key)
+        with np.errstate(over="ignore"):  # refused below
+            degrees = start + step * np.arange(n_angles, dtype=np.float64)
     else:
-        key = given[0]
         listed = table.numbers(key) if key == "values_deg" else _angle_file(table, folder)
         first = table.count("first", 0, smallest=0)
         count = table.count("count", len(listed) - first, smallest=1)
         degrees = np.array(listed[first : first + count])
-    table.require_known()
+    table.require_known(_ANGLE_KEYS)
     if len(degrees) != n_angles:
         raise table.error(key, f"{n_angles} angles, as many as there are frames", len(degrees))
+    _require_directions(table, key, degrees)
     radians: NDArray[np.float64] = np.radians(degrees)
     return radians
+
+
+def _require_directions(table: TomlTable, key: str, degrees: NDArray[np.float64]) -> None:
+    """Refuse angles that no scan has, in the unit in which they are given."""
+    n_angles = len(degrees)
+    with np.errstate(over="ignore", invalid="ignore"):
+        span = float(np.ptp(degrees))
+    if not span <= math.degrees(MAX_SPAN_RAD):
+        largest = f"{math.degrees(MAX_SPAN_RAD):.0f} degrees, 16 turns"
+        raise table.error(key, f"angles within {largest}", f"a span of {span:g} degrees")
+    turned = np.remainder(degrees - degrees[0] + 180.0, 360.0) - 180.0
+    if n_angles > 1 and np.abs(turned).max() <= math.degrees(TWINS_RAD):
+        found = f"all {n_angles} at {degrees[0]:g} degrees, or whole turns from it"
+        raise table.error(key, "views from several directions", found)
+    if n_angles > FEW_VIEWS and span <= LARGEST_RADIAN_SPAN:
+        found = f"{n_angles} views within {span:g}, which looks like radians"
+        raise table.error(key, "degrees", found)
+    values, counts = np.unique(degrees, return_counts=True)
+    if counts.max() > 1:
+        value = values[counts.argmax()]
+        found = f"{value:g} degrees {counts.max()} times (average exposures that are repeated)"
+        raise table.error(key, "every angle once", found)
 
 
 def _angle_file(table: TomlTable, folder: Path) -> list[float]:
@@ -235,16 +283,16 @@ def _geometry(table: TomlTable, angles: NDArray[np.float64], stack: AxedStack) -
         "row_order", ("top_down", "bottom_up"), "top_down"
     )
     if "rotation_axis_column" in table:
-        if "detector_offset_u_mm" in table:
-            raise table.error("rotation_axis_column", "it or detector_offset_u_mm", "both of them")
         axis = table.number("rotation_axis_column")
         offset_u_mm = ((n_columns - 1) / 2 - axis) * column_spacing_mm
     else:
         offset_u_mm = table.number("detector_offset_u_mm", 0.0)
     offset_v_mm = table.number("detector_offset_v_mm", 0.0)
-    distances = ("source_to_isocenter_mm", "source_to_detector_mm")
-    values = [table.number(name, positive=True) for name in distances] if beam == "cone" else []
-    table.require_known(*(distances if beam == "parallel" else ()))
+    distances: list[float] = []
+    if beam == "cone":
+        names = ("source_to_isocenter_mm", "source_to_detector_mm")
+        distances = [table.number(name, positive=True) for name in names]
+    table.require_known(_GEOMETRY_KEYS)
     try:
         panel = FlatPanel(
             n_rows=n_rows,
@@ -256,7 +304,7 @@ def _geometry(table: TomlTable, angles: NDArray[np.float64], stack: AxedStack) -
             row_order=row_order,
         )
         if beam == "cone":
-            return ConeBeamGeometry(values[0], values[1], angles, panel)
+            return ConeBeamGeometry(distances[0], distances[1], angles, panel)
         return ParallelBeamGeometry(angles, panel)
     except GeometryError as error:
         message = f"{table.path}: geometry: {error}"

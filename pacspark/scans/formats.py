@@ -8,6 +8,7 @@ Whatever a library raises on a broken file becomes a `ScanDescriptionError`, one
 and the key that names it.
 """
 
+import io
 import math
 import struct
 from abc import ABC, abstractmethod
@@ -173,6 +174,7 @@ class TiffFile(ArrayFile):
                 series = list(self._file.series)
                 self._require_alike(series)
                 self.shape, self.dtype = tuple(series[0].shape), np.dtype(series[0].dtype)
+                self._require_whole()
                 self._pages = [page for one in series for page in one.pages]
                 self._offset_bytes: int | None = None
                 if len(series) > 1:
@@ -201,6 +203,8 @@ class TiffFile(ArrayFile):
             pages = []
             for number in numbers.ravel():
                 found = self._pages[int(number)]
+                if found is not None:
+                    self._require_stored(found)
                 page = np.empty(0) if found is None else found.asarray()
                 if page.shape != self.shape[-2:]:
                     raise self.error(f"pages of shape {self.shape[-2:]}", page.shape)
@@ -210,6 +214,30 @@ class TiffFile(ArrayFile):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _require_whole(self) -> None:
+        """Refuse a file that was cut: the page that is last in it must not point to another.
+
+        tifffile reads such a file as one of fewer pages.
+        """
+        pages, layout, file = self._file.pages, self._file.tiff, self._file.filehandle
+        file.seek(pages[len(pages) - 1].offset)
+        (n_tags,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
+        file.seek(n_tags * layout.tagsize, io.SEEK_CUR)
+        (next_page,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
+        if next_page:
+            found = f"{file.size} bytes (is it cut?)"
+            raise self.error(f"a page {len(pages) + 1} at byte {next_page}", found)
+
+    def _require_stored(self, page: Any) -> None:
+        """Refuse a page with parts that were never written, or cut off: they read as zeros."""
+        parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+        if any(not length for _, length in parts):
+            raise self.error("pages that are written whole", f"gaps in page {page.index + 1}")
+        end, size = max(offset + length for offset, length in parts), self._file.filehandle.size
+        if end > size:
+            expected = f"pixels of page {page.index + 1} up to byte {end}"
+            raise self.error(expected, f"{size} bytes (is it cut?)")
 
     def _require_alike(self, series: list[Any]) -> None:
         """Refuse pages of several shapes: nobody can know which of them are the frames."""
@@ -283,6 +311,8 @@ class Hdf5File(ArrayFile):
                 # a data set may have no shape at all
                 self.shape, self.dtype = tuple(found.shape or ()), found.dtype
             self._require_numbers()
+            with self._speaking(f"a readable data set {dataset}"):
+                self._require_written(found)
         except BaseException:
             self._file.close()
             raise
@@ -303,6 +333,70 @@ class Hdf5File(ArrayFile):
         if not isinstance(found, h5py.Dataset):
             raise self.error(f"a data set {dataset}", ", ".join(self._dataset_names()) or "none")
         return found
+
+    def _require_written(self, dataset: Any) -> None:
+        """Refuse what HDF5 reads as its fill value because nobody wrote it, or it went missing."""
+        if dataset.external:
+            names = ", ".join(str(name) for name, *_ in dataset.external)
+            expected = f"data inside the HDF5 file (name raw files with shape and dtype), {names}"
+            raise self.error(expected, f"{dataset.name} in external files")
+        if dataset.is_virtual:
+            self._require_sources(dataset)
+            return
+        if dataset.chunks:
+            expected = math.prod(
+                -(-length // chunk)
+                for length, chunk in zip(dataset.shape, dataset.chunks, strict=True)
+            )
+            written = dataset.id.get_num_chunks()
+            if written < expected:
+                found = (
+                    f"{written} of {expected} chunks of {dataset.name} ({dataset.file.filename})"
+                )
+                raise self.error("data that were written whole", found)
+        elif not dataset.id.get_storage_size():
+            found = f"none of {dataset.name} ({dataset.file.filename})"
+            raise self.error("data that were written whole", found)
+
+    def _require_sources(self, dataset: Any) -> None:
+        """Refuse a virtual data set unless its parts are there and cover it."""
+        import h5py
+
+        covered = 0
+        for part in dataset.virtual_sources():
+            with self._speaking(f"the source {part.dset_name} in {part.file_name}"):
+                n_used = self._size(dataset, part.vspace)
+                with h5py.File(self._source_path(dataset, part.file_name), "r") as file:
+                    source = file[part.dset_name]
+                    if part.src_space.get_select_type() == h5py.h5s.SEL_ALL:
+                        missing = source.size != n_used
+                    else:
+                        _, last = part.src_space.get_select_bounds()
+                        missing = any(np.greater_equal(last, source.shape))
+                    if missing:
+                        expected = f"{n_used} numbers from {part.dset_name} in {part.file_name}"
+                        raise self.error(expected, f"shape {source.shape} there")
+                    self._require_written(source)
+            covered += n_used
+        if covered != dataset.size:
+            found = f"parts for {covered} of the {dataset.size} numbers of {dataset.name}"
+            raise self.error("a virtual data set of which every number has one source", found)
+
+    def _size(self, dataset: Any, selection: Any) -> int:
+        try:
+            return int(selection.get_select_npoints())
+        except (RuntimeError, ValueError) as error:  # only an unlimited selection has no size
+            found = f"growing ones in {dataset.name}; copy it into one data set"
+            raise self.error("a virtual data set of parts that have a size", found) from error
+
+    @staticmethod
+    def _source_path(dataset: Any, name: str) -> Path:
+        """Return where HDF5 looks for a source: by its path, else beside the file."""
+        here = Path(dataset.file.filename)
+        if name == ".":
+            return here
+        given = here.parent / name  # an absolute name stays as it is
+        return given if given.exists() else here.parent / given.name
 
     def _dataset_names(self, most: int = 8) -> list[str]:
         """Return the names of the first data sets of the file, for the message."""

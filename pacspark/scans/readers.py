@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pacspark.errors import ScanDescriptionError, UsageError
+from pacspark.ct.preprocess import unattenuated_beam
+from pacspark.errors import ProjectionDataError, ScanDescriptionError, UsageError
 from pacspark.scans.arrays import AxedStack
 from pacspark.scans.description import ScanDescription
-
-LEAST_LIT = 0.5
-"""The part of a flat's pixels that must be neither dark nor saturated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +110,7 @@ def open_frames(description: ScanDescription) -> Iterator[FrameSource]:
                 _require_alike(description, name, stack, projections)
         if description.kind == "counts":
             for energy_bin in range(frames.n_energy_bins):
-                _require_lit(description, frames, energy_bin)
+                _require_beam(description, frames, energy_bin)
         yield frames
 
 
@@ -146,43 +144,15 @@ def _require_described(description: ScanDescription, frames: FrameSource) -> Non
         raise ScanDescriptionError(message)
 
 
-def _require_lit(description: ScanDescription, frames: FrameSource, energy_bin: int) -> None:
-    """Refuse flats that are empty or saturated all over; single dead pixels are repaired later."""
-    flats = frames.flats(energy_bin)
-    if flats is None:
-        return
-    darks = frames.darks(energy_bin)
-    mean = _mean_frame(description, "flat", flats)
-    level = 0.0 if darks is None else _mean_frame(description, "dark", darks)
-    where = f"{description.path}: projections.flat"
-    lit = float((mean > level).mean())
-    if lit < LEAST_LIT:
-        message = (
-            f"{where}: expected counts above the dark level, found them in {lit:.0%} of the pixels "
-            f"of energy bin {energy_bin}"
+def _require_beam(description: ScanDescription, frames: FrameSource, energy_bin: int) -> None:
+    """Refuse flats and darks that no preparation could use, while their files are at hand."""
+    try:
+        unattenuated_beam(
+            (frames.n_rows, frames.n_columns),
+            frames.flats(energy_bin),
+            frames.darks(energy_bin),
+            description.unattenuated_counts,
         )
-        raise ScanDescriptionError(message)
-    if flats.dtype.kind in "ui":
-        largest = int(np.iinfo(flats.dtype.name).max)
-        saturated = float((flats == largest).mean())
-        if saturated > 1 - LEAST_LIT:
-            message = (
-                f"{where}: expected counts below saturation ({largest}), found {saturated:.0%} of "
-                f"the pixels of energy bin {energy_bin} saturated"
-            )
-            raise ScanDescriptionError(message)
-
-
-def _mean_frame(
-    description: ScanDescription, name: str, frames: NDArray[np.generic]
-) -> NDArray[np.float64]:
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
-        mean: NDArray[np.float64] = np.add.reduce(frames, axis=0, dtype=np.float64) / len(frames)
-    wrong = int((~np.isfinite(mean)).sum())
-    if wrong:
-        message = (
-            f"{description.path}: projections.{name}: expected finite counts, found {wrong} pixels "
-            "without"
-        )
-        raise ScanDescriptionError(message)
-    return mean
+    except ProjectionDataError as error:
+        message = f"{description.path}: projections.{error}, in energy bin {energy_bin}"
+        raise ScanDescriptionError(message) from error

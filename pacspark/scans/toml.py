@@ -4,6 +4,7 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pacspark.errors import ScanDescriptionError
@@ -124,12 +125,21 @@ class TomlTable:
                 raise self.error(key, "a text or a number", _shown(value))
         return dict(self._values)
 
-    def require_known(self, *others: str) -> None:
-        """Refuse keys that nobody asked for."""
-        unknown = [key for key in self._values if key not in self._asked and key not in others]
-        if unknown:
-            known = sorted(self._asked | set(others))
-            raise self.error(unknown[0], f"one of the keys {', '.join(known)}", "an unknown key")
+    def require_known(self, only_with: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Refuse keys that nobody asked for.
+
+        Parameters
+        ----------
+        only_with
+            Keys that are asked for under a condition, and in words which.
+        """
+        for key, value in self._values.items():
+            if key in self._asked:
+                continue
+            if key in only_with:
+                raise self.error(key, f"it only with {only_with[key]}", _shown(value))
+            known = sorted(self._asked | set(only_with))
+            raise self.error(key, f"one of the keys {', '.join(known)}", "an unknown key")
 
     def _get(self, key: str, default: Any) -> Any:
         self._asked.add(key)

@@ -2,8 +2,8 @@
 
 ::
 
-    prepare_frames   FrameRun ──▶ line integrals ──▶ chunks of the `projections` table
-    survey_slice     one slice of the volume ──▶ its smallest and largest value
+    prepare_frames   LocatedRun ──▶ line integrals ──▶ chunks of the `projections` table
+    slice_range      one slice of the volume ──▶ its smallest and largest value
     reconstruct_slab SlabTask ──▶ slab ──▶ CT objects ──▶ IntakeResult
     partial_slab     SlabTask (one group of angles) ──▶ slab, to be summed by sum_slab
 """
@@ -11,9 +11,8 @@
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,14 +21,15 @@ from numpy.typing import NDArray
 from pacspark.ct.fdk import SlabReconstruction
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import Geometry, VolumeGrid
-from pacspark.ct.preprocess import line_integrals
+from pacspark.ct.preprocess import Kind, line_integrals
 from pacspark.dicom.encode import CTSeries
-from pacspark.dicom.scan import FrameRun, StoredScan, decode_frames
+from pacspark.dicom.scan import FrameRun
 from pacspark.spark.partition import SlabTask
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile
 from pacspark.tables.intake import Intake, IntakeResult
 from pacspark.tables.projections import Chunk, ProjectionReader, ProjectionWriter
+from pacspark.tables.scans import LocatedRun, read_all
 from pacspark.tables.storage import Storage
 
 FRAMES_AT_ONCE_BYTES = 32 << 20
@@ -37,6 +37,8 @@ FRAMES_AT_ONCE_BYTES = 32 << 20
 the object's size."""
 
 Mark = Callable[[str], None]
+Chunks = Sequence[Chunk]
+"""Line integrals: at least those that a task asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,15 @@ class PrepareJob:
     """What every prepare task needs."""
 
     storage: Storage
-    scan: StoredScan
-    rows: Mapping[str, Mapping[str, Any]]
+    series_instance_uid: str
+    kind: Kind
+    unattenuated_counts: float | None
+    flats: tuple[LocatedRun, ...]
+    darks: tuple[LocatedRun, ...]
     energy_bin: int
+    gantry_angles_rad: NDArray[np.float64]
     run_id: str
+    job_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +66,9 @@ class SlabJob:
     grid: VolumeGrid
     options: FDKOptions
     angle_block: int
-    chunks: tuple[Chunk, ...]
-    series: CTSeries | None
+    series: CTSeries
     run_id: str
+    job_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,28 +107,27 @@ class Stopwatch:
         return TaskCost(dict(self._seconds), peak_bytes)
 
 
-def prepare_frames(job: PrepareJob, runs: list[FrameRun], mark: Mark) -> list[AddedFile]:
+def prepare_frames(job: PrepareJob, frames: Sequence[LocatedRun], mark: Mark) -> list[AddedFile]:
     """Decode runs of frames, make line integrals of them, write them as chunks."""
-    geometry = job.scan.geometry
-    writer = ProjectionWriter(job.storage, job.scan.series_instance_uid, job.energy_bin, job.run_id)
+    writer = ProjectionWriter(
+        job.storage, job.series_instance_uid, job.energy_bin, job.run_id, job.job_name
+    )
     catalog = Catalog(job.storage)
-    flats, darks = _flats_and_darks(job)
-    for run in runs:
-        at_once = frames_at_once(run)
-        for start in range(0, run.count, at_once):
-            count = min(at_once, run.count - start)
-            values = _read_frames(catalog, job, run, start, count)
+    flats, darks = read_all(catalog, job.flats), read_all(catalog, job.darks)
+    for those in frames:
+        at_once = frames_at_once(those.run)
+        for start in range(0, those.run.count, at_once):
+            block = those.cut(start, min(start + at_once, those.run.count))
+            angles = slice(block.run.angle_start, block.run.angle_start + block.run.count)
             integrals = line_integrals(
-                values,
-                job.scan.kind,
+                block.read(catalog),
+                job.kind,
                 flats=flats,
                 darks=darks,
-                unattenuated_counts=job.scan.unattenuated_counts,
+                unattenuated_counts=job.unattenuated_counts,
             )
-            angle_start = run.angle_start + start
-            angles = geometry.gantry_angles_rad[angle_start : angle_start + count]
-            writer.write(integrals, angle_start, angles)
-            mark(f"prepare-{job.energy_bin}-{angle_start}")
+            writer.write(integrals, angles.start, job.gantry_angles_rad[angles])
+            mark(f"prepare-{job.energy_bin}-{angles.start}")
     return [writer.close()]
 
 
@@ -135,43 +141,19 @@ def frame_blocks(run: FrameRun) -> int:
     return -(-run.count // frames_at_once(run))
 
 
-def _read_frames(
-    catalog: Catalog, job: PrepareJob, run: FrameRun, start: int, count: int
-) -> NDArray[np.float32]:
-    row = job.rows[run.sop_instance_uid]
-    frame_bytes = row["frame_size_bits"] // 8
-    first_byte = row["pixel_data_offset"] + (run.frame_start + start) * frame_bytes
-    pixels = catalog.read_range(row, first_byte, count * frame_bytes)
-    return decode_frames(pixels, run)
-
-
-def _flats_and_darks(
-    job: PrepareJob,
-) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-    catalog = Catalog(job.storage)
-
-    def read(runs: tuple[FrameRun, ...]) -> NDArray[np.float32] | None:
-        frames = [
-            _read_frames(catalog, job, run, 0, run.count)
-            for run in runs
-            if run.energy_bin == job.energy_bin
-        ]
-        return np.concatenate(frames) if frames else None
-
-    return read(job.scan.flats), read(job.scan.darks)
-
-
-def reconstruct_slab(job: SlabJob, task: SlabTask, mark: Mark) -> SlabOutcome:
+def reconstruct_slab(job: SlabJob, task: SlabTask, chunks: Chunks, mark: Mark) -> SlabOutcome:
     """Stream the angle blocks of a slab's row band, backproject, encode, write."""
     watch = Stopwatch()
-    slab = _accumulate(job, task, mark, watch)
-    return _write_slab(job, task.z_start, slab, watch)
+    slab = _accumulate(job, task, chunks, mark, watch)
+    return _write_slab(job, task.z_start, slab.slices(), watch)
 
 
-def partial_slab(job: SlabJob, task: SlabTask, mark: Mark) -> Iterator[pa.RecordBatch]:
+def partial_slab(
+    job: SlabJob, task: SlabTask, chunks: Chunks, mark: Mark
+) -> Iterator[pa.RecordBatch]:
     """Backproject one group of angles; one row per slice: ``slab, z, values``."""
-    slab = _accumulate(job, task, mark, Stopwatch())
-    for offset, values in enumerate(slab):
+    slab = _accumulate(job, task, chunks, mark, Stopwatch())
+    for offset, values in enumerate(slab.slices()):
         yield pa.RecordBatch.from_arrays(
             [
                 pa.array([task.slab], pa.int64()),
@@ -197,44 +179,51 @@ def sum_slab(
         for z, values in zip(batch["z"].to_pylist(), batch["values"], strict=True):
             total[z - z_start] += np.frombuffer(values.as_buffer(), np.float32).reshape(n_y, n_x)
     watch.lap("sum")
-    return _write_slab(job, z_start, total.astype(np.float32), watch)
+    return _write_slab(job, z_start, (values.astype(np.float32) for values in total), watch)
 
 
-def survey_slice(job: SlabJob, task: SlabTask, mark: Mark) -> tuple[float, float]:
+def slice_range(job: SlabJob, task: SlabTask, chunks: Chunks, mark: Mark) -> tuple[float, float]:
     """Return the smallest and largest value of one slice, 1/mm, for the series' linear map."""
-    slab = _accumulate(job, task, mark, Stopwatch())
-    return float(slab.min()), float(slab.max())
+    slab = _accumulate(job, task, chunks, mark, Stopwatch())
+    (values,) = slab.slices()
+    return float(values.min()), float(values.max())
 
 
-def _accumulate(job: SlabJob, task: SlabTask, mark: Mark, watch: Stopwatch) -> NDArray[np.float32]:
-    reconstruction = SlabReconstruction(
+def _accumulate(
+    job: SlabJob, task: SlabTask, chunks: Chunks, mark: Mark, watch: Stopwatch
+) -> SlabReconstruction:
+    slab = SlabReconstruction(
         job.geometry, job.grid.slab(task.z_start, task.z_stop), job.options, n_threads=1
     )
-    row_start, row_stop = reconstruction.row_band
-    reader = ProjectionReader(job.storage, job.chunks, job.geometry.detector.n_columns)
+    row_start, row_stop = slab.row_band
+    reader = ProjectionReader(job.storage, chunks, job.geometry.detector.n_columns)
     watch.lap("start")
     for start in range(task.angle_start, task.angle_stop, job.angle_block):
         stop = min(task.angle_stop, start + job.angle_block)
         block = reader.read(start, stop, row_start, row_stop)
         watch.lap("read")
-        reconstruction.add(block, start)
+        slab.add(block, start)
         watch.lap("filter and backproject")
         mark(f"slab-{task.slab}-{task.z_start}-{start}")
-    slab = reconstruction.result()
-    watch.lap("transpose")
     return slab
 
 
 def _write_slab(
-    job: SlabJob, z_start: int, slab: NDArray[np.float32], watch: Stopwatch
+    job: SlabJob, z_start: int, slices: Iterable[NDArray[np.float32]], watch: Stopwatch
 ) -> SlabOutcome:
-    assert job.series is not None  # noqa: S101 -- only the survey has none, and it writes nothing
-    intake = Intake(job.storage, job.run_id)
-    clamped = sum(job.series.values.clamped(values) for values in slab)
-    for encoded in job.series.encode_slab(slab, z_start):
-        watch.lap("encode")
-        intake.add(f"run:{job.run_id}", encoded)
-        watch.lap("index and write")
-    result = intake.finish()
+    clamped = 0
+
+    def seen() -> Iterator[NDArray[np.float32]]:
+        nonlocal clamped
+        for values in slices:
+            clamped += job.series.values.clamped(values)
+            yield values
+
+    with Intake(job.storage, job.run_id, job.job_name) as intake:
+        for encoded in job.series.encode_slab(seen(), z_start):
+            watch.lap("encode")
+            intake.add(f"run:{job.run_id}", encoded)
+            watch.lap("index and write")
+        result = intake.finish()
     watch.lap("index and write")
     return SlabOutcome(result, clamped, watch.cost())

@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from pyspark.sql import SparkSession
 
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.jobs import run_tasks
+from pacspark.tables.datafile import files_of_job
 from pacspark.tables.intake import IngestReport, Intake, IntakeResult, commit_intake
-from pacspark.tables.runs import record_run
+from pacspark.tables.runs import recorded_run, versions_now
 from pacspark.tables.sources import Source, expand_sources
 from pacspark.tables.storage import Storage
 
@@ -56,25 +56,32 @@ def ingest(
     """
     run_id = uuid.uuid4().hex
     report = IngestReport(run_id)
-    started_at, started = datetime.now(UTC), time.monotonic()
-    sources = list(expand_sources(paths))
-    with progress.stage("ingest", len(sources), "objects") as stage:
+    started, versions = time.monotonic(), versions_now(storage)
+    named = list(paths)
+    sources = list(expand_sources(named))
+    with (
+        recorded_run(
+            storage, run_id, "ingest", versions, options={"paths": [str(path) for path in named]}
+        ) as run,
+        progress.stage("ingest", len(sources), "objects") as stage,
+    ):
         for batch in batches(sources, BATCH_OBJECTS, BATCH_BYTES):
             tasks = list(batches(batch, TASK_OBJECTS, TASK_BYTES))
-            results = run_tasks(spark, tasks, partial(_take_in, storage, run_id))
+            with files_of_job(storage, "objects") as job:
+                results = run_tasks(spark, tasks, partial(take_in, storage, run_id, job))
             report += commit_intake(storage, results, run_id)
+            run["metrics"] = asdict(report.timed(time.monotonic() - started))
             stage.advance(len(batch))
-    report = report.timed(time.monotonic() - started)
-    record_run(storage, run_id, "ingest", started_at, asdict(report))
-    return report
+    return report.timed(time.monotonic() - started)
 
 
-def _take_in(storage: Storage, run_id: str, sources: Sequence[Source]) -> IntakeResult:
+def take_in(storage: Storage, run_id: str, job: str, sources: Sequence[Source]) -> IntakeResult:
     """Body of one task: read, index and write; nothing of it is visible yet."""
-    intake = Intake(storage, run_id)
-    for source in sources:
-        intake.add_source(source)
-    return intake.finish()
+    storage.require_seen()
+    with Intake(storage, run_id, job) as intake:
+        for source in sources:
+            intake.add_source(source)
+        return intake.finish()
 
 
 def batches(sources: Iterable[Source], objects: int, size_bytes: int) -> Iterator[list[Source]]:

@@ -1,4 +1,6 @@
-"""How every Spark job of pacspark runs: one task per item, results pickled.
+"""How every Spark job of pacspark runs: one task per item, items and results pickled.
+
+Items travel as rows, so that a task gets its own alone; what all of them need is in the function.
 
 Spark has no engine-independent way to tell how far a job is (`sparkContext` is missing in Spark
 Connect), so tasks leave empty marks under ``ROOT/_progress/<run>/`` and the driver counts them:
@@ -17,6 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.functions import broadcast
 
 from pacspark import errors
 from pacspark.progress import SILENT, Progress, Stage
@@ -72,7 +75,7 @@ def run_tasks(spark: SparkSession, tasks: Sequence[T], work: Callable[[T], R]) -
 
     The UDF body::
 
-        in:  id: long           the number of a task
+        in:  item: binary       a pickled task
         out: result: binary     its pickled result, or the PacsparkError that it ended with
 
     Raises
@@ -80,16 +83,13 @@ def run_tasks(spark: SparkSession, tasks: Sequence[T], work: Callable[[T], R]) -
     PacsparkError
         The first that a task ended with; what else goes wrong in a task is retried by Spark first.
     """
-    items = list(tasks)
 
     def body(arriving: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for numbers in arriving:
-            outcomes = [_outcome(work, items[number]) for number in numbers["id"].to_pylist()]
-            yield pa.RecordBatch.from_arrays([pa.array(outcomes, pa.binary())], ["result"])
+        for item in _items(arriving):
+            outcome = pa.array([_outcome(work, item)], pa.binary())
+            yield pa.RecordBatch.from_arrays([outcome], ["result"])
 
-    return _collect(
-        spark.range(0, len(items), 1, max(1, len(items))).mapInArrow(body, RESULT_SCHEMA)
-    )
+    return _collect(_spread(spark, tasks).mapInArrow(body, RESULT_SCHEMA))
 
 
 def run_summed(
@@ -102,17 +102,15 @@ def run_summed(
 
     The UDF bodies::
 
-        make:   in:  id: long
+        make:   in:  item: binary
                 out: slab: long, z: long, values: binary      one slice of a partial slab
         add_up: in:  the rows of one slab, in any order, batch by batch
                 out: result: binary                           as in `run_tasks`
     """
-    items = list(tasks)
 
     def parts(arriving: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for numbers in arriving:
-            for number in numbers["id"].to_pylist():
-                yield from make(items[number])
+        for item in _items(arriving):
+            yield from make(item)
 
     # the iterator form of a grouped Arrow UDF, which PySpark chooses by these hints
     def whole(
@@ -121,10 +119,26 @@ def run_summed(
         outcome = _outcome(lambda slab: add_up(slab, batches), key[0].as_py())
         yield pa.RecordBatch.from_arrays([pa.array([outcome], pa.binary())], ["result"])
 
-    partial_slabs = spark.range(0, len(items), 1, max(1, len(items))).mapInArrow(
-        parts, PARTIAL_SCHEMA
-    )
+    partial_slabs = _spread(spark, tasks).mapInArrow(parts, PARTIAL_SCHEMA)
     return _collect(partial_slabs.groupBy("slab").applyInArrow(whole, RESULT_SCHEMA))
+
+
+def _spread(spark: SparkSession, items: Sequence[object]) -> DataFrame:
+    """Make a partition for each item, which holds nothing else."""
+    rows = {
+        "id": pa.array(range(len(items)), pa.int64()),
+        "item": pa.array([pickle.dumps(item) for item in items], pa.binary()),
+    }
+    given = spark.createDataFrame(pa.table(rows))
+    places = spark.range(0, len(items), 1, max(1, len(items)))
+    # a broadcast join keeps the partitions of what it is joined to
+    return places.join(broadcast(given), "id").select("item")
+
+
+def _items(arriving: Iterator[pa.RecordBatch]) -> Iterator[Any]:
+    for batch in arriving:
+        for item in batch["item"].to_pylist():
+            yield pickle.loads(item)  # noqa: S301 -- our own, from our own session
 
 
 def _collect(frame: DataFrame) -> list[Any]:

@@ -15,11 +15,12 @@ on one core unless said otherwise.
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
+from pacspark.ct.coverage import require_seen
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry, VolumeGrid
 from pacspark.ct.redundancy import Redundancy
 from pacspark.errors import MemoryBudgetError, UsageError
@@ -33,7 +34,12 @@ BLOCK_COPIES = 6
 """Copies of a block alive at once: read, assembled, padded and transformed (complex), filtered and
 transposed."""
 SLAB_COPIES = 2
-"""The accumulator `[y, x, z]` and the slices `[z, y, x]` on their way to DICOM."""
+"""The accumulator `[y, x, z]`, whole runs of slices, and one run on its way to DICOM; sums of angle
+groups are in double precision."""
+PREPARE_TASK_BYTES = 128 << 20
+"""Line integrals that a prepare task makes, at most, but for a single frame that is larger."""
+STORED_SAMPLE_BYTES = 2
+PREPARE_SECONDS_PER_SAMPLE = 8.4e-9
 FILTER_SECONDS_PER_SAMPLE = 2.2e-8
 BACKPROJECT_SECONDS_PER_UPDATE = 4.0e-10
 READ_BYTES_PER_SECOND = 300e6
@@ -97,7 +103,11 @@ class ReconstructionPlan:
     Attributes
     ----------
     tasks
-        Every (angle, slice) pair lies in exactly one of them.
+        Of one energy bin's slabs: every (angle, slice) pair lies in exactly one of them.
+    n_prepare_tasks
+        Tasks that make one energy bin's line integrals; a later reconstruction finds them made.
+    n_energy_bins
+        All figures below are of all bins, one after the other.
     angle_block
         Angles that a task holds at once.
     task_bytes
@@ -105,7 +115,7 @@ class ReconstructionPlan:
     projection_bytes, volume_bytes
         All line integrals and the whole volume, as float32.
     read_bytes
-        What all tasks read together; bands of neighbouring slabs overlap.
+        What all tasks read together, stored frames included; bands of neighbouring slabs overlap.
     shuffle_bytes
         Partial slabs that travel between tasks; 0 when slabs suffice.
     voxel_updates
@@ -117,6 +127,8 @@ class ReconstructionPlan:
     grid: VolumeGrid
     cluster: Cluster
     tasks: tuple[SlabTask, ...]
+    n_prepare_tasks: int
+    n_energy_bins: int
     n_slabs: int
     n_angle_groups: int
     angle_block: int
@@ -137,9 +149,11 @@ class ReconstructionPlan:
                 "n_x": n_x,
                 "n_y": n_y,
                 "n_z": n_z,
+                "energy_bins": self.n_energy_bins,
                 "slabs": self.n_slabs,
                 "angle_groups": self.n_angle_groups,
-                "tasks": len(self.tasks),
+                "tasks": self.n_energy_bins * (self.n_prepare_tasks + len(self.tasks)),
+                "prepare_tasks": self.n_energy_bins * self.n_prepare_tasks,
                 "angle_block": self.angle_block,
                 "cores": self.cluster.cores,
                 "bytes_per_task": self.task_bytes,
@@ -160,6 +174,7 @@ def plan_reconstruction(
     grid: VolumeGrid,
     cluster: Cluster,
     *,
+    n_energy_bins: int = 1,
     n_slabs: int | None = None,
     angle_block: int | None = None,
     n_angle_groups: int | None = None,
@@ -172,6 +187,8 @@ def plan_reconstruction(
         What is reconstructed, and where.
     cluster
         What it runs on.
+    n_energy_bins
+        Reconstructed one after the other.
     n_slabs, angle_block, n_angle_groups
         Forced values, for tests and experts; the memory bound is checked all the same.
 
@@ -186,11 +203,12 @@ def plan_reconstruction(
         When a task with a single slice and a single angle does not fit; the message has the
         smallest budget that would.
     GeometryError
-        When the views leave a gap.
+        When the views leave a gap, or do not see the grid.
     UsageError
         When a forced value is out of range.
     """
     Redundancy(geometry)  # refuses views that leave out rays
+    require_seen(geometry, grid)
     n_z = grid.shape[0]
     n_angles = len(geometry.gantry_angles_rad)
     _check_forced("n_slabs", n_slabs, n_z)
@@ -228,17 +246,18 @@ def plan_reconstruction(
             f"memory: expected at least {smallest / 2**30:.2f} GiB per task for a grid of "
             f"{grid.shape[2]} x {grid.shape[1]} x {n_z} voxels, found "
             f"{budget / 2**30:.2f} GiB; give "
-            f"{math.ceil(smallest * cluster.cores_per_executor / 2**30)} GiB per executor, "
-            "fewer cores each, or a smaller grid"
+            f"{math.ceil(smallest * cluster.cores_per_executor / 2**30)} GiB per executor "
+            "(spark.executor.memoryOverhead, --memory), fewer cores each, or a smaller grid"
         )
         raise MemoryBudgetError(message)
-    return _assemble(geometry, grid, cluster, bounds, groups, block, task_bytes)
+    return _assemble(geometry, grid, cluster, n_energy_bins, bounds, groups, block, task_bytes)
 
 
 def _assemble(
     geometry: Geometry,
     grid: VolumeGrid,
     cluster: Cluster,
+    n_energy_bins: int,
     bounds: list[tuple[int, int]],
     groups: int,
     block: int,
@@ -255,32 +274,49 @@ def _assemble(
             SlabTask(slab, z_start, z_stop, angle_start, angle_stop, row_start, row_stop)
             for angle_start, angle_stop in _cuts(n_angles, groups)
         ]
+    samples = n_angles * geometry.detector.n_rows * geometry.detector.n_columns
     volume_bytes = 4 * n_z * n_y * n_x
     shuffle_bytes = volume_bytes * groups if groups > 1 else 0
     updates = n_z * n_y * n_x * n_angles
-    core_seconds = (
+    prepare_seconds = samples * (
+        PREPARE_SECONDS_PER_SAMPLE + (STORED_SAMPLE_BYTES + 4) / READ_BYTES_PER_SECOND
+    )
+    slab_seconds = (
         updates * BACKPROJECT_SECONDS_PER_UPDATE
         + read_samples * (FILTER_SECONDS_PER_SAMPLE + 4 / READ_BYTES_PER_SECOND)
         + volume_bytes * ENCODE_SECONDS_PER_SLICE_BYTE
         + 2 * shuffle_bytes / READ_BYTES_PER_SECOND
     )
-    waves = math.ceil(len(tasks) / cluster.cores)
+    n_prepare_tasks = math.ceil(
+        n_angles / frames_per_task(n_angles, 4 * samples // n_angles, cluster.cores)
+    )
+    stages = ((prepare_seconds, n_prepare_tasks), (slab_seconds, len(tasks)))
+    wall_seconds = sum(
+        seconds / n_tasks * math.ceil(n_tasks / cluster.cores) for seconds, n_tasks in stages
+    )
     return ReconstructionPlan(
         grid=grid,
         cluster=cluster,
         tasks=tuple(tasks),
+        n_prepare_tasks=n_prepare_tasks,
+        n_energy_bins=n_energy_bins,
         n_slabs=len(bounds),
         n_angle_groups=groups,
         angle_block=block,
         task_bytes=task_bytes,
-        projection_bytes=4 * n_angles * geometry.detector.n_rows * geometry.detector.n_columns,
-        volume_bytes=volume_bytes,
-        read_bytes=4 * read_samples,
-        shuffle_bytes=shuffle_bytes,
-        voxel_updates=updates,
-        core_seconds=core_seconds,
-        wall_seconds=STARTUP_SECONDS + core_seconds / len(tasks) * waves,
+        projection_bytes=n_energy_bins * 4 * samples,
+        volume_bytes=n_energy_bins * volume_bytes,
+        read_bytes=n_energy_bins * (STORED_SAMPLE_BYTES * samples + 4 * read_samples),
+        shuffle_bytes=n_energy_bins * shuffle_bytes,
+        voxel_updates=n_energy_bins * updates,
+        core_seconds=n_energy_bins * (prepare_seconds + slab_seconds),
+        wall_seconds=STARTUP_SECONDS + n_energy_bins * wall_seconds,
     )
+
+
+def frames_per_task(n_frames: int, frame_bytes: int, cores: int) -> int:
+    """Return how many frames a prepare task gets: work for every core, bounded bytes."""
+    return min(math.ceil(n_frames / cores), max(1, PREPARE_TASK_BYTES // frame_bytes))
 
 
 def _check_forced(name: str, value: int | None, largest: int) -> None:
@@ -387,8 +423,3 @@ def subject_scan(subject: Subject) -> tuple[ConeBeamGeometry, VolumeGrid]:
     )
     shape = (n_rows, *(math.ceil(10 * size / sample_mm) for size in reversed(subject.size_cm[:2])))
     return geometry, VolumeGrid(shape=shape, voxel_mm=(sample_mm,) * 3)
-
-
-def with_memory(cluster: Cluster, memory_bytes: int) -> Cluster:
-    """Return the same cluster with other memory per executor."""
-    return replace(cluster, memory_per_executor_bytes=memory_bytes)

@@ -1,7 +1,6 @@
 """The tables as Spark sees them, and SQL in which any DICOM keyword is a column of `instances`."""
 
 import re
-from datetime import datetime
 
 from py4j.java_gateway import is_instance_of
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
@@ -12,8 +11,8 @@ from pyspark.sql import functions as sf
 
 from pacspark.dicom.attributes import PROMOTED, kind_of_vr
 from pacspark.errors import JobError, QueryError
+from pacspark.tables.catalog import Catalog
 from pacspark.tables.schema import TABLES
-from pacspark.tables.storage import Storage
 
 SPARK_TYPES = {"string": "string", "int64": "bigint", "double": "double"}
 _COLUMN_OF_KEYWORD = {attribute.keyword: attribute.column for attribute in PROMOTED}
@@ -22,28 +21,22 @@ _COLUMN_OF_KEYWORD = {attribute.keyword: attribute.column for attribute in PROMO
 PySparkLogger.getLogger("SQLQueryContextLogger").disabled = True
 
 
-def table(
-    spark: SparkSession, storage: Storage, name: str, as_of: int | datetime | None = None
-) -> DataFrame:
+def table(spark: SparkSession, catalog: Catalog, name: str) -> DataFrame:
     """Open one table of an archive as a Spark DataFrame.
 
     Parameters
     ----------
     spark
         A session with Delta.
-    storage
-        The archive.
+    catalog
+        The archive; where it looks at an earlier moment, so does the DataFrame.
     name
         One of `tables.schema.TABLES`.
-    as_of
-        A version, or a time.
     """
     reader = spark.read.format("delta")
-    if isinstance(as_of, datetime):
-        reader = reader.option("timestampAsOf", as_of.isoformat(sep=" "))
-    elif as_of is not None:
-        reader = reader.option("versionAsOf", as_of)
-    return reader.load(storage.spark_uri(name))
+    if catalog.as_of is not None:  # a version says the same to every engine, a time need not
+        reader = reader.option("versionAsOf", catalog.version(name))
+    return reader.load(catalog.storage.spark_uri(name))
 
 
 def attribute(keyword: str) -> Column:
@@ -78,10 +71,8 @@ def attribute(keyword: str) -> Column:
     return sf.try_variant_get(sf.parse_json(sf.col("dicom_json")), path, kind).alias(keyword)
 
 
-def sql(
-    spark: SparkSession, storage: Storage, statement: str, as_of: int | datetime | None = None
-) -> DataFrame:
-    """Run a query over the tables of an archive.
+def sql(spark: SparkSession, catalog: Catalog, statement: str) -> DataFrame:
+    """Run a query over the tables of an archive, all as `catalog` sees them.
 
     Every table is a view of its name. Each DICOM keyword that the statement names is a column of
     `instances`, promoted or not, in any letter case that PS3.6 has.
@@ -94,7 +85,7 @@ def sql(
     try:
         _require_query(spark, statement)
         for name in TABLES:
-            frame = table(spark, storage, name, as_of if name == "instances" else None)
+            frame = table(spark, catalog, name)
             if name == "instances":
                 frame = frame.select("*", *_named_attributes(statement, frame.columns))
             frame.createOrReplaceTempView(name)

@@ -3,7 +3,7 @@
 ::
 
     instances ─▶ StoredScan ─▶ stage 1 prepare ─▶ projections   (once per scan)
-                               survey: a few slices tell the range of values   (only without water)
+                               a few slices tell the range of values   (only without water)
                                stage 2 slabs ─▶ objects ─▶ instances ─▶ runs
 
 The identity of a run is the digest of what was asked of which scan. A run that is already in the
@@ -16,48 +16,44 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import numpy as np
 from pyspark.sql import SparkSession
 
 from pacspark import __version__
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.encode import CTSeries, ValueMap, ct_series_uid
-from pacspark.dicom.scan import FrameRun, StoredScan, scan_from_headers
-from pacspark.errors import JobError
+from pacspark.dicom.scan import FrameRun, StoredScan
+from pacspark.errors import JobError, UsageError
+from pacspark.middle_row import mean_attenuation_per_mm
 from pacspark.progress import SILENT, Progress
 from pacspark.spark import blocks
 from pacspark.spark.jobs import Marks, counted, run_summed, run_tasks
-from pacspark.spark.partition import Cluster, ReconstructionPlan, SlabTask, plan_reconstruction
+from pacspark.spark.partition import (
+    Cluster,
+    ReconstructionPlan,
+    SlabTask,
+    frames_per_task,
+    plan_reconstruction,
+)
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.datafile import AddedFile, files_of_job
 from pacspark.tables.intake import commit_intake
-from pacspark.tables.projections import list_chunks
-from pacspark.tables.runs import record_run
-from pacspark.tables.schema import FRAME_COLUMNS, LOCATION_COLUMNS
+from pacspark.tables.projections import Chunk, list_chunks
+from pacspark.tables.runs import describe_geometry, recorded_run, recover_run, versions_now
+from pacspark.tables.scans import LocatedRun, ScanFrames, read_stored_scan
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import commit_files
 
-SURVEY_SLICES = 4
-SURVEY_STRIDE = 4
-"""A survey looks at every fourth voxel of a row and every fourth row: samples, not averages."""
-SURVEY_HEADROOM = 0.5
-"""The linear map of values reaches this part of the surveyed span beyond both its ends."""
-PREPARE_TASK_BYTES = 128 << 20
-
-SCAN_COLUMNS = (
-    "sop_instance_uid",
-    "series_instance_uid",
-    "modality",
-    "transfer_syntax_uid",
-    "dicom_json",
-    *LOCATION_COLUMNS,
-    *FRAME_COLUMNS,
-)
-"""Columns of `instances` that tell a scan and where its frames are."""
+SAMPLED_SLICES = 4
+SAMPLED_STRIDE = 4
+"""The range of values is that of every fourth voxel of every fourth row: samples, not averages."""
+HEADROOM = 0.5
+"""The linear map of values reaches this part of the sampled span beyond both its ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +123,6 @@ class ReconstructionReport:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A stored scan, and the row of each of its instances by SOP Instance UID."""
-
-    scan: StoredScan
-    rows: Mapping[str, Mapping[str, Any]]
-
-
 def reconstruct(
     spark: SparkSession,
     storage: Storage,
@@ -169,14 +157,14 @@ def reconstruct(
         Before any task starts.
     """
     watch = blocks.Stopwatch()
-    started_at = datetime.now(UTC)
+    versions = versions_now(storage)
     catalog = Catalog(storage)
-    source = _read_source(catalog, request.series_instance_uid)
-    request = _with_water(request, source.scan)
+    stored = read_stored_scan(catalog, request.series_instance_uid)
+    request = _with_water(request, stored.scan)
     run_id, grid = request.run_id(), request.grid
-    if (found := find_result(catalog, source.scan, request)) is not None:
+    if (found := find_result(catalog, stored.scan, request)) is not None:
         return found
-    geometry = source.scan.geometry
+    geometry = stored.scan.geometry
     plan = plan_reconstruction(
         geometry,
         grid,
@@ -185,48 +173,73 @@ def reconstruct(
         angle_block=angle_block,
         n_angle_groups=n_angle_groups,
     )
+    values = None
+    if request.water_mu_per_mm is not None:
+        values = ValueMap.hounsfield(request.water_mu_per_mm)
+        _require_fitting(catalog, stored, request.energy_bin, values)
     watch.lap("plan")
+    with recorded_run(
+        storage, run_id, "reconstruct", versions, **_run_columns(request, stored.scan)
+    ) as run:
+        report = _make(spark, storage, request, stored, values, plan, cluster, watch, progress)
+        run["metrics"] = {"report": report.summary(), "plan": dict(plan.summary())}
+    return report
 
-    water_mu_per_mm = request.water_mu_per_mm
-    values = None if water_mu_per_mm is None else ValueMap.hounsfield(water_mu_per_mm)
+
+def _make(
+    spark: SparkSession,
+    storage: Storage,
+    request: ReconstructionRequest,
+    stored: ScanFrames,
+    values: ValueMap | None,
+    plan: ReconstructionPlan,
+    cluster: Cluster,
+    watch: blocks.Stopwatch,
+    progress: Progress,
+) -> ReconstructionReport:
+    """Run the stages; the result is visible when this returns."""
+    catalog, run_id = Catalog(storage), request.run_id()
+    geometry, grid = stored.scan.geometry, request.grid
+    series = CTSeries.of_scan(
+        stored.scan,
+        run_id,
+        grid,
+        values or ValueMap.linear(0.0, 0.0, 0.0),  # until the range of values is known
+        request.energy_bin,
+        request.options.filter,
+    )
 
     marks = Marks(storage, run_id)
     marks.begin()
-    _prepare(spark, storage, source, request.energy_bin, cluster, marks, progress)
+    _prepare(spark, storage, stored, request.energy_bin, cluster, marks, progress)
     watch.lap("prepare")
+    chunks = list_chunks(catalog, stored.scan.series_instance_uid, request.energy_bin)
     job = blocks.SlabJob(
         storage=storage,
         geometry=geometry,
         grid=grid,
         options=request.options,
         angle_block=plan.angle_block,
-        chunks=tuple(list_chunks(catalog, source.scan.series_instance_uid, request.energy_bin)),
-        series=None,
+        series=series,
         run_id=run_id,
     )
     if values is None:
-        values = _survey(spark, job, marks)
-    watch.lap("survey")
-    series = CTSeries.of_scan(
-        source.scan, run_id, grid, values, request.energy_bin, request.options.filter
-    )
-    outcomes = _slabs(spark, replace(job, series=series), plan, marks, progress)
+        series = replace(series, values=_linear_map(spark, job, chunks, marks))
+        job = replace(job, series=series)
+    watch.lap("range of values")
+    with files_of_job(storage, "objects") as name:
+        outcomes = _slabs(spark, replace(job, job_name=name), plan, chunks, marks, progress)
     watch.lap("slabs")
     taken = commit_intake(storage, [outcome.intake for outcome in outcomes], run_id, "reconstruct")
     marks.clear()
     if not taken.clean:
-        message = (
-            f"series {series.series_instance_uid}: expected {grid.shape[0]} slices stored, found "
-            f"{taken.conflict} in conflict with what the archive holds and {taken.rejected} "
-            "rejected; the table `rejects` says why"
-        )
-        raise JobError(message)
+        raise JobError(taken.refusal(f"series {series.series_instance_uid}"))
     watch.lap("commit")
 
     seconds: Counter[str] = Counter(watch.cost().seconds)
     for outcome in outcomes:
         seconds.update({f"tasks: {phase}": spent for phase, spent in outcome.cost.seconds.items()})
-    report = ReconstructionReport(
+    return ReconstructionReport(
         series_instance_uid=series.series_instance_uid,
         run_id=run_id,
         n_slices=grid.shape[0],
@@ -236,8 +249,6 @@ def reconstruct(
         peak_task_bytes=max(outcome.cost.peak_bytes for outcome in outcomes),
         predicted_task_bytes=plan.task_bytes,
     )
-    _record(catalog, request, plan, report, started_at)
-    return report
 
 
 def find_result(
@@ -250,6 +261,7 @@ def find_result(
     # a few slices alone may have come from elsewhere: then the others are made
     if catalog.count_of(series_uid) < n_slices:
         return None
+    recover_run(catalog.storage, run_id, "reconstruct", **_run_columns(request, scan))
     return ReconstructionReport(series_uid, run_id, n_slices, found=True)
 
 
@@ -259,48 +271,76 @@ def _with_water(request: ReconstructionRequest, scan: StoredScan) -> Reconstruct
     return replace(request, water_mu_per_mm=scan.water_mu_per_mm)
 
 
-def _read_source(catalog: Catalog, series_uid: str) -> _Source:
-    rows = catalog.instances_of(series_uid, SCAN_COLUMNS).to_pylist()
-    return _Source(scan_from_headers(rows), {row["sop_instance_uid"]: row for row in rows})
+def _require_fitting(
+    catalog: Catalog, stored: ScanFrames, energy_bin: int, values: ValueMap
+) -> None:
+    """Refuse a value for water in whose Hounsfield units the scan's mean leaves 16 bits."""
+    mean = mean_attenuation_per_mm(catalog, stored, energy_bin)
+    if values.clamped(np.array([mean], np.float32)):
+        message = (
+            f"water_mu_per_mm: expected the attenuation of water in 1/mm, found "
+            f"{values.water_mu_per_mm:g}: the scan's mean, {mean:.3g}, would be "
+            f"{1000 * (mean / values.water_mu_per_mm - 1):.3g} HU, beyond 16 bits; correct it, or "
+            "leave it out for results in 1/mm"
+        )
+        raise UsageError(message)
 
 
 def _prepare(
     spark: SparkSession,
     storage: Storage,
-    source: _Source,
+    stored: ScanFrames,
     energy_bin: int,
     cluster: Cluster,
     marks: Marks,
     progress: Progress,
 ) -> None:
     """Make line integrals of a scan's frames, once: later reconstructions find them."""
-    scan = source.scan
-    name = f"prepare {scan.series_instance_uid} {energy_bin}"
-    if Snapshot(storage, "projections").transaction_version(name) is not None:
+    scan = stored.scan
+    done = f"prepare {scan.series_instance_uid} {energy_bin}"
+    if Snapshot(storage, "projections").transaction_version(done) is not None:
         return
-    runs = [run for run in scan.projections if run.energy_bin == energy_bin]
-    tasks = cut_runs(runs, cluster.cores)
-    job = blocks.PrepareJob(storage, scan, source.rows, energy_bin, marks.run_id)
-    total = sum(blocks.frame_blocks(run) for task in tasks for run in task)
-    with counted(marks, progress, "prepare", total, "blocks of frames"):
+    tasks = prepare_tasks(stored, energy_bin, cluster.cores)
+    total = sum(blocks.frame_blocks(those.run) for task in tasks for those in task)
+    with (
+        files_of_job(storage, "projections") as name,
+        counted(marks, progress, "prepare", total, "blocks of frames"),
+    ):
+        job = blocks.PrepareJob(
+            storage=storage,
+            series_instance_uid=scan.series_instance_uid,
+            kind=scan.kind,
+            unattenuated_counts=scan.unattenuated_counts,
+            flats=stored.located(scan.flats, energy_bin),
+            darks=stored.located(scan.darks, energy_bin),
+            energy_bin=energy_bin,
+            gantry_angles_rad=scan.geometry.gantry_angles_rad,
+            run_id=marks.run_id,
+            job_name=name,
+        )
         made = run_tasks(spark, tasks, partial(_prepare_task, job, marks))
     files = [file for added in made for file in added]
     commit_files(
         storage,
         "projections",
         files,
-        app_transaction=(name, 1),
+        app_transaction=(done, 1),
         run_id=marks.run_id,
         operation="prepare",
     )
     marks.begin()
 
 
+def prepare_tasks(stored: ScanFrames, energy_bin: int, cores: int) -> list[list[LocatedRun]]:
+    """Cut the projections of an energy bin into tasks, each with what it needs to read its own."""
+    runs = [run for run in stored.scan.projections if run.energy_bin == energy_bin]
+    return [list(stored.located(task, energy_bin)) for task in cut_runs(runs, cores)]
+
+
 def cut_runs(runs: Sequence[FrameRun], cores: int) -> list[list[FrameRun]]:
     """Cut runs of frames into tasks: at least one per core, none much over the task's bytes."""
     n_frames = sum(run.count for run in runs)
-    frame_bytes = 4 * runs[0].n_rows * runs[0].n_columns
-    per_task = min(-(-n_frames // cores), max(1, PREPARE_TASK_BYTES // frame_bytes))
+    per_task = frames_per_task(n_frames, 4 * runs[0].n_rows * runs[0].n_columns, cores)
     tasks: list[list[FrameRun]] = [[]]
     room = per_task
     for run in runs:
@@ -316,60 +356,86 @@ def cut_runs(runs: Sequence[FrameRun], cores: int) -> list[list[FrameRun]]:
     return tasks
 
 
-def _prepare_task(job: blocks.PrepareJob, marks: Marks, runs: list[FrameRun]) -> list[Any]:
-    return blocks.prepare_frames(job, runs, marks.set)
+def _prepare_task(
+    job: blocks.PrepareJob, marks: Marks, frames: list[LocatedRun]
+) -> list[AddedFile]:
+    job.storage.require_seen()
+    return blocks.prepare_frames(job, frames, marks.set)
 
 
-def _survey(spark: SparkSession, job: blocks.SlabJob, marks: Marks) -> ValueMap:
-    """Reconstruct a few slices for the range of values that the linear map has to hold."""
+def _linear_map(
+    spark: SparkSession, job: blocks.SlabJob, chunks: Sequence[Chunk], marks: Marks
+) -> ValueMap:
+    """Reconstruct a few slices for the range of values that the map has to hold."""
     n_z, n_y, n_x = job.grid.shape
     dz_mm, dy_mm, dx_mm = job.grid.voxel_mm
     coarse = VolumeGrid(
-        (n_z, -(-n_y // SURVEY_STRIDE), -(-n_x // SURVEY_STRIDE)),
-        (dz_mm, dy_mm * min(SURVEY_STRIDE, n_y), dx_mm * min(SURVEY_STRIDE, n_x)),
+        (n_z, -(-n_y // SAMPLED_STRIDE), -(-n_x // SAMPLED_STRIDE)),
+        (dz_mm, dy_mm * min(SAMPLED_STRIDE, n_y), dx_mm * min(SAMPLED_STRIDE, n_x)),
         job.grid.center_mm,
     )
     job = replace(job, grid=coarse)
-    n_slices = min(SURVEY_SLICES, n_z)
+    n_slices = min(SAMPLED_SLICES, n_z)
     places = sorted({(2 * number + 1) * n_z // (2 * n_slices) for number in range(n_slices)})
-    tasks = [SlabTask(0, z, z + 1, 0, job.geometry.n_angles, 0, 0) for z in places]
-    ranges = run_tasks(spark, tasks, partial(_survey_task, job, marks))
+    n_angles = job.geometry.n_angles
+    tasks = [
+        SlabTask(0, z, z + 1, 0, n_angles, *job.geometry.row_band(coarse.slab(z, z + 1)))
+        for z in places
+    ]
+    ranges = run_tasks(spark, slab_inputs(tasks, chunks), partial(_range_task, job, marks))
     marks.begin()
-    return ValueMap.linear(
-        min(low for low, _ in ranges), max(high for _, high in ranges), SURVEY_HEADROOM
+    return ValueMap.linear(min(low for low, _ in ranges), max(high for _, high in ranges), HEADROOM)
+
+
+SlabInput = tuple[SlabTask, tuple[Chunk, ...]]
+
+
+def slab_inputs(tasks: Sequence[SlabTask], chunks: Sequence[Chunk]) -> list[SlabInput]:
+    """Give each task the chunks that its angles and its row band touch."""
+    return [(task, tuple(chunk for chunk in chunks if _touch(task, chunk))) for task in tasks]
+
+
+def _touch(task: SlabTask, chunk: Chunk) -> bool:
+    return (
+        chunk.angle_start < task.angle_stop
+        and task.angle_start < chunk.angle_stop
+        and chunk.row_start < task.row_stop
+        and task.row_start < chunk.row_stop
     )
 
 
-def _survey_task(job: blocks.SlabJob, marks: Marks, task: SlabTask) -> tuple[float, float]:
-    return blocks.survey_slice(job, task, marks.set)
+def _range_task(job: blocks.SlabJob, marks: Marks, given: SlabInput) -> tuple[float, float]:
+    return blocks.slice_range(job, *given, marks.set)
 
 
 def _slabs(
     spark: SparkSession,
     job: blocks.SlabJob,
     plan: ReconstructionPlan,
+    chunks: Sequence[Chunk],
     marks: Marks,
     progress: Progress,
 ) -> list[blocks.SlabOutcome]:
     total = sum(-(-(task.angle_stop - task.angle_start) // plan.angle_block) for task in plan.tasks)
+    inputs = slab_inputs(plan.tasks, chunks)
     with counted(marks, progress, "reconstruct", total, "blocks of angles"):
         if plan.n_angle_groups == 1:
-            return run_tasks(spark, plan.tasks, partial(_slab_task, job, marks))
+            return run_tasks(spark, inputs, partial(_slab_task, job, marks))
         bounds = {task.slab: (task.z_start, task.z_stop) for task in plan.tasks}
         return run_summed(
             spark,
-            plan.tasks,
+            inputs,
             partial(_partial_task, job, marks),
             partial(_sum_task, job, bounds),
         )
 
 
-def _slab_task(job: blocks.SlabJob, marks: Marks, task: SlabTask) -> blocks.SlabOutcome:
-    return blocks.reconstruct_slab(job, task, marks.set)
+def _slab_task(job: blocks.SlabJob, marks: Marks, given: SlabInput) -> blocks.SlabOutcome:
+    return blocks.reconstruct_slab(job, *given, marks.set)
 
 
-def _partial_task(job: blocks.SlabJob, marks: Marks, task: SlabTask) -> Any:
-    return blocks.partial_slab(job, task, marks.set)
+def _partial_task(job: blocks.SlabJob, marks: Marks, given: SlabInput) -> Any:
+    return blocks.partial_slab(job, *given, marks.set)
 
 
 def _sum_task(
@@ -378,22 +444,11 @@ def _sum_task(
     return blocks.sum_slab(job, *bounds[slab], batches)
 
 
-def _record(
-    catalog: Catalog,
-    request: ReconstructionRequest,
-    plan: ReconstructionPlan,
-    report: ReconstructionReport,
-    started_at: datetime,
-) -> None:
-    """Write the row from which the result can be made again."""
-    record_run(
-        catalog.storage,
-        report.run_id,
-        "reconstruct",
-        started_at,
-        {"report": report.summary(), "plan": dict(plan.summary())},
-        series_instance_uid=report.series_instance_uid,
-        source_series_instance_uid=request.series_instance_uid,
-        options=request.as_json(),
-        input_versions=json.dumps({"instances": catalog.version("instances")}),
-    )
+def _run_columns(request: ReconstructionRequest, scan: StoredScan) -> dict[str, Any]:
+    """Give what the row of the run says from which its result can be made again."""
+    return {
+        "series_instance_uid": ct_series_uid(request.run_id()),
+        "source_series_instance_uid": request.series_instance_uid,
+        "options": request.as_json(),
+        "geometry": describe_geometry(scan.geometry, request.grid),
+    }

@@ -6,6 +6,7 @@ Ingest and reconstruction need no Delta in the session; only what reads tables t
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from types import MappingProxyType
 from pyspark.sql import SparkSession
 
 from pacspark.errors import MissingDependencyError, UsageError
+from pacspark.spark.cluster import PROPERTIES, cluster_of_properties, this_machine
+from pacspark.spark.partition import Cluster
 
 DELTA_PACKAGE = "io.delta:delta-spark_4.2_2.13:4.4.0"
 HADOOP_AWS_PACKAGE = "org.apache.hadoop:hadoop-aws:3.5.0"
@@ -79,16 +82,30 @@ def session_for(root: str, spark: SparkSession | None = None) -> SparkSession:
     SparkSession
         The given one, else the active one, else the one of ``spark-submit``, else a new local one.
     """
-    if spark is not None:
-        return spark
-    active = SparkSession.getActiveSession()
-    if active is not None:
-        return active
-    if (
-        "PYSPARK_GATEWAY_PORT" in os.environ
-    ):  # begun by spark-submit, whose properties are the truth
+    return existing_session(spark) or local_session(s3=root.startswith(("s3://", "s3a://")))
+
+
+def existing_session(spark: SparkSession | None = None) -> SparkSession | None:
+    """Return the given session, else the active one, else the one of ``spark-submit``, if any."""
+    found = spark or SparkSession.getActiveSession()
+    # begun by spark-submit, whose properties are the truth
+    if found is None and "PYSPARK_GATEWAY_PORT" in os.environ:
         return SparkSession.builder.getOrCreate()
-    return local_session(s3=root.startswith(("s3://", "s3a://")))
+    return found
+
+
+def session_cluster(spark: SparkSession | None = None) -> Cluster:
+    """Describe what a session's tasks may use; where there is no session yet, this machine."""
+    session = existing_session(spark)
+    if session is None:
+        return cluster_of_properties({}, this_machine(), 1)
+    found = {name: session.conf.get(name, None) for name in PROPERTIES}
+    properties = {name: value for name, value in found.items() if value}
+    # how a plan of Spark tells its parallelism: the context does not exist in Spark Connect
+    explained = session.sql("EXPLAIN SELECT id FROM range(1)").collect()[0][0]
+    told = re.search(r"splits=Some\((\d+)\)|splits=(\d+)", explained)
+    parallelism = int(told[1] or told[2]) if told else 1
+    return cluster_of_properties(properties, this_machine(), parallelism)
 
 
 def local_session(

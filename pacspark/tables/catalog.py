@@ -50,8 +50,8 @@ class Catalog:
     storage
         where the archive is
     as_of
-        a version of `instances`, or a moment (local time where it has no zone): every table is seen
-        as it was then
+        a version of `instances`, or a moment (UTC where it has no zone): every table is seen as it
+        was then
     """
 
     def __init__(self, storage: Storage, as_of: int | datetime | None = None) -> None:
@@ -67,30 +67,20 @@ class Catalog:
 
     # what there is
 
-    def find(self, level: str, query: Query) -> pa.Table:
+    def find(self, query: Query) -> pa.Table:
         """Find patients, studies, series or instances by PS3.4 matching.
 
         Parameters
         ----------
-        level
-            patient, study, series or instance
         query
-            from :func:`pacspark.dicom.matching.parse_query`, for the same level
+            from :func:`pacspark.dicom.matching.parse_query`
 
         Returns
         -------
         pyarrow.Table
             a row per match, ordered; columns named by DICOM keyword: the promoted attributes of the
             level and those above it, what the query names, and the counts that PS3.4 C.6 computes
-
-        Raises
-        ------
-        UsageError
-            where `level` is not that of the query
         """
-        if level != query.level:
-            message = f"level: expected {query.level}, which the query is for, found {level!r}"
-            raise UsageError(message)
         return search(self._snapshot("instances"), query)
 
     def known(self, uids: Iterable[str]) -> dict[str, str]:
@@ -100,6 +90,29 @@ class Catalog:
             return {}
         found = self._rows_of(wanted, ("sop_instance_uid", "sha256")).to_pydict()
         return dict(zip(found["sop_instance_uid"], found["sha256"], strict=True))
+
+    def refused(self, names: Iterable[str]) -> set[tuple[str, str | None]]:
+        """Tell what was refused before.
+
+        Parameters
+        ----------
+        names
+            sources, and SOP Instance UIDs of objects that conflict with what is stored
+
+        Returns
+        -------
+        set
+            of name and SHA-256; None where the bytes could not be read
+        """
+        wanted = pa.array(dict.fromkeys(names), pa.string())
+        if not len(wanted):
+            return set()
+        source, uid = ds.field("source"), ds.field("sop_instance_uid")
+        columns = ["source", "sop_instance_uid", "sha256"]
+        rows = self._snapshot("rejects").read(columns, source.isin(wanted) | uid.isin(wanted))
+        return {
+            (row["sop_instance_uid"] or row["source"], row["sha256"]) for row in rows.to_pylist()
+        }
 
     def instance(self, uid: str, columns: Sequence[str] | None = None) -> dict[str, Any]:
         """Give the row of one instance.
@@ -274,18 +287,15 @@ class Catalog:
         """Give the version of a table that this catalog sees."""
         return self._snapshot(name).version
 
-    def versions(self) -> pa.Table:
-        """List every version of every table, the newest last: when it was made, and by which run.
+    def versions(self, *names: str) -> pa.Table:
+        """List every version of some tables, of all unless named: when it was made, by which run.
 
         Columns: table, version, committed_at, operation, run_id, pacspark (version of the code).
+        The newest is last.
         """
-        rows = [row for name in TABLES for row in self._history(name)]
+        rows = [row for name in names or TABLES for row in self._history(name)]
         rows.sort(key=lambda row: (row["committed_at"], row["table"], row["version"]))
         return pa.Table.from_pylist(rows, schema=_HISTORY)
-
-    def history(self) -> pa.Table:
-        """List every version of every table; another name of :meth:`versions`."""
-        return self.versions()
 
     def _history(self, name: str) -> Iterator[dict[str, Any]]:
         snapshot = self._snapshot(name)

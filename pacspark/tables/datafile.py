@@ -13,7 +13,7 @@ import math
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from types import TracebackType
@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Final, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pacspark.errors import StorageError
@@ -59,15 +60,6 @@ class AddedFile:
     modified_ms: int
     statistics: str
 
-    def to_json(self) -> str:
-        """Write it as JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` wrote."""
-        return cls(**json.loads(text))
-
 
 @dataclass(frozen=True, slots=True)
 class ObjectLocation:
@@ -97,6 +89,32 @@ class ObjectLocation:
         return asdict(self)
 
 
+@contextmanager
+def files_of_job(storage: Storage, table_name: str) -> Iterator[str]:
+    """Give a name for the data files of one job's tasks, which go if the block fails.
+
+    For the driver, around the job and not around its commit: the files of a commit of unknown fate
+    stay. A task that outlives its job, or is killed, can still leave a file behind; no version of
+    the table lists it.
+    """
+    job = uuid.uuid4().hex
+    try:
+        yield job
+    except BaseException:
+        folder = storage.path(table_name)
+        with suppress(StorageError), storage.errors(f"list the files of {table_name}"):
+            for info in storage.filesystem.get_file_info(pafs.FileSelector(folder)):
+                if info.base_name.startswith(f"part-{job}-"):
+                    remove_file(storage, table_name, info.base_name)
+        raise
+
+
+def remove_file(storage: Storage, table_name: str, name: str) -> None:
+    """Remove a data file that no commit has named, if the storage lets us."""
+    with suppress(StorageError), storage.errors(f"remove a file of {table_name}"):
+        storage.filesystem.delete_file(storage.path(table_name, name))
+
+
 class DataFile:
     """Writes one Parquet file below the folder of a table; a context manager that closes or aborts.
 
@@ -109,10 +127,12 @@ class DataFile:
         the archive
     spec
         the table
+    job
+        from :func:`files_of_job`, in a task
     """
 
-    def __init__(self, storage: Storage, spec: TableSpec) -> None:
-        self.name = f"part-{uuid.uuid4().hex}.parquet"
+    def __init__(self, storage: Storage, spec: TableSpec, job: str = "") -> None:
+        self.name = "-".join(filter(None, ["part", job, f"{uuid.uuid4().hex}.parquet"]))
         self.num_records = 0
         self.row_groups = 0
         self._storage = storage
@@ -175,12 +195,10 @@ class DataFile:
     def abort(self) -> None:
         """Remove the file; for one that was closed too, as long as it is not committed."""
         sink, self._sink, self._writer = self._sink, None, None
-        doing = f"remove a file of {self._spec.name}"
         if sink is not None:
-            with suppress(StorageError), self._storage.errors(doing):
+            with suppress(StorageError), self._storage.errors(f"close a file of {self._spec.name}"):
                 sink.close()
-        with suppress(StorageError), self._storage.errors(doing):
-            self._storage.filesystem.delete_file(self._path)
+        remove_file(self._storage, self._spec.name, self.name)
 
     def __enter__(self) -> Self:
         return self
@@ -196,7 +214,8 @@ class DataFile:
 
     def _open(self, row_group_rows: int) -> pq.ParquetWriter:
         schema = self._spec.arrow_schema
-        bulk = any(pa.types.is_binary(field.type) for field in schema)
+        small = [field.name for field in schema if not pa.types.is_binary(field.type)]
+        bulk = len(small) < len(schema)
         bloom = self._spec.bloom_column
         self._sink = self._storage.filesystem.open_output_stream(self._path)
         self._writer = pq.ParquetWriter(
@@ -206,7 +225,7 @@ class DataFile:
             use_dictionary=False if bulk else [name for name in schema.names if name != bloom],
             # one page per value, so that bulk values are contiguous
             data_page_size=1 if bulk else None,
-            write_statistics=[name for name in schema.names if name != "content"],
+            write_statistics=small,
             bloom_filter_options=(
                 {bloom: {"ndv": row_group_rows, "fpp": BLOOM_FALSE_POSITIVES}} if bloom else None
             ),
@@ -221,10 +240,12 @@ class ObjectFile:
     ----------
     storage
         the archive
+    job
+        from :func:`files_of_job`, in a task
     """
 
-    def __init__(self, storage: Storage) -> None:
-        self._file = DataFile(storage, OBJECTS)
+    def __init__(self, storage: Storage, job: str = "") -> None:
+        self._file = DataFile(storage, OBJECTS, job)
 
     @property
     def size_bytes(self) -> int:

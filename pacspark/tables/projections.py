@@ -50,12 +50,14 @@ class ProjectionWriter:
         Index of the energy bin, 0 for a scan without.
     run_id
         Written into every row.
+    job
+        From `files_of_job`.
     """
 
     def __init__(
-        self, storage: Storage, series_instance_uid: str, energy_bin: int, run_id: str
+        self, storage: Storage, series_instance_uid: str, energy_bin: int, run_id: str, job: str
     ) -> None:
-        self._file = DataFile(storage, PROJECTIONS)
+        self._file = DataFile(storage, PROJECTIONS, job)
         self._key = {
             "series_instance_uid": series_instance_uid,
             "energy_bin": energy_bin,

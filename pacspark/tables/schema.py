@@ -1,7 +1,7 @@
 """Every table of an archive, declared once: columns, types, units, keys, and what they mean.
 
 From these declarations come the Arrow and Delta schemas with their column comments, the check of an
-existing archive, and the page that :func:`describe_tables` writes.
+existing archive, and the page docs/tables.md, as :func:`describe_tables` writes it.
 """
 
 from collections.abc import Mapping
@@ -229,8 +229,9 @@ RUNS: Final = TableSpec(
         Column("input_versions", pa.string(), "version of each table that was read, JSON"),
         Column("metrics", pa.string(), "counts, bytes and seconds, JSON"),
     ),
-    ("run_id",),
-    "One job: what is needed to make its result again.",
+    ("run_id", "finished_at"),
+    "One end of a job, done or failed: what is needed to make its result again. A reconstruction "
+    "that is asked for again after it failed keeps its run_id.",
 )
 
 REJECTS: Final = TableSpec(
@@ -326,7 +327,7 @@ def create_tables(storage: Storage) -> None:
         where the root cannot be written, or holds something else
     """
     with storage.errors("create the archive"):
-        storage.filesystem.create_dir(storage.path("instances"), recursive=True)
+        storage.create_folder("instances")
         for spec in TABLES.values():
             uri, options = storage.table_uri(spec.name), storage.delta_options
             if DeltaTable.is_deltatable(uri, options):
@@ -344,6 +345,8 @@ def create_tables(storage: Storage) -> None:
                     commit_properties=CommitProperties(max_commit_retries=0),
                 )
             storage.make_durable(storage.path(spec.name, "_delta_log", f"{0:020}.json"))
+            storage.make_durable(storage.path(spec.name, "_delta_log"))
+            storage.make_durable(storage.path(spec.name))
     check_tables(storage)
 
 
@@ -382,21 +385,24 @@ def _difference(column: Column, found: pa.Schema) -> str:
 
 
 def describe_tables() -> str:
-    """Write the page about the tables, in Markdown."""
+    """Write the page about the tables, docs/tables.md."""
     lines = ["# Tables", ""]
     for spec in TABLES.values():
+        key = ", ".join(f"`{name}`" for name in spec.key)
+        lines += [f"## {spec.name}", "", f"{spec.description} Key: {key}.", ""]
+        attributes = [column for column in spec.columns if column.keyword]
+        if attributes:
+            lines += ["DICOM attributes, which SQL finds by their keywords too:", ""]
+        for name in dict.fromkeys(_type_name(column) for column in attributes):
+            columns = [f"`{c.name}`" for c in attributes if _type_name(c) == name]
+            lines += [f"* {name}: {', '.join(columns)}"]
+        if attributes:
+            lines.append("")
+        lines += ["| column | type | unit | meaning |", "|---|---|---|---|"]
         lines += [
-            f"## {spec.name}",
-            "",
-            f"{spec.description} Key: {', '.join(f'`{name}`' for name in spec.key)}.",
-            "",
-            "| column | type | unit | DICOM keyword | meaning |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| `{column.name}` | {_type_name(column)} | {column.unit} | {column.keyword} | "
-            f"{column.description} |"
+            f"| `{column.name}` | {_type_name(column)} | {column.unit} | {column.description} |"
             for column in spec.columns
+            if not column.keyword
         ]
         lines.append("")
     return "\n".join(lines)
@@ -404,4 +410,4 @@ def describe_tables() -> str:
 
 def _type_name(column: Column) -> str:
     name = str(column.type).replace("element: ", "").replace("item: ", "")
-    return name if column.nullable else f"{name}, never null"
+    return f"`{name}`" if column.nullable else f"`{name}`, never null"

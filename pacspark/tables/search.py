@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pacspark.dicom.attributes import LEVELS, PROMOTED, UNIQUE_KEYS
+from pacspark.dicom.attributes import COUNTS, LEVELS, PROMOTED, STUDY_LISTS, UNIQUE_KEYS, Level
 from pacspark.dicom.conditions import Condition, Query, QueryKey
+from pacspark.dicom.values import person_name
 from pacspark.tables.schema import INSTANCES
 from pacspark.tables.snapshot import Snapshot
 
@@ -27,25 +28,6 @@ _ORDER: Final = {
     "study": ("StudyDate", "StudyTime", "StudyInstanceUID"),
     "series": ("StudyInstanceUID", "SeriesNumber", "SeriesInstanceUID"),
     "instance": ("SeriesInstanceUID", "InstanceNumber", "SOPInstanceUID"),
-}
-_COUNTS: Final = {
-    "patient": {
-        "NumberOfPatientRelatedStudies": "study_instance_uid",
-        "NumberOfPatientRelatedSeries": "series_instance_uid",
-        "NumberOfPatientRelatedInstances": _INSTANCE,
-    },
-    "study": {
-        "NumberOfStudyRelatedSeries": "series_instance_uid",
-        "NumberOfStudyRelatedInstances": _INSTANCE,
-    },
-    "series": {"NumberOfSeriesRelatedInstances": _INSTANCE},
-    "instance": {},
-}
-_LISTS: Final = {
-    "patient": {},
-    "study": {"ModalitiesInStudy": "modality", "SOPClassesInStudy": "sop_class_uid"},
-    "series": {},
-    "instance": {},
 }
 
 
@@ -188,10 +170,12 @@ def _select(
     return snapshot.read(names, ds.field(column).isin(wanted), files)
 
 
-def _with_computed(answer: pa.Table, snapshot: Snapshot, level: str, key: str) -> pa.Table:
-    counts, lists = _COUNTS[level], _LISTS[level]
+def _with_computed(answer: pa.Table, snapshot: Snapshot, level: Level, key: str) -> pa.Table:
+    counts = {name: UNIQUE_KEYS[counted].column for name, counted in COUNTS[level].items()}
     if not counts:
         return answer
+    behind = STUDY_LISTS if level == "study" else {}
+    lists = {name: attribute.column for name, attribute in behind.items()}
     keyword = UNIQUE_KEYS[level].keyword
     columns = list(dict.fromkeys([key, *counts.values(), *lists.values()]))
     rows = _select(snapshot, key, answer[keyword], columns)
@@ -226,6 +210,5 @@ def _text_of(document: Mapping[str, Any], key: QueryKey) -> str | None:
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        groups = [str(value.get(k, "")) for k in ("Alphabetic", "Ideographic", "Phonetic")]
-        return "=".join(groups).rstrip("=")
+        return person_name(value)
     return "" if value is None else str(value)

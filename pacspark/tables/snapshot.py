@@ -6,7 +6,7 @@ Only what the Delta log lists is read; a file that lies beside it is nobody's.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import pyarrow as pa
@@ -47,7 +47,7 @@ class Snapshot:
     name
         of the table
     as_of
-        a version, a moment, or None for the newest
+        a version, a moment (UTC where it has no zone), or None for the newest
 
     Raises
     ------
@@ -70,7 +70,8 @@ class Snapshot:
                     raise UsageError(message)
                 self.delta.load_as_version(as_of)
             elif as_of is not None:
-                self.delta.load_as_version(as_of if as_of.tzinfo else as_of.astimezone())
+                moment = as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
+                self.delta.load_as_version(moment)
 
     @property
     def version(self) -> int:

@@ -5,11 +5,13 @@ reads it. Nothing here looks inside a file but for the list of a zip or of a DIC
 named.
 """
 
+import fnmatch
 import glob
 import io
 import lzma
 import os
 import shutil
+import socket
 import stat
 import tempfile
 import zipfile
@@ -67,7 +69,8 @@ def expand_sources(paths: Iterable[str | Path]) -> Iterator[Source]:
     ----------
     paths
         Files, folders (walked whole), globs, zips (their members), DICOMDIRs (the files they
-        reference), or URLs of folders and files on HDFS or S3.
+        reference), of this machine or as URLs on HDFS or S3. A zip is known by its first bytes;
+        behind a URL it also has to be named ``.zip``, so that not every file is opened.
 
     Raises
     ------
@@ -81,15 +84,19 @@ def expand_sources(paths: Iterable[str | Path]) -> Iterator[Source]:
         elif glob.has_magic(text) and not Path(text).exists():
             matches = sorted(glob.glob(text, recursive=True))
             if not matches:
-                message = f"{text}: expected files that match, found none"
-                raise UsageError(message)
+                raise _no_match(text)
             for match in matches:
                 yield from _expand_local(Path(match))
         else:
             yield from _expand_local(Path(text))
 
 
-def _expand_local(path: Path) -> Iterator[Source]:
+def _no_match(pattern: str) -> UsageError:
+    return UsageError(f"{pattern}: expected files that match, found none")
+
+
+def _expand_local(given: Path) -> Iterator[Source]:
+    path = given.absolute()  # tasks run elsewhere
     if path.is_dir():
         # DICOMDIRs inside a walked folder are files like the others: what they list lies in the
         # folder as well.
@@ -101,13 +108,19 @@ def _expand_local(path: Path) -> Iterator[Source]:
         # each becomes a reject with its name, so that the count tells of it
         yield from (Source(str(error.filename), 0) for error in unreadable)
     elif path.is_file():
-        if path.name.upper() == "DICOMDIR":
-            yield from _expand_dicomdir(path)
-        else:
+        listed = _listed_files(str(path))
+        if listed is None:
             yield from _expand_file(path)
+        else:
+            # a listed file that is missing becomes a reject with this name
+            yield from (Source(name, _size_bytes(Path(name))) for name in listed)
     else:
-        message = f"{path}: expected a file, a folder or a glob, found nothing there"
+        message = f"{given}: expected a file, a folder or a glob, found nothing there"
         raise UsageError(message)
+
+
+def _size_bytes(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _expand_file(path: Path) -> Iterator[Source]:
@@ -116,65 +129,130 @@ def _expand_file(path: Path) -> Iterator[Source]:
     except OSError:  # a link to nowhere, a file out of reach: a reject with its name
         yield Source(str(path), 0)
         return
-    if not stat.S_ISREG(status.st_mode):  # a socket, a pipe
-        return
-    size_bytes = status.st_size
-    members = _zip_members(path)
-    if members is None:
-        yield Source(str(path), size_bytes)
-    else:
-        yield from (
-            Source(str(path), info.file_size, info.filename, info.header_offset) for info in members
-        )
-
-
-def _zip_members(path: Path) -> list[zipfile.ZipInfo] | None:
-    """List the files in a zip; None where `path` is none or a broken one: a file like others."""
-    try:
-        with path.open("rb") as stream:
-            if stream.read(4) not in {b"PK\x03\x04", b"PK\x05\x06"}:
-                return None
-        with zipfile.ZipFile(path) as archive:
-            return [info for info in archive.infolist() if not info.is_dir()]
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        return None
-
-
-def _expand_dicomdir(path: Path) -> Iterator[Source]:
-    try:
-        records = pydicom.dcmread(path, specific_tags=["DirectoryRecordSequence"])
-    except (InvalidDicomError, ValueError, OSError) as error:
-        message = f"{path}: expected a DICOMDIR, found {error}"
-        raise UsageError(message) from error
-    for record in records.get("DirectoryRecordSequence", []):
-        reference = record.get("ReferencedFileID")
-        if not reference:
-            continue
-        parts = [reference] if isinstance(reference, str) else list(reference)
-        if any(part in {"", ".", ".."} or "/" in part or "\\" in part for part in parts):
-            message = f"{path}: expected file names below its folder, found {'/'.join(parts)!r}"
-            raise UsageError(message)
-        target = path.parent.joinpath(*parts)
-        # a listed file that is missing becomes a reject with this name, so that the count tells of
-        # it
-        yield Source(str(target), target.stat().st_size if target.is_file() else 0)
+    if stat.S_ISREG(status.st_mode):  # no socket, no pipe
+        yield from _whole_or_members(str(path), status.st_size)
 
 
 def _expand_url(url: str) -> Iterator[Source]:
-    storage = open_storage(url)
+    head, pattern = _split_pattern(url)
+    storage = open_storage(head)
     root = storage.path()
-    info = storage.filesystem.get_file_info(root)
-    if info.type == pafs.FileType.NotFound:
-        message = f"{url}: expected a file or a folder, found nothing there"
-        raise UsageError(message)
-    if info.type == pafs.FileType.File:
-        yield Source(url, info.size)
+    with storage.errors(f"list {url}"):
+        found = list(_matches(storage.filesystem, root, pattern))
+        if pattern and not found:
+            raise _no_match(url)
+    for info in found:
+        name = head.rstrip("/") + info.path[len(root.rstrip("/")) :] if pattern else url
+        if info.type == pafs.FileType.NotFound:
+            message = f"{url}: expected a file or a folder, found nothing there"
+            raise UsageError(message)
+        if info.type == pafs.FileType.Directory:
+            for inside in _files_below(storage.filesystem, info.path):
+                below = inside.path[len(info.path.rstrip("/")) :]
+                yield from _url_file(name.rstrip("/") + below, inside.size)
+            continue
+        listed = _listed_files(name)
+        if listed is None:
+            yield from _url_file(name, info.size)
+            continue
+        infos = storage.filesystem.get_file_info([open_storage(file).path() for file in listed])
+        yield from (Source(file, at.size or 0) for file, at in zip(listed, infos, strict=True))
+
+
+def _url_file(url: str, size_bytes: int) -> Iterator[Source]:
+    if url.lower().endswith(".zip"):
+        yield from _whole_or_members(url, size_bytes)
+    else:
+        yield Source(url, size_bytes)
+
+
+def _split_pattern(url: str) -> tuple[str, list[str]]:
+    """Split a URL where its pattern begins: a folder, and the names that follow."""
+    scheme, _, rest = url.partition("://")
+    names = rest.split("/")
+    fixed = next((n for n, name in enumerate(names) if n and glob.has_magic(name)), len(names))
+    return f"{scheme}://{'/'.join(names[:fixed])}", [name for name in names[fixed:] if name]
+
+
+def _matches(
+    filesystem: pafs.FileSystem, folder: str, pattern: list[str]
+) -> Iterator[pafs.FileInfo]:
+    """Yield what matches a glob, names in order; ``**`` stands for any folders, or none."""
+    if not pattern:
+        yield filesystem.get_file_info(folder)
         return
-    selector = pafs.FileSelector(root, recursive=True)
-    prefix = root.rstrip("/")
-    for found in sorted(storage.filesystem.get_file_info(selector), key=lambda entry: entry.path):
-        if found.type == pafs.FileType.File:
-            yield Source(f"{url.rstrip('/')}/{found.path[len(prefix) :].lstrip('/')}", found.size)
+    name, *rest = pattern
+    if name == "**" and rest:
+        yield from _matches(filesystem, folder, rest)
+    for info in _listing(filesystem, folder):
+        is_folder = info.type == pafs.FileType.Directory
+        if name == "**" and is_folder:
+            yield from _matches(filesystem, info.path, pattern)
+        elif fnmatch.fnmatchcase(info.base_name, name) and (is_folder or not rest):
+            yield from _matches(filesystem, info.path, rest)
+
+
+def _listing(
+    filesystem: pafs.FileSystem, folder: str, *, recursive: bool = False
+) -> list[pafs.FileInfo]:
+    selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
+    return sorted(filesystem.get_file_info(selector), key=lambda info: info.path)
+
+
+def _files_below(filesystem: pafs.FileSystem, folder: str) -> Iterator[pafs.FileInfo]:
+    for info in _listing(filesystem, folder, recursive=True):
+        if info.type == pafs.FileType.File:
+            yield info
+
+
+def _whole_or_members(path: str, size_bytes: int) -> Iterator[Source]:
+    """Yield a file, or the members of one that is a zip; a broken zip is a file like others."""
+    try:
+        with _open(path) as stream:
+            if stream.read(4) not in {b"PK\x03\x04", b"PK\x05\x06"}:
+                yield Source(path, size_bytes)
+                return
+            with zipfile.ZipFile(stream) as archive:
+                members = [info for info in archive.infolist() if not info.is_dir()]
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        yield Source(path, size_bytes)
+        return
+    for info in members:
+        yield Source(path, info.file_size, info.filename, info.header_offset)
+
+
+def _listed_files(path: str) -> list[str] | None:
+    """Name the files that a DICOMDIR lists; None where `path` is another object, or none."""
+    folder, _, name = path.rpartition("/")
+    if name.upper() != "DICOMDIR":
+        return None
+    try:
+        with _open(path) as stream:
+            directory = pydicom.dcmread(
+                io.BytesIO(stream.read()), specific_tags=["DirectoryRecordSequence"]
+            )
+    except (InvalidDicomError, ValueError, OSError):
+        return None  # a reject that says what is wrong
+    if "DirectoryRecordSequence" not in directory:
+        return None
+    listed = []
+    for record in directory.DirectoryRecordSequence:
+        reference = record.get("ReferencedFileID")
+        if not reference:
+            continue
+        names = [reference] if isinstance(reference, str) else list(reference)
+        if any(part in {"", ".", ".."} or "/" in part or "\\" in part for part in names):
+            message = f"{path}: expected file names below its folder, found {'/'.join(names)!r}"
+            raise UsageError(message)
+        listed.append("/".join([folder, *names]))
+    return listed
+
+
+def _open(path: str) -> BinaryIO:
+    if "://" not in path:
+        return Path(path).open("rb")
+    storage = open_storage(path)
+    return cast(BinaryIO, storage.filesystem.open_input_file(storage.path()))
 
 
 @contextmanager
@@ -184,24 +262,25 @@ def open_source(source: Source) -> Iterator[BinaryIO]:
     Raises
     ------
     DicomDecodeError
-        When a zip member is encrypted, damaged or a bomb.
+        When this machine has no such file, or a zip member is encrypted, damaged or a bomb.
     OSError
         When the file cannot be read.
     """
-    if source.member is not None:
-        stream = _inflate_member(source)
-    elif "://" in source.path:
-        storage = open_storage(source.path)
-        stream = storage.filesystem.open_input_file(storage.path())
-    else:
-        stream = Path(source.path).open("rb")  # noqa: SIM115 -- closed below, as the others
+    try:
+        stream = _open(source.path) if source.member is None else _inflate_member(source)
+    except FileNotFoundError as error:
+        message = (
+            "expected a file that every machine of the cluster can read, found none on "
+            f"{socket.gethostname()}"
+        )
+        raise DicomDecodeError(message) from error
     with stream:
         yield stream
 
 
 def _inflate_member(source: Source) -> BinaryIO:
     try:
-        with zipfile.ZipFile(source.path) as archive:
+        with _open(source.path) as stream, zipfile.ZipFile(stream) as archive:
             info = next(
                 info for info in archive.infolist() if info.header_offset == source.member_offset
             )

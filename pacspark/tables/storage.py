@@ -16,6 +16,7 @@ S3 takes its settings from the environment that AWS tools and Spark use: ``AWS_A
 import errno
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,11 +136,38 @@ class Storage:
             return Path(self.path(name)).as_uri()
         return re.sub("^s3:", "s3a:", self.table_uri(name))
 
+    def require_seen(self) -> None:
+        """Check, where a task runs, that a local root is the archive and not just a name.
+
+        Raises
+        ------
+        UsageError
+            where this machine does not see it
+        """
+        if self.kind == "local" and not Path(self.folder, "instances").is_dir():
+            message = (
+                f"{self.root}: expected a folder that all machines of the cluster share, found "
+                f"none on {socket.gethostname()}; mount it there, or use hdfs:// or s3a://"
+            )
+            raise UsageError(message)
+
     def make_durable(self, path: str) -> None:
-        """Wait until a written file and its name are on the disk; servers see to it themselves."""
+        """Wait until a written file or folder and its name are on the disk.
+
+        Servers see to it themselves.
+        """
         if self.kind == "local":
             _sync(path)
             _sync(str(Path(path).parent))
+
+    def create_folder(self, name: str) -> None:
+        """Make a folder below the root, and those above it that are missing, durably."""
+        path = self.path(name)
+        folders = (Path(path), *Path(path).parents) if self.kind == "local" else ()
+        missing = [folder for folder in folders if not folder.exists()]
+        self.filesystem.create_dir(path, recursive=True)
+        for folder in missing:
+            self.make_durable(str(folder))
 
     @contextmanager
     def errors(self, doing: str) -> Iterator[None]:
@@ -163,6 +191,8 @@ class Storage:
             raise
         except TableNotFoundError as error:
             message = f"{self.root}: no archive here; `pacspark init {self.root}` makes one"
+            if self.kind == "local" and Path(self.folder).is_file():
+                message = f"{self.root}: expected the folder of an archive, found a file"
             raise ArchiveNotFoundError(message) from error
         except (OSError, DeltaError, pa.ArrowException, RuntimeError) as error:
             if isinstance(error, RuntimeError) and self.kind != "hdfs":

@@ -22,7 +22,7 @@ from deltalake.transaction import AddAction, Transaction
 
 from pacspark import __version__
 from pacspark.errors import CommitConflictError, StorageError
-from pacspark.tables.datafile import AddedFile, DataFile
+from pacspark.tables.datafile import AddedFile, DataFile, remove_file
 from pacspark.tables.lookup import find_rows
 from pacspark.tables.schema import INSTANCES, TABLES
 from pacspark.tables.snapshot import Snapshot
@@ -208,9 +208,7 @@ class _Batch:
     def discard(self) -> None:
         """Remove the file of an attempt that failed: its version belongs to somebody else now."""
         if self._file is not None:
-            path = self._storage.path("instances", self._file[1].path)
-            with suppress(StorageError), self._storage.errors("remove a file of instances"):
-                self._storage.filesystem.delete_file(path)
+            remove_file(self._storage, "instances", self._file[1].path)
             self._file = None
 
     def _known(self, snapshot: Snapshot) -> dict[str, str]:
@@ -247,7 +245,29 @@ def _compare_and_set(
     run_id: str,
     operation: str,
 ) -> int:
-    """Commit what `files` gives for the newest version, as the version after it."""
+    """Commit what `files` gives for the newest version, as the version after it; durably.
+
+    Whoever wrote the versions that the answer rests on may have died before they were on the disk:
+    so all that were seen here are waited for, not only the own one.
+    """
+    first = snapshot.version
+    last = _commit_next(snapshot, files, app_transaction, run_id, operation)
+    with snapshot.storage.errors(f"commit to {snapshot.spec.name}"):
+        for version in range(first, last + 1):
+            entry = f"{version:020}.json"
+            snapshot.storage.make_durable(
+                snapshot.storage.path(snapshot.spec.name, "_delta_log", entry)
+            )
+    return last
+
+
+def _commit_next(
+    snapshot: Snapshot,
+    files: Callable[[Snapshot], Sequence[AddedFile]],
+    app_transaction: tuple[str, int] | None,
+    run_id: str,
+    operation: str,
+) -> int:
     storage, name = snapshot.storage, snapshot.spec.name
     tried: Sequence[AddedFile] = ()
     for attempt in range(MAX_ATTEMPTS):
@@ -273,7 +293,7 @@ def _compare_and_set(
             with storage.errors(f"commit to {name}"):
                 raise
         else:
-            return _settle(snapshot, snapshot.version + 1)
+            return snapshot.version + 1
     if _lists(snapshot, tried):
         return snapshot.version
     message = (
@@ -304,15 +324,6 @@ def _commit(
             app_transactions=None if app_transaction is None else [Transaction(*app_transaction)],
         ),
     )
-
-
-def _settle(snapshot: Snapshot, version: int) -> int:
-    """Wait until an entry of the log is durable."""
-    name = snapshot.spec.name
-    with snapshot.storage.errors(f"commit to {name}"):
-        entry = snapshot.storage.path(name, "_delta_log", f"{version:020}.json")
-        snapshot.storage.make_durable(entry)
-    return version
 
 
 def _lists(snapshot: Snapshot, added: Sequence[AddedFile]) -> bool:

@@ -1,6 +1,7 @@
 """The reconstruction against brute force, voxel by voxel, in every geometry that it knows."""
 
 import math
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -242,3 +243,22 @@ def test_reconstruct__refuses_a_quarter_of_a_parallel_scan() -> None:
 def test_options__refuse_what_no_filter_is(options: tuple[Any, ...]) -> None:
     with pytest.raises(GeometryError, match=r"options\.(filter|cutoff|extrapolation): expected"):
         FDKOptions(*options)
+
+
+def test_slices__are_the_result_without_a_second_slab() -> None:
+    angles = np.arange(40) * 2 * np.pi / 40
+    geometry = ConeBeamGeometry(200.0, 300.0, angles, FlatPanel(24, 36, 1.5, 1.5))
+    grid = VolumeGrid((100, 128, 128), (0.2, 0.2, 0.2)).slab(5, 85)
+    slab = SlabReconstruction(geometry, grid)
+    row_start, row_stop = slab.row_band
+    views = np.random.default_rng(1).random((40, row_stop - row_start, 36), np.float32)
+    slab.add(views)
+    whole = slab.result()
+    tracemalloc.start()
+    try:
+        alike = [np.array_equal(values, whole[z]) for z, values in enumerate(slab.slices())]
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert alike == [True] * 80
+    assert peak_bytes < whole.nbytes / 2

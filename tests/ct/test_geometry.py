@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from pacspark.ct.coverage import require_seen
 from pacspark.ct.geometry import (
     ConeBeamGeometry,
     FlatPanel,
@@ -218,3 +219,37 @@ def test_fit_grid__of_a_half_fan_reaches_as_far_as_the_long_side() -> None:
     ).is_half_fan
     assert ParallelBeamGeometry(CIRCLE, panel).is_half_fan
     assert ParallelBeamGeometry(CIRCLE, panel).fit_grid().shape == (1, 160, 160)
+
+
+@settings(deadline=None)
+@given(st.one_of(cone_geometries(), parallel_geometries()))
+def test_require_seen__takes_the_field_of_view_and_the_middle_of_it(geometry: Geometry) -> None:
+    detector = geometry.detector
+    assume(min(-detector.u_mm[0], detector.u_mm[-1]) > 0)
+    fitted = geometry.fit_grid()
+    if isinstance(geometry, ConeBeamGeometry):
+        assume(math.hypot(fitted.x_mm[-1], fitted.y_mm[-1]) < geometry.source_to_isocenter_mm)
+    require_seen(geometry, fitted)
+    require_seen(geometry, VolumeGrid((1, 1, 1), fitted.voxel_mm, fitted.center_mm))
+
+
+@pytest.mark.parametrize(
+    ("center_mm", "message"),
+    [
+        ((0, 0, 30), "4 mm around the rotation axis, found none nearer than 29 mm"),
+        ((0, -30, 0), "found none nearer than 29 mm"),
+        ((30, 0, 0), "from v = -4 to 4 mm, found all of them projected to"),
+        ((-30, 0, 0), "from v = -4 to 4 mm, found all of them projected to"),
+    ],
+)
+def test_require_seen__refuses_a_grid_beside_above_and_below(
+    center_mm: tuple[float, float, float], message: str
+) -> None:
+    panel = FlatPanel(n_rows=8, n_columns=8, row_spacing_mm=1.0, column_spacing_mm=1.0)
+    angles = np.linspace(0, 2 * np.pi, 8, endpoint=False)
+    for geometry in (
+        ConeBeamGeometry(1e6, 1e6, angles, panel),
+        ParallelBeamGeometry(angles, panel),
+    ):
+        with pytest.raises(GeometryError, match=message):
+            require_seen(geometry, VolumeGrid((2, 2, 2), (1.0, 1.0, 1.0), center_mm))

@@ -22,7 +22,7 @@ from pacspark.dicom.decode import index_instance
 from pacspark.dicom.encode import CTSeries, ValueMap
 from pacspark.dicom.scan import EncodedInstance, StoredScan, encode_scan, scan_from_headers
 from pacspark.errors import GeometryError
-from tests.dicom.test_scan import Memory, cone, described, rows_of
+from tests.dicom.scans import Memory, cone, described, rows_of
 
 WATER = 0.0206
 HU = ValueMap.hounsfield(WATER)

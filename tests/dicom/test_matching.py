@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pacspark.dicom.attributes import PROMOTED
 from pacspark.dicom.matching import Condition, Query, parse_query
-from pacspark.errors import QueryError
+from pacspark.errors import QueryError, UsageError
 
 EMPTY_ROW: dict[str, object] = {attribute.column: None for attribute in PROMOTED}
 
@@ -354,7 +354,6 @@ def test_parse_query__does_turn_modalities_in_study_to_modalities(value: str) ->
         ({"../..": "x"}, "study", "../..: expected a DICOM keyword"),
         ({"a\nb" * 99: "x"}, "study", "'a\\nba"),
         ({"Modality": "CT"}, "study", "Modality: an attribute of level series, below"),
-        ({"PatientID": "x"}, "image", "level: expected one of patient, study, series, instance"),
         ({"ModalitiesInStudy": "CT"}, "patient", "ModalitiesInStudy"),
         ({"NumberOfStudyRelatedSeries": "3"}, "study", "NumberOfStudyRelatedSeries: is computed"),
         ({"RequestAttributesSequence": "x"}, "series", "values of VR SQ cannot be matched"),
@@ -417,3 +416,9 @@ def arrow_mask(condition: Condition, stored: Any) -> Any:
     if condition.upper is not None:
         mask = pc.and_(mask, pc.less_equal(stored, condition.upper))
     return mask
+
+
+def test_parse_query__refuses_a_level_that_is_none() -> None:
+    expected = "level: expected one of patient, study, series, instance, found 'image'"
+    with pytest.raises(UsageError, match=expected):
+        parse_query({"PatientID": "x"}, "image")

@@ -7,7 +7,7 @@ from pacspark.ct.fdk import reconstruct_fdk
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, ParallelBeamGeometry, VolumeGrid
 from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, project, scaled
 from pacspark.dicom.scan import encode_scan, scan_from_headers
-from tests.dicom.test_scan import Memory, decoded, described, rows_of
+from tests.dicom.scans import Memory, decoded, described, rows_of
 
 
 def test_16_bits__cost_less_than_a_ten_thousandth_of_the_peak() -> None:

@@ -1,12 +1,10 @@
 """Scans as DICOM: what is encoded comes back, always the same, and peers accept it."""
 
 import io
-import json
-import math
+import os
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,106 +17,25 @@ from numpy.typing import NDArray
 
 from pacspark import __version__
 from pacspark.ct.geometry import (
-    ConeBeamGeometry,
     FlatPanel,
     Geometry,
     ParallelBeamGeometry,
 )
 from pacspark.dicom import scan as scan_module
-from pacspark.dicom.decode import index_instance
-from pacspark.dicom.private import ELEMENTS
 from pacspark.dicom.scan import (
     EncodedInstance,
-    StoredScan,
-    decode_frames,
     encode_scan,
     scan_from_headers,
 )
 from pacspark.errors import (
-    PacsparkError,
     ProjectionDataError,
     ScanDescriptionError,
-    SeriesNotFoundError,
 )
-from pacspark.scans.arrays import ArraySource
-from pacspark.scans.description import ScanDescription
-from pacspark.tables.schema import frame_columns
+from pacspark.scans.description import read_scan_description
+from pacspark.scans.readers import open_frames
+from tests.dicom.scans import ONES, Memory, cone, decoded, described, rows_of
+from tests.scans.scan_folder import write_scan
 
-
-@dataclass(frozen=True)
-class Memory:
-    """A source of frames that are in memory, `[energy bin, angle, row, column]`."""
-
-    frames: NDArray[Any]
-    flat: NDArray[Any] | None = None
-    dark: NDArray[Any] | None = None
-
-    @property
-    def n_angles(self) -> int:
-        return int(self.frames.shape[1])
-
-    @property
-    def n_energy_bins(self) -> int:
-        return len(self.frames)
-
-    def read(self, angle_start: int, angle_stop: int, energy_bin: int = 0) -> NDArray[Any]:
-        return self.frames[energy_bin, angle_start:angle_stop]
-
-    def flats(self, energy_bin: int = 0) -> NDArray[Any] | None:
-        return None if self.flat is None else self.flat[energy_bin]
-
-    def darks(self, energy_bin: int = 0) -> NDArray[Any] | None:
-        return None if self.dark is None else self.dark[energy_bin]
-
-
-def cone(n_angles: int = 7, **panel: Any) -> ConeBeamGeometry:
-    detector = FlatPanel(**({"n_rows": 4, "n_columns": 6, "row_spacing_mm": 0.3,
-                             "column_spacing_mm": 0.7, "offset_u_mm": 0.03} | panel))  # fmt: skip
-    return ConeBeamGeometry(
-        101.7, 300.1, np.arange(n_angles) * 2 * math.pi / n_angles + 0.1, detector
-    )
-
-
-def described(geometry: Geometry, **more: Any) -> ScanDescription:
-    source = ArraySource("projections.files", (Path("stack.npy"),), ("angle", "row", "column"))
-    fields: dict[str, Any] = {
-        "path": Path("SCAN.toml"),
-        "kind": "line_integrals",
-        "geometry": geometry,
-        "projections": source,
-        "flat": None,
-        "dark": None,
-        "energy_bin_edges_kev": (),
-        "unattenuated_counts": None,
-        "water_mu_per_mm": None,
-        "modified_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-        "subject": {"PatientID": "T-1"},
-    }
-    return ScanDescription(**(fields | more))
-
-
-def rows_of(encoded: list[EncodedInstance]) -> list[dict[str, Any]]:
-    indexes = [index_instance(one.data) for one in encoded]
-    return [
-        index.row | {"dicom_json": index.dicom_json} | frame_columns(index.frames)
-        for index in indexes
-    ]
-
-
-def decoded(encoded: list[EncodedInstance], scan: StoredScan, role: str) -> NDArray[np.float32]:
-    by_uid = {one.sop_instance_uid: one.data for one in encoded}
-    frames = []
-    for run in getattr(scan, role):
-        data = by_uid[run.sop_instance_uid]
-        index = index_instance(data).frames
-        start = index.pixel_data_offset
-        assert start is not None
-        size = 2 * run.count * run.n_rows * run.n_columns
-        frames.append(decode_frames(data[start : start + size], run))
-    return np.concatenate(frames)
-
-
-ONES = Memory(np.ones((1, 7, 4, 6)))
 GEOMETRIES = [
     cone(),
     cone(1, n_rows=1, n_columns=3),
@@ -267,6 +184,23 @@ def test_encode_scan__refuses_one_hot_pixel_that_would_round_all_others_away() -
         next(encode_scan(described(cone(40)), Memory(values)))
 
 
+@pytest.mark.parametrize("flat", [None, np.full((1, 1, 4, 6), 60_000), np.full((1, 1, 4, 6), 0.5)])
+def test_encode_scan__refuses_a_hot_pixel_among_counts(flat: NDArray[Any] | None) -> None:
+    counts = np.arange(7 * 4 * 6).reshape(1, 7, 4, 6)
+    counts[0, 6, 3, 4] = 1 << 40
+    with pytest.raises(ProjectionDataError, match=r"row, column \(6, 3, 4\)"):
+        next(encode_scan(described(cone(), kind="counts"), Memory(counts, flat)))
+
+
+def test_encode_scan__scales_counts_whose_flats_are_means() -> None:
+    counts = np.arange(7 * 4 * 6).reshape(1, 7, 4, 6)
+    source = Memory(counts, np.full((1, 1, 4, 6), 1000.5))
+    encoded = list(encode_scan(described(cone(), kind="counts"), source))
+    scan = scan_from_headers(rows_of(encoded))
+    np.testing.assert_allclose(decoded(encoded, scan, "flats"), 1000.5, atol=0.01)
+    np.testing.assert_allclose(decoded(encoded, scan, "projections"), counts[0], atol=0.01)
+
+
 def test_encode_scan__refuses_a_subject_before_it_reads_a_frame() -> None:
     class Unread(Memory):
         def read(self, angle_start: int, angle_stop: int, energy_bin: int = 0) -> NDArray[Any]:
@@ -279,19 +213,55 @@ def test_encode_scan__refuses_a_subject_before_it_reads_a_frame() -> None:
 
 
 def test_encode_scan__never_gives_other_bytes_the_same_uid() -> None:
-    """What is in the objects is in the UIDs: dates of files, types of pixels."""
+    """What is in the objects is in the UIDs: dates of the subject, types of pixels."""
     wide = np.full((1, 7, 4, 6), -1, np.int16)
     wide[..., 0] = 0
     alike = (
         (described(cone()), wide),
         (described(cone()), wide.view(np.uint16)),
-        (described(cone(), modified_at=datetime(2027, 1, 2, tzinfo=UTC)), wide),
+        (described(cone(), subject={"PatientID": "T-1", "StudyDate": "20270102"}), wide),
         (described(cone(), water_mu_per_mm=0.02), wide),
         (described(cone(row_order="bottom_up")), wide),
     )
     encoded = [next(encode_scan(description, Memory(values))) for description, values in alike]
     assert len({one.data for one in encoded}) == len(alike)
     assert len({one.sop_instance_uid for one in encoded}) == len(alike)
+
+
+def test_encode_scan__gives_copied_files_the_same_bytes(tmp_path: Path) -> None:
+    encoded = []
+    for name, time in (("measured", 1_500_000_000), ("copied", 1_600_000_000)):
+        (tmp_path / name).mkdir()
+        path = write_scan(tmp_path / name, {"subject.PatientID": "P"})
+        for file in (tmp_path / name).iterdir():
+            os.utime(file, (time, time))
+        description = read_scan_description(path)
+        with open_frames(description) as frames:
+            encoded.append(list(encode_scan(description, frames)))
+
+    assert encoded[0] == encoded[1]
+    image = pydicom.dcmread(io.BytesIO(encoded[0][0].data))
+    assert (image.StudyDate, image.ContentDate) == ("", "19000101")
+
+
+def test_encode_scan__takes_every_keyword_of_the_subject_or_refuses_it() -> None:
+    plain = pydicom.dcmread(io.BytesIO(next(encode_scan(described(cone()), ONES)).data))
+    values = {"DA": "20200102", "TM": "030405", "DT": "20200102", "DS": "7", "IS": "7",
+              "UI": "1.2.3", "AS": "012Y"}  # fmt: skip
+    kept = []
+    for element in plain:
+        if element.tag.is_private:
+            continue
+        value = values.get(element.VR, "OTHER")
+        description = described(cone(), subject={element.keyword: value})
+        try:
+            data = next(encode_scan(description, ONES)).data
+        except ScanDescriptionError as error:
+            assert f"subject.{element.keyword}: expected" in str(error)  # noqa: PT017
+            continue
+        assert str(pydicom.dcmread(io.BytesIO(data))[element.keyword].value) == value
+        kept.append(element.keyword)
+    assert {"PatientID", "StudyDate", "StudyInstanceUID", "KVP", "RadiationMode"} <= set(kept)
 
 
 def test_encode_scan__gives_the_same_bytes_after_an_upgrade() -> None:
@@ -336,125 +306,3 @@ def test_encode_scan__tells_people_the_angle_in_degrees_within_a_half_turn() -> 
         for frame in image.PerFrameFunctionalGroupsSequence
     ]
     np.testing.assert_allclose(angles, [170, 0, 90, -10, 5], atol=1e-9)
-
-
-def flats_and_darks(monkeypatch: pytest.MonkeyPatch) -> tuple[list[EncodedInstance], Memory]:
-    """Encode 2 darks, 5 flats and 7 views as 1 + 3 + 4 instances of at most 2 frames."""
-    monkeypatch.setattr(scan_module, "INSTANCE_FRAMES", 2)
-    counts = np.random.default_rng(6).integers(0, 65535, (1, 14, 4, 6), np.uint16)
-    source = Memory(counts[:, :7], counts[:, 7:12], counts[:, 12:])
-    encoded = list(encode_scan(described(cone(), kind="counts"), source))
-    assert len(encoded) == 8
-    return encoded, source
-
-
-def test_scan_from_headers__does_not_depend_on_the_order_of_rows(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    encoded, source = flats_and_darks(monkeypatch)
-    rows = rows_of(encoded)
-    scan = scan_from_headers(rows)
-    for seed in range(5):
-        order = np.random.default_rng(seed).permutation(len(rows))
-        assert scan_from_headers([rows[number] for number in order]) == scan
-    np.testing.assert_array_equal(decoded(encoded, scan, "flats"), source.flats())
-    np.testing.assert_array_equal(decoded(encoded, scan, "darks"), source.darks())
-    np.testing.assert_array_equal(decoded(encoded, scan, "projections"), source.read(0, 7))
-
-
-@pytest.mark.parametrize(
-    ("missing", "found"),
-    [
-        (0, "every dark of energy bin 0, found none for 2 of them, the first at index 0"),
-        (2, "every flat of energy bin 0, found none for 2 of them, the first at index 2"),
-        (7, "every view of energy bin 0, found none for 1 of them, the first at index 6"),
-    ],
-)
-def test_scan_from_headers__names_what_is_missing(
-    missing: int, found: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = rows_of(flats_and_darks(monkeypatch)[0])
-    with pytest.raises(ProjectionDataError, match=found):
-        scan_from_headers(rows[:missing] + rows[missing + 1 :])
-
-
-def test_scan_from_headers__refuses_a_view_that_is_there_twice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    rows = rows_of(flats_and_darks(monkeypatch)[0])
-    with pytest.raises(ProjectionDataError, match="every view of energy bin 0 once"):
-        scan_from_headers([*rows, rows[5] | {"sop_instance_uid": "1.2.3"}])
-
-
-def test_scan_from_headers__needs_projections(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = rows_of(flats_and_darks(monkeypatch)[0])
-    with pytest.raises(ProjectionDataError, match="found only flats and darks"):
-        scan_from_headers(rows[:4])
-
-
-def edited(row: dict[str, Any], name: str, value: list[Any] | None) -> dict[str, Any]:
-    """Return a row whose private block says something else; None takes the element away."""
-    header = json.loads(row["dicom_json"])
-    tag = f"001910{ELEMENTS[name][0]:02X}"
-    if value is None:
-        del header[tag]
-    else:
-        header[tag]["Value"] = value
-    return row | {"dicom_json": json.dumps(header)}
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("detector_spacing_mm", [0.3, 0.8]),
-        ("source_to_isocenter_mm", [100.0]),
-        ("kind", ["TRANSMISSION"]),
-        ("rescale", [2.0, 0.0]),
-        ("n_angles", [8]),
-        ("row_order", ["BOTTOM_UP"]),
-    ],
-)
-def test_scan_from_headers__refuses_instances_that_contradict_each_other(
-    name: str, value: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = rows_of(flats_and_darks(monkeypatch)[0])
-    rows[6] = edited(rows[6], name, value)
-    with pytest.raises(ProjectionDataError, match=f"{name}: expected .* in every instance"):
-        scan_from_headers(rows)
-
-
-@pytest.mark.parametrize("value", [None, [], ["?"], [-1], [4_000_000_000], [1.5], [None]])
-@pytest.mark.parametrize(
-    "name", sorted(ELEMENTS.keys() - {"unattenuated_counts", "energy_bin_edges_kev"})
-)
-def test_scan_from_headers__takes_any_private_block_or_ends_in_one_line(
-    name: str, value: list[Any] | None
-) -> None:
-    rows = rows_of(list(encode_scan(described(cone(), water_mu_per_mm=0.02), ONES)))
-    try:
-        told = str(scan_from_headers([edited(rows[0], name, value)]).geometry.n_angles)
-    except PacsparkError as error:
-        told = str(error)
-    assert told == "7" or ("expected" in told and len(told.splitlines()) == 1)
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"frame_kind": "encapsulated"},
-        {"frame_size_bits": 8 * 4 * 6},
-        {"frame_count": 0},
-        {"transfer_syntax_uid": "1.2.840.10008.1.2.2"},
-    ],
-)
-def test_scan_from_headers__refuses_pixels_that_others_stored_anew(changed: dict[str, Any]) -> None:
-    rows = rows_of(list(encode_scan(described(cone()), ONES)))
-    assert scan_from_headers(rows).geometry.n_angles == 7
-    with pytest.raises(ProjectionDataError, match=r"expected .* as pacspark wrote it"):
-        scan_from_headers([rows[0] | changed])
-
-
-def test_scan_from_headers__says_what_a_series_is_instead() -> None:
-    row = {"series_instance_uid": "1.2", "modality": "CT", "dicom_json": "{}"}
-    with pytest.raises(SeriesNotFoundError, match=r"series 1\.2: expected projections .* found CT"):
-        scan_from_headers([row | {"sop_instance_uid": "1.2.3"}])

@@ -1,6 +1,7 @@
 """Files that lie, lack something or are something else: one line each, in bounded memory."""
 
 import os
+import re
 import struct
 import tracemalloc
 import zlib
@@ -148,6 +149,100 @@ def test_hdf5__does_get_one_line_if_a_chunk_is_broken(tmp_path: Path) -> None:
     path.write_bytes(content)
 
     assert "expected readable data" in refusal(path, dataset="d")
+
+
+def virtual(folder: Path, sources: dict[str, int], unlimited: bool = False) -> Path:
+    """Write a virtual data set of 6 frames, 3 of each source; sources hold so many frames."""
+    for name, n_frames in sources.items():
+        if n_frames:
+            with h5py.File(folder / name, "w") as file:
+                file["s"] = frames(n_frames)[0]
+    layout = h5py.VirtualLayout((6, 4, 5), "u2", maxshape=(None, 4, 5))
+    for place, name in enumerate(sources):
+        source = h5py.VirtualSource(name, "s", (3, 4, 5), maxshape=(None, 4, 5))
+        if unlimited:
+            layout[3 * place : h5py.h5s.UNLIMITED] = source[0 : h5py.h5s.UNLIMITED]
+        else:
+            layout[3 * place : 3 * place + 3] = source
+    return write_hdf5(folder / "a.h5", lambda file: file.create_virtual_dataset("d", layout))
+
+
+def test_hdf5__does_read_virtual_data_sets_whose_sources_are_there(tmp_path: Path) -> None:
+    read_one(virtual(tmp_path, {"1.h5": 3, "2.h5": 3}), dataset="d")
+    # HDF5 looks beside the file for what is not where it was
+    gone = virtual(tmp_path, {"1.h5": 3, str(tmp_path / "gone" / "2.h5"): 0})
+    read_one(gone, dataset="d")
+
+
+@pytest.mark.parametrize(
+    ("sources", "unlimited", "message"),
+    [
+        ({"1.h5": 3, "none.h5": 0}, False, "expected the source s in none.h5, found .*No such"),
+        ({"1.h5": 3}, False, "every number has one source, found parts for 60 of the 120"),
+        ({"1.h5": 3, "2.h5": 2}, False, r"expected 60 numbers from s in 2.h5, found .*\(2, 4, 5\)"),
+        ({"1.h5": 3}, True, "expected a virtual data set of parts that have a size"),
+    ],
+)
+def test_hdf5__does_refuse_virtual_data_sets_that_lack_a_part(
+    tmp_path: Path, sources: dict[str, int], unlimited: bool, message: str
+) -> None:
+    assert re.search(message, refusal(virtual(tmp_path, sources, unlimited), dataset="d"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "expected data that were written whole, found none of /d"),
+        ({"chunks": (1, 4, 5)}, "expected data that were written whole, found 4 of 6 chunks of /d"),
+        ({"external": [("a.raw", 0, 240)]}, "found /d in external files"),
+    ],
+)
+def test_hdf5__does_refuse_what_nobody_wrote(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    def write(file: h5py.File) -> None:
+        data = file.create_dataset("d", (6, 4, 5), "u2", **options)
+        if "chunks" in options:
+            data[:4] = 1
+
+    assert message in refusal(write_hdf5(tmp_path / "a.h5", write), dataset="d")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"metadata": None},
+        {"compression": "zlib"},
+        {"compression": "zlib", "metadata": None},
+        {"compression": "zlib", "metadata": None, "bigtiff": True, "byteorder": ">"},
+        {"compression": "lzw", "tile": (16, 16)},
+        {"imagej": True},
+    ],
+    ids=str,
+)
+def test_tiff__does_refuse_a_file_that_was_cut_anywhere(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    path = tmp_path / "a.tif"
+    noise = np.random.default_rng(0).integers(0, 1 << 16, (5, 16, 20)).astype(np.uint16)
+    grey: dict[str, Any] = {} if "imagej" in options else {"photometric": "minisblack"}
+    tifffile.imwrite(path, noise, **grey, **options)
+    read_one(path)
+    whole = path.read_bytes()
+
+    for size in range(100, len(whole), 97):
+        path.write_bytes(whole[:size])
+        refusal(path)
+
+
+def test_tiff__does_refuse_a_page_with_gaps(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((32, 16), "u2"), tile=(16, 16), compression="zlib")
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags["TileByteCounts"].overwrite((0, 0))  # type: ignore[union-attr]
+
+    assert "expected pages that are written whole, found gaps in page 1" in refusal(path)
 
 
 def test_raw__does_have_the_size_that_its_shape_says(tmp_path: Path) -> None:

@@ -169,13 +169,13 @@ SATURATED[:, 0] = 1000
 @pytest.mark.parametrize(
     ("flat", "dark", "message"),
     [
-        (np.zeros((2, 4, 5)), None, r"flat: expected counts above the dark level, .* 0% of"),
-        (np.full((2, 4, 5), 10), None, r"flat: expected counts above the dark level, .* 0% of"),
-        (MOSTLY_DARK, None, r"flat: expected counts above the dark level, .* 25% of"),
-        (SATURATED, None, r"flat: expected counts below saturation \(65535\), found 75%"),
-        (NAN_FLAT, None, "flat: expected finite counts, found 1 pixels"),
-        (np.full((2, 4, 5), np.inf), None, "flat: expected finite counts, found 20 pixels"),
-        (None, np.full((2, 4, 5), np.nan), "dark: expected finite counts, found 20 pixels"),
+        (np.zeros((2, 4, 5)), None, "flat: .* 20 of 20 pixels that are not above the dark level"),
+        (np.full((2, 4, 5), 10), None, "flat: .* 20 of 20 pixels .* row 0, column 0, in energy"),
+        (MOSTLY_DARK, None, "flat: .* 15 of 20 pixels that are not above the dark level"),
+        (SATURATED, None, "flat: expected .*, found 15 of 20 saturated pixels, .* row 1, column 0"),
+        (NAN_FLAT, None, "flat: expected finite counts, found nan at 2, 3, in energy bin 0"),
+        (np.full((2, 4, 5), np.inf), None, "flat: expected finite counts, found inf at 0, 0"),
+        (None, np.full((2, 4, 5), np.nan), "dark: expected finite counts, found nan at 0, 0"),
         (np.ones((2, 5, 5)), None, "flat: expected 4 along row, as the projections, found 5"),
         (None, np.ones((2, 4, 6)), "dark: expected 5 along column, as the projections, found 6"),
         (np.ones((2, 2, 4, 5)), None, "flat: expected 3 axes"),
@@ -191,6 +191,13 @@ def test_counts__does_refuse_flats_that_cannot_be(
         open_frames(read_scan_description(path)),
     ):
         pass
+
+
+def test_counts__does_refuse_a_level_that_is_below_the_darks(tmp_path: Path) -> None:
+    changes = {"projections.flat": None, "projections.unattenuated_counts": 9}
+    path = write_counts(tmp_path, changes=changes)
+
+    assert "projections.unattenuated_counts: expected the beam" in refusal(path)
 
 
 def test_counts__does_live_with_dead_pixels_in_a_flat(tmp_path: Path) -> None:

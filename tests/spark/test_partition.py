@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
 from pacspark.errors import MemoryBudgetError, UsageError
 from pacspark.spark.partition import (
+    READ_BYTES_PER_SECOND,
+    STARTUP_SECONDS,
     SUBJECTS,
     WORKER_BYTES,
     Cluster,
@@ -92,6 +94,33 @@ def test_plan__names_the_smallest_budget_that_would_do() -> None:
     smallest_gib = int(str(caught.value).split("give ")[1].split(" GiB")[0])
     plan = plan_reconstruction(geometry, grid, Cluster(1, 1, smallest_gib << 30))
     assert plan.task_bytes <= smallest_gib << 30
+
+
+def test_plan__counts_the_prepare_stage() -> None:
+    geometry, grid = scan(360, 512, 512), VolumeGrid(shape=(8, 16, 16), voxel_mm=(1.0, 1.0, 1.0))
+    plan = plan_reconstruction(geometry, grid, Cluster(1, 2, 8 << 30))
+    samples = 360 * 512 * 512
+    assert plan.n_prepare_tasks == 3  # 128 frames are 128 MiB
+    assert plan.summary()["tasks"] == 3 + len(plan.tasks)
+    # slabs of so few voxels read a band of the rows; all stored frames are read before
+    assert 2 * samples < plan.read_bytes < 6 * samples
+    assert plan.core_seconds > 6 * samples / READ_BYTES_PER_SECOND
+
+
+def test_plan__counts_every_energy_bin() -> None:
+    grid = VolumeGrid(shape=(8, 16, 16), voxel_mm=(1.0, 1.0, 1.0))
+    one, four = (
+        plan_reconstruction(scan(), grid, Cluster(), n_energy_bins=bins).summary()
+        for bins in (1, 4)
+    )
+    totals = "tasks prepare_tasks projection_bytes volume_bytes read_bytes voxel_updates core_hours"
+    assert {name: four[name] for name in totals.split()} == {
+        name: pytest.approx(4 * one[name]) for name in totals.split()
+    }
+    assert four["bytes_per_task"] == one["bytes_per_task"]
+    assert four["wall_seconds"] - STARTUP_SECONDS == pytest.approx(
+        4 * (one["wall_seconds"] - STARTUP_SECONDS)
+    )
 
 
 @pytest.mark.parametrize("forced", ["n_slabs", "angle_block", "n_angle_groups"])

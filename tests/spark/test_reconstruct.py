@@ -1,8 +1,10 @@
 """The Spark route gives the numbers of the local one, whatever the cuts, within its memory."""
 
+import math
+import pickle
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,20 @@ from numpy.typing import NDArray
 from pacspark.archive import Archive, create_archive
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
+from pacspark.dicom import scan as scans
+from pacspark.dicom.encode import CTSeries, ValueMap
+from pacspark.errors import GeometryError
 from pacspark.spark import blocks
+from pacspark.spark import reconstruct as reconstruction
 from pacspark.spark.jobs import run_summed, run_tasks
-from pacspark.spark.partition import Cluster, SlabTask, plan_reconstruction
-from pacspark.spark.reconstruct import ReconstructionRequest, cut_runs, reconstruct
+from pacspark.spark.partition import Cluster, plan_reconstruction
+from pacspark.spark.reconstruct import (
+    ReconstructionRequest,
+    SlabInput,
+    cut_runs,
+    reconstruct,
+    slab_inputs,
+)
 from pacspark.tables.projections import list_chunks
 from tests.scan_files import write_phantom_scan
 from tests.test_archive import GRID, stored_reconstruction
@@ -38,14 +50,18 @@ def scanned(spark: "SparkSession", tmp_path: Path) -> tuple[Archive, str]:
     return archive, series_uid
 
 
-def slab_values(job: blocks.SlabJob, task: SlabTask) -> NDArray[np.float32]:
+def slab_values(job: blocks.SlabJob, given: SlabInput) -> NDArray[np.float32]:
     """Give a slab as numbers, before it becomes DICOM."""
     return np.stack(
         [
             np.frombuffer(batch["values"][0].as_buffer(), np.float32).reshape(job.grid.shape[1:])
-            for batch in blocks.partial_slab(job, task, lambda _: None)
+            for batch in blocks.partial_slab(job, *given, lambda _: None)
         ]
     )
+
+
+def partial_values(job: blocks.SlabJob, given: SlabInput) -> "Iterator[pa.RecordBatch]":
+    return blocks.partial_slab(job, *given, lambda _: None)
 
 
 def add_up(
@@ -72,7 +88,8 @@ def test_spark__gives_the_local_volume_to_a_millionth_of_its_peak(
 ) -> None:
     archive, series_uid = scanned
     expected = stored_reconstruction(archive, series_uid)
-    geometry = archive._scan(series_uid).geometry
+    scan = archive._scan(series_uid)
+    geometry = scan.geometry
     plan = plan_reconstruction(
         geometry,
         GRID,
@@ -81,25 +98,23 @@ def test_spark__gives_the_local_volume_to_a_millionth_of_its_peak(
         angle_block=angle_block,
         n_angle_groups=n_angle_groups,
     )
-    chunks = tuple(list_chunks(archive.catalog, series_uid, 0))
+    inputs = slab_inputs(plan.tasks, list_chunks(archive.catalog, series_uid, 0))
     job = blocks.SlabJob(
         storage=archive.catalog.storage,
         geometry=geometry,
         grid=GRID,
         options=FDKOptions(),
         angle_block=angle_block,
-        chunks=chunks,
-        series=None,
+        series=CTSeries.of_scan(scan, "test", GRID, ValueMap.hounsfield(0.02), 0, "ram-lak"),
         run_id="test",
     )
     if n_angle_groups == 1:
-        found = np.concatenate(run_tasks(spark, plan.tasks, partial(slab_values, job)))
+        found = np.concatenate(run_tasks(spark, inputs, partial(slab_values, job)))
         # slabs are bit for bit what the volume is
         blocks_alike = angle_block >= geometry.n_angles
         assert not blocks_alike or np.array_equal(found, expected)
     else:
-        make = partial(blocks.partial_slab, job, mark=lambda _: None)
-        sums = run_summed(spark, plan.tasks, make, partial(add_up, job))
+        sums = run_summed(spark, inputs, partial(partial_values, job), partial(add_up, job))
         found = np.sum([total for _, total in sums], axis=0)
     assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()
 
@@ -117,3 +132,77 @@ def test_cut_runs__covers_every_frame_once(scanned: tuple[Archive, str]) -> None
         ]
         assert sorted(frames) == list(range(40))
         assert len(tasks) <= max(cores, 1) + 1
+
+
+def task_bytes(
+    spark: "SparkSession", folder: Path, frames_per_instance: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, list[int]]:
+    """Reconstruct a scan; give its instances, and the largest task of each stage, pickled."""
+    largest: list[int] = []
+
+    def listened(session: "SparkSession", tasks: list[Any], work: Any) -> list[Any]:
+        largest.append(max(len(pickle.dumps((work, task))) for task in tasks))
+        return run_tasks(session, tasks, work)
+
+    path, _ = write_phantom_scan(folder / "scan")
+    path.write_text(path.read_text().replace("water_mu_per_mm = 0.02", ""))
+    archive = create_archive(folder / "archive", spark)
+    with monkeypatch.context() as patch:
+        patch.setattr(scans, "INSTANCE_FRAMES", frames_per_instance)
+        patch.setattr(reconstruction, "run_tasks", listened)
+        imported = archive.import_scan(path)
+        request = ReconstructionRequest(imported.series_instance_uid, GRID)
+        reconstruct(spark, archive.catalog.storage, request, Cluster(cores_per_executor=4))
+    return imported.stored, largest
+
+
+def test_tasks__do_not_grow_with_the_number_of_instances(
+    spark: "SparkSession", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, (prepare, values, slab) = task_bytes(spark, tmp_path / "few", 10, monkeypatch)
+    many, found = task_bytes(spark, tmp_path / "many", 5, monkeypatch)
+    assert (few, many) == (4, 8)
+    # a run of frames more in the task of the same ten frames, a chunk more in the same slab
+    assert found[0] <= prepare + 1200
+    assert found[1:] == pytest.approx([values, slab], abs=200)
+    assert max(found) < 8000
+
+
+@pytest.mark.parametrize(
+    ("step_deg", "water", "says"),
+    [
+        (5.0, 0.02, "found none for 165.0 degrees"),
+        (9.0, 0.0, "water_mu_per_mm: expected a number > 0"),
+        (9.0, -0.02, "water_mu_per_mm: expected a number > 0"),
+        (9.0, math.nan, "water_mu_per_mm: expected a number > 0"),
+    ],
+)
+def test_reconstruct__refuses_what_cannot_be_before_it_writes(
+    spark: "SparkSession", tmp_path: Path, step_deg: float, water: float, says: str
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    path.write_text(path.read_text().replace("step_deg = 9.0", f"step_deg = {step_deg}"))
+    archive = create_archive(tmp_path / "archive", spark)
+    series_uid = archive.import_scan(path).series_instance_uid
+    with pytest.raises(GeometryError, match=says):
+        archive.reconstruct(series_uid, GRID, water_mu_per_mm=water)
+    assert list((tmp_path / "archive" / "projections").glob("*.parquet")) == []
+    assert not (tmp_path / "archive" / "_progress").exists()
+
+
+def test_reconstruct__makes_a_result_of_which_only_some_slices_are_there(
+    spark: "SparkSession", tmp_path: Path
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    grid = VolumeGrid(shape=(3, 12, 12), voxel_mm=(2.0, 2.0, 2.0))
+    whole, some = (create_archive(tmp_path / name, spark) for name in ("whole", "some"))
+    series_uid = whole.import_scan(path).series_instance_uid
+    volume = whole.reconstruct(series_uid, grid)
+    slices = whole.export(tmp_path / "slices", series=volume.series_uid)
+    some.import_scan(path)
+    some.ingest(slices[:2])
+    assert some.catalog.count_of(volume.series_uid) == 2
+    found = [some.reconstruct_series(series_uid, grid)[0] for _ in range(2)]
+    assert [report.found for report in found] == [False, True]
+    assert [report.series_instance_uid for report in found] == [volume.series_uid] * 2
+    np.testing.assert_array_equal(some.volume(volume.series_uid).to_numpy(), volume.to_numpy())

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
+from pacspark.tables import storage as storage_module
 from pacspark.tables.datafile import ObjectFile, ObjectLocation
 from pacspark.tables.schema import INSTANCES
 from pacspark.tables.storage import Storage
@@ -60,6 +63,21 @@ def located_rows(located: dict[str, tuple[bytes, ObjectLocation]], run_id: str) 
         instance_row(uid, data, run_id=run_id) | location.columns()
         for uid, (data, location) in located.items()
     )
+
+
+@contextmanager
+def synced() -> Iterator[set[str]]:
+    """Gather the paths that are waited for until they are on the disk."""
+    paths: set[str] = set()
+    sync = storage_module._sync
+
+    def noted(path: str) -> None:
+        sync(path)
+        paths.add(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage_module, "_sync", noted)
+        yield paths
 
 
 def noise(size_bytes: int, seed: int = 0) -> bytes:

@@ -1,5 +1,6 @@
 import pickle
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ def test_catalog__sees_new_versions_and_only_committed_files(storage: Storage) -
     orphan.close()
     assert set(catalog.known(["1.1", "1.2"])) == {"1.1"}
     assert catalog.instances_of("1.2.1").num_rows == 1
-    assert catalog.find("instance", parse_query({}, "instance")).num_rows == 1
+    assert catalog.find(parse_query({}, "instance")).num_rows == 1
 
 
 def test_catalog__is_picklable(storage: Storage) -> None:
@@ -182,6 +183,17 @@ def test_catalog__is_picklable(storage: Storage) -> None:
     assert copy.as_of == 1
 
 
+@pytest.fixture
+def far_from_utc() -> Iterator[None]:
+    """A machine whose local time is nine hours behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Etc/GMT+9")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_from_utc")
 def test_as_of__shows_the_archive_as_it_was(storage: Storage) -> None:
     moments = []
     for number in range(3):
@@ -198,7 +210,8 @@ def test_as_of__shows_the_archive_as_it_was(storage: Storage) -> None:
             time.monotonic()
     uids = ["1.0", "1.1", "1.2"]
     for number in range(3):
-        for as_of in (number + 1, moments[number], moments[number].astimezone()):
+        moment = moments[number]
+        for as_of in (number + 1, moment, moment.astimezone(), moment.replace(tzinfo=None)):
             catalog = Catalog(storage, as_of)
             assert sorted(catalog.known(uids)) == uids[: number + 1]
             assert catalog.rejects().num_rows == number + 1
@@ -217,7 +230,7 @@ def test_as_of__shows_nothing_before_the_archive_began(storage: Storage) -> None
     store(storage, {"1.1": b"x"})
     catalog = Catalog(storage, datetime(2001, 1, 1, tzinfo=UTC))
     assert catalog.known(["1.1"]) == {}
-    assert catalog.find("study", parse_query({}, "study")).num_rows == 0
+    assert catalog.find(parse_query({}, "study")).num_rows == 0
 
 
 def test_versions__say_what_was_done_and_by_which_run(storage: Storage) -> None:
@@ -231,7 +244,7 @@ def test_versions__say_what_was_done_and_by_which_run(storage: Storage) -> None:
     moments = [row["committed_at"] for row in rows]
     assert moments == sorted(moments)
     assert datetime.now(UTC) - moments[-1] < timedelta(minutes=5)
-    assert Catalog(storage).history().to_pylist() == rows
+    assert Catalog(storage).versions("instances").to_pylist() == of_instances
 
 
 def test_files_of__skips_files_by_their_statistics(storage: Storage) -> None:

@@ -41,7 +41,7 @@ def test_objects__come_out_as_they_went_in(contract_storage: Storage) -> None:
     row = catalog.instance("1.2.1.2")
     start, length = PIECE_BYTES - 100, 300
     assert catalog.read_range(row, start, length) == OBJECTS["1.2.1.2"][start : start + length]
-    found = catalog.find("series", parse_query({"SeriesInstanceUID": "1.2.1"}, "series"))
+    found = catalog.find(parse_query({"SeriesInstanceUID": "1.2.1"}, "series"))
     assert found["NumberOfSeriesRelatedInstances"].to_pylist() == [3]
 
 

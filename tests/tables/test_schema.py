@@ -21,7 +21,8 @@ from pacspark.tables.schema import (
 )
 from pacspark.tables.storage import Storage, open_storage
 from pacspark.tables.writer import commit_instances
-from tests.tables.samples import instance_row, rows_of, uid_rows
+from tests.conftest import REPOSITORY
+from tests.tables.samples import instance_row, rows_of, synced, uid_rows
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -36,6 +37,16 @@ def test_create_tables__declares_types_comments_and_keys(storage: Storage, name:
         assert field.metadata[b"comment"].decode() == column.description
     assert set(spec.key) <= set(found.names)
     assert table.metadata().description == spec.description
+
+
+def test_create_tables__waits_until_every_new_folder_is_on_the_disk(tmp_path: Path) -> None:
+    root = tmp_path / "new" / "archive"
+    with synced() as paths:
+        create_tables(open_storage(root))
+    made = {path for path in tmp_path.rglob("*") if path.is_dir() or path.suffix == ".json"}
+    assert len(made) == 2 + 3 * len(TABLES)
+    # the name of a folder is in the folder above it
+    assert {str(path) for path in {tmp_path, *made}} <= paths
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -143,5 +154,10 @@ def test_describe_tables__has_every_table_and_column() -> None:
     for spec in TABLES.values():
         section = page.split(f"\n## {spec.name}\n")[1].split("\n## ")[0]
         for column in spec.columns:
-            assert f"| `{column.name}` |" in section
-            assert column.description in section
+            assert f"`{column.name}`" in section
+            assert column.keyword or column.description in section
+
+
+def test_the_page_about_the_tables__is_up_to_date() -> None:
+    """Write it anew with `Path("docs/tables.md").write_text(describe_tables())`."""
+    assert (REPOSITORY / "docs" / "tables.md").read_text() == describe_tables()

@@ -11,7 +11,6 @@ import pytest
 from pacspark.dicom.attributes import LEVELS, PROMOTED, UNIQUE_KEYS
 from pacspark.dicom.conditions import Query
 from pacspark.dicom.matching import parse_query
-from pacspark.errors import UsageError
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import Storage, open_storage
@@ -141,7 +140,7 @@ QUERIES: list[tuple[str, dict[str, object]]] = [
 def test_find__gives_what_brute_force_over_the_rows_gives(hospital: Storage, number: int) -> None:
     level, items = QUERIES[number]
     query = parse_query(items, level)
-    found = Catalog(hospital).find(level, query)
+    found = Catalog(hospital).find(query)
     keys = found[UNIQUE_KEYS[query.level].keyword].to_pylist()
     assert sorted(keys, key=str) == _expected_keys(query)
     assert set(found.column_names) >= {key.keyword for key in query.requested if key.in_json}
@@ -185,7 +184,7 @@ def _check_entity(query: Query, found: Mapping[str, Any]) -> None:
 
 
 def test_find__orders_its_answer(hospital: Storage) -> None:
-    found = Catalog(hospital).find("study", parse_query({}, "study")).to_pylist()
+    found = Catalog(hospital).find(parse_query({}, "study")).to_pylist()
     keys = [(r["StudyDate"] or "~", r["StudyTime"] or "~", r["StudyInstanceUID"]) for r in found]
     dated = [key for key in keys if "~" not in key]
     assert dated == sorted(dated)
@@ -194,7 +193,7 @@ def test_find__orders_its_answer(hospital: Storage) -> None:
 
 def test_find__gives_an_attribute_that_only_the_json_has(hospital: Storage) -> None:
     query = parse_query({"ScanningSequence": "SE", "RequestingPhysician": ""}, "instance")
-    found = Catalog(hospital).find("instance", query)
+    found = Catalog(hospital).find(query)
     assert set(found["ScanningSequence"].to_pylist()) == {"SE\\IR"}
     assert set(found["RequestingPhysician"].to_pylist()) == {"Op^One"}
 
@@ -212,14 +211,9 @@ def test_find__reads_the_json_only_for_what_no_column_has(
 
     monkeypatch.setattr(Snapshot, "read", noted)
     for level in LEVELS:
-        Catalog(hospital).find(level, parse_query({"PatientName": "doe*"}, level))
+        Catalog(hospital).find(parse_query({"PatientName": "doe*"}, level))
     assert asked
     assert "dicom_json" not in asked
-
-
-def test_find__refuses_a_query_of_another_level(hospital: Storage) -> None:
-    with pytest.raises(UsageError, match="expected study, which the query is for"):
-        Catalog(hospital).find("series", parse_query({}, "study"))
 
 
 def test_instances__lie_clustered_by_study_and_series(hospital: Storage) -> None:

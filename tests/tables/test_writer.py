@@ -20,7 +20,7 @@ from pacspark.tables.schema import RUNS
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
 from pacspark.tables.writer import append_rows, commit_files, commit_instances
-from tests.tables.samples import located_rows, noise, sha256, store, uid_rows
+from tests.tables.samples import located_rows, noise, sha256, store, synced, uid_rows
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -187,6 +187,18 @@ def test_kill__leaves_all_or_nothing_and_repeating_completes(
         assert catalog.read_object(catalog.instance(uid)) == data
 
 
+def _entry(storage: Storage, version: int) -> str:
+    return storage.path("instances", "_delta_log", f"{version:020}.json")
+
+
+def test_commit_instances__waits_for_what_makes_its_rows_duplicates(storage: Storage) -> None:
+    """Another writer may have died between its commit and the disk."""
+    commit_instances(storage, uid_rows(["1"]), run_id="run-1")
+    with synced() as paths:
+        assert commit_instances(storage, uid_rows(["1"]), run_id="run-2").duplicate == 1
+    assert {_entry(storage, 1), storage.path("instances", "_delta_log")} <= paths
+
+
 def test_commit__that_arrived_without_an_answer_counts_once(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +219,9 @@ def test_commit__that_arrived_without_an_answer_counts_once(
 
         monkeypatch.setattr(writer, "_commit", commit_unanswered)
         uid = type(answer).__name__
-        outcome = commit_instances(storage, uid_rows([uid]), run_id="run-1")
+        with synced() as paths:
+            outcome = commit_instances(storage, uid_rows([uid]), run_id="run-1")
+        assert _entry(storage, outcome.version) in paths
         assert outcome.stored["sop_instance_uid"].to_pylist() == [uid]
         assert set(Catalog(storage).known([uid])) == {uid}
     assert len(_all_uids(storage)) == 2
