@@ -5,6 +5,7 @@ A real scan and a phantom go into an archive as DICOM, are reconstructed there w
 out as CT series, files and a picture. Running it again finds what is there.
 """
 
+import argparse
 import shutil
 import sys
 import time
@@ -101,8 +102,11 @@ def main(build: Path, root: str) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="From projections to a picture.")
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("build/demo"))
+    parser.add_argument("root", nargs="?", help="of the archive; default: FOLDER/archive")
+    words = parser.parse_args()
     try:
-        folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/demo")
-        main(folder, sys.argv[2] if len(sys.argv) > 2 else str(folder / "archive"))
+        main(words.folder, words.root or str(words.folder / "archive"))
     except PacsparkError as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-# ruff: noqa: INP001 -- a script
+# ruff: noqa: INP001, T201 -- a script that speaks
 """A small cone-beam scan of the three-dimensional Shepp-Logan head, with exact line integrals.
 
     python examples/phantom.py FOLDER
@@ -7,7 +7,7 @@ writes ``projections.npy`` and the ``SCAN.toml`` that describes it. The head's i
 its reconstruction is in Hounsfield units: 0 inside, -1000 in the ventricles and around the head.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -71,4 +71,6 @@ def write_phantom_scan(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{write_phantom_scan(Path(sys.argv[1]))}\n")
+    parser = argparse.ArgumentParser(description="Write a cone-beam scan of a head phantom.")
+    parser.add_argument("folder", type=Path, help="is made where it is missing")
+    print(write_phantom_scan(parser.parse_args().folder))

@@ -1,5 +1,8 @@
 """Brute force, in double precision: what the fast code is measured against; shares none of it."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -20,6 +23,60 @@ def arcs_rad(angles: Array, period: float) -> Array:
         to_last = behind[~twins].min(initial=period)
         weights[number] = (to_next + to_last) / 2 / twins.sum()
     return weights
+
+
+def share(geometry: Geometry, beta: float, u_mm: float) -> float:
+    """What a ray counts, by how often the scan measures it; in the words of Parker and Wang."""
+    detector = geometry.detector
+    half_mm = (detector.n_columns - 1) * detector.column_spacing_mm / 2
+    cone = isinstance(geometry, ConeBeamGeometry)
+
+    def fan(u: float) -> float:
+        if isinstance(geometry, ConeBeamGeometry):
+            return math.atan(u / geometry.source_to_detector_mm)
+        return u
+
+    if geometry.is_half_fan:
+        short_mm = half_mm - abs(detector.offset_u_mm)
+        towards_long = fan(u_mm) * np.sign(detector.offset_u_mm)
+        if short_mm <= 0 or towards_long >= fan(short_mm):
+            return 1.0
+        if towards_long <= -fan(short_mm):
+            return 0.0
+        return math.cos(math.pi / 4 * (1 - towards_long / fan(short_mm))) ** 2
+    turned = np.sort(np.mod(geometry.gantry_angles_rad, 2 * np.pi))
+    gaps = np.diff(turned, append=turned[0] + 2 * np.pi)
+    if not cone or gaps.max() < max(0.35, 3 * np.pi / turned.size):
+        return 0.5 if cone else 1.0
+    first = turned[(gaps.argmax() + 1) % turned.size]
+    turn = math.fmod(beta - first + 20 * np.pi + 1e-9, 2 * np.pi)
+    delta = (2 * np.pi - gaps.max() - np.pi) / 2
+    gamma = -fan(u_mm)  # Parker counts it the other way
+    if turn < 2 * (delta - gamma):
+        return math.sin(math.pi / 4 * turn / (delta - gamma)) ** 2
+    if turn > math.pi - 2 * gamma:
+        return math.sin(math.pi / 4 * (math.pi + 2 * delta - turn) / (delta + gamma)) ** 2
+    return 1.0
+
+
+def widened(
+    projections: NDArray[np.float32], geometry: Geometry, shares: Array
+) -> tuple[NDArray[np.float32], Geometry, Array]:
+    """Half-fan projections on a detector that reaches equally far to both sides, zero beyond."""
+    detector = geometry.detector
+    count = math.ceil(2 * abs(detector.offset_u_mm) / detector.column_spacing_mm)
+    sides = (count, 0) if detector.offset_u_mm > 0 else (0, count)
+    shift_mm = (sides[1] - sides[0]) / 2 * detector.column_spacing_mm
+    wide = replace(
+        detector,
+        n_columns=detector.n_columns + count,
+        offset_u_mm=detector.offset_u_mm + shift_mm,
+    )
+    return (
+        np.pad(projections, ((0, 0), (0, 0), sides)),
+        replace(geometry, detector=wide),
+        np.pad(shares, ((0, 0), sides)),
+    )
 
 
 def windows(name: str, part: Array) -> Array:
@@ -67,6 +124,17 @@ def fdk(
     length: int | None = None,
 ) -> Array:
     """Reconstruct voxel by voxel: each is projected as a point in space onto the detector."""
+    cone = isinstance(geometry, ConeBeamGeometry)
+    period = 2 * np.pi if cone or geometry.is_half_fan else np.pi
+    arcs = arcs_rad(geometry.gantry_angles_rad, period)
+    shares = np.array(
+        [
+            [share(geometry, beta, u) for u in geometry.detector.u_mm]
+            for beta in geometry.gantry_angles_rad
+        ]
+    )
+    if geometry.is_half_fan:  # what the filter spreads beyond the short edge counts
+        projections, geometry, shares = widened(projections, geometry, shares)
     detector = geometry.detector
     values = projections.astype(np.float64)
     rising = detector.row_order == "bottom_up"
@@ -75,28 +143,32 @@ def fdk(
     ) + detector.offset_u_mm
     v_mm = (np.arange(detector.n_rows) - (detector.n_rows - 1) / 2) * detector.row_spacing_mm
     v_mm = (v_mm if rising else -v_mm) + detector.offset_v_mm
-    cone = isinstance(geometry, ConeBeamGeometry)
-    arcs = arcs_rad(geometry.gantry_angles_rad, 2 * np.pi if cone else np.pi)
     spacing = detector.column_spacing_mm
     distance = isocenter = 0.0
     if isinstance(geometry, ConeBeamGeometry):
         distance, isocenter = geometry.source_to_detector_mm, geometry.source_to_isocenter_mm
         spacing *= isocenter / distance
+        sources = np.zeros((geometry.n_angles, 2))
+        if geometry.source_shifts_mm is not None:
+            sources = geometry.source_shifts_mm
         rays = np.stack(np.broadcast_arrays(distance, u_mm[None], v_mm[:, None]), axis=-1)
-        values *= 0.5 * distance / np.linalg.norm(rays, axis=-1)
+        values *= distance / np.linalg.norm(rays, axis=-1)
+    values *= shares[:, None]
     filtered = ramp_filtered(values, spacing, name, cutoff, length or 2 * detector.n_columns)
     z, y, x = np.meshgrid(grid.z_mm, grid.y_mm, grid.x_mm, indexing="ij")
     volume = np.zeros(grid.shape)
-    for view, angle, arc in zip(filtered, geometry.gantry_angles_rad, arcs, strict=True):
+    for number, (view, arc) in enumerate(zip(filtered, arcs, strict=True)):
+        angle = geometry.gantry_angles_rad[number]
         toward = np.array([np.cos(angle), np.sin(angle), 0.0])
         along_u = np.cross([0.0, 0.0, 1.0], toward)
         points = np.stack([x, y, z], axis=-1)
         weight = 1.0
         if cone:
-            rays = points - isocenter * toward
+            radius = isocenter + sources[number, 0]
+            rays = points - radius * toward - [0, 0, sources[number, 1]]
             depth = -(rays @ toward)
-            points = isocenter * toward + rays * (distance / depth)[..., None]
-            weight = (isocenter / depth) ** 2
+            points = rays * (distance / depth)[..., None]
+            weight = isocenter * radius / depth**2
         row = (points[..., 2] - v_mm[0]) / detector.row_spacing_mm
         if not rising:
             row = (v_mm[0] - points[..., 2]) / detector.row_spacing_mm

@@ -1,41 +1,9 @@
-"""Whether a scan sees what it is asked to show: all around, and where the voxels are."""
+"""Whether a scan sees the voxels that it is asked to show."""
 
 import math
 
-import numpy as np
-
 from pacspark.ct.geometry import Geometry, VolumeGrid
 from pacspark.errors import GeometryError
-
-LARGEST_GAP_RAD = math.radians(20)
-"""A larger arc without views is a scan that does not close, unless its steps are that coarse."""
-COARSEST_GAP_STEPS = 1.5
-"""The largest arc without views of a scan of few views, in steps of an even scan."""
-
-
-def largest_gap_rad(geometry: Geometry) -> float:
-    """Return the largest arc without a view, on the circle that the beam needs."""
-    turned = np.sort(np.mod(geometry.gantry_angles_rad, geometry.period_rad))
-    return float(np.diff(turned, append=turned[:1] + geometry.period_rad).max())
-
-
-def require_closed(geometry: Geometry) -> None:
-    """Refuse a scan that leaves out a part of the circle; of parallel beam, of half of it.
-
-    Raises
-    ------
-    GeometryError
-        When the largest gap between neighbouring views is no step any more.
-    """
-    gap_rad = largest_gap_rad(geometry)
-    equal_step_rad = geometry.period_rad / geometry.n_angles
-    if gap_rad > max(LARGEST_GAP_RAD, COARSEST_GAP_STEPS * equal_step_rad):
-        period_deg = math.degrees(geometry.period_rad)
-        message = (
-            f"gantry_angles_rad: expected views all around {period_deg:.0f} degrees, "
-            f"found none for {math.degrees(gap_rad):.1f} degrees; short scans are not supported yet"
-        )
-        raise GeometryError(message)
 
 
 def view_radius_mm(geometry: Geometry) -> float:

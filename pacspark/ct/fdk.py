@@ -15,7 +15,6 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pacspark.ct.coverage import require_closed
 from pacspark.ct.filtering import FDKOptions, RowFilter
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
 from pacspark.ct.kernels.backproject import RUN
@@ -47,7 +46,7 @@ class SlabReconstruction:
     Raises
     ------
     GeometryError
-        When the views do not close the circle or the grid reaches the source.
+        When the views leave out rays or the grid reaches the source.
     UsageError
         When the variant does not run here, or there is not even one thread.
     """
@@ -60,7 +59,6 @@ class SlabReconstruction:
         n_threads: int = 1,
         variant: str | None = None,
     ) -> None:
-        require_closed(geometry)
         self._geometry = geometry
         self._grid = grid
         if n_threads < 1:
@@ -128,16 +126,18 @@ class SlabReconstruction:
         Parameters
         ----------
         filtered
-            ``(n, n_columns + 2, n_rows_of_the_band + 2 * PADDING)`` as `row_filter` gives it.
+            ``(n, n_u + 2, n_rows_of_the_band + 2 * PADDING)`` as `row_filter` gives it.
         angle_start
             Index in the scan of the first of them.
         """
         geometry, grid = self._geometry, self._grid
         detector = geometry.detector
-        angles = geometry.gantry_angles_rad[angle_start : angle_start + len(filtered)]
-        source_to_isocenter_mm, source_to_detector_mm = 1.0, 1.0
+        views = slice(angle_start, angle_start + len(filtered))
+        angles = geometry.gantry_angles_rad[views]
+        radii_mm = source_z_mm = np.zeros(len(angles))
+        source_to_detector_mm = 1.0
         if isinstance(geometry, ConeBeamGeometry):
-            source_to_isocenter_mm = geometry.source_to_isocenter_mm
+            radii_mm, source_z_mm = geometry.source_radii_mm[views], geometry.source_z_mm[views]
             source_to_detector_mm = geometry.source_to_detector_mm
         # rows of the kernel rise with v, whatever their order in the data
         row_start, row_stop = self.row_band
@@ -151,11 +151,13 @@ class SlabReconstruction:
                 np.sin(angles),
                 grid.x_mm,
                 grid.y_mm,
-                source_to_isocenter_mm,
+                radii_mm,
+                source_z_mm,
                 source_to_detector_mm,
                 1 / detector.column_spacing_mm,
                 (detector.n_columns - 1) / 2
                 - detector.offset_u_mm / detector.column_spacing_mm
+                + self.row_filter.columns_before
                 + 1,
                 1 / detector.row_spacing_mm,
                 (detector.n_rows - 1) / 2 - detector.offset_v_mm / detector.row_spacing_mm,
@@ -190,7 +192,7 @@ def reconstruct_fdk(
     options: FDKOptions | None = None,
     n_threads: int | None = None,
 ) -> NDArray[np.float32]:
-    """Reconstruct a volume from line integrals of a full circle (a half one for parallel rays).
+    """Reconstruct a volume from line integrals of a circle, a short scan or a half-fan.
 
     Parameters
     ----------
@@ -215,7 +217,7 @@ def reconstruct_fdk(
     ProjectionDataError
         When shape or values of the projections cannot be.
     GeometryError
-        When the views do not close the circle or the grid reaches the source.
+        When the views leave out rays or the grid reaches the source.
 
     Examples
     --------

@@ -5,6 +5,7 @@ Tomographic Imaging, 1988, eq. 61), so that the level of the result is right; ro
 zeros to at least twice their length, so that the convolution does not wrap.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry
 from pacspark.ct.kernels.backproject import PADDING, arrange
 from pacspark.ct.kernels.threads import at_most
+from pacspark.ct.redundancy import Redundancy
 from pacspark.errors import GeometryError
 
 
@@ -45,10 +47,17 @@ class FDKOptions:
         ``ram-lak``, ``shepp-logan``, ``cosine``, ``hamming`` or ``hann``.
     cutoff
         Where the filter ends, as part of the Nyquist frequency, in (0, 1].
+    extrapolation
+        Of objects wider than the detector: how far rows go on at either side, as part of their
+        length, in [0, 1], so that the filter meets no cliff and the rim of the image does not
+        shine. Mirrored at the edge's value, not below zero, and fading as a squared cosine (after
+        Ohnesorge et al., Efficient correction for CT image artifacts caused by objects extending
+        outside the scan field of view, Med. Phys. 27, 2000).
     """
 
     filter: str = "ram-lak"
     cutoff: float = 1.0
+    extrapolation: float = 0.0
 
     def __post_init__(self) -> None:
         if self.filter not in WINDOWS:
@@ -56,6 +65,11 @@ class FDKOptions:
             raise GeometryError(message)
         if not 0 < self.cutoff <= 1:
             message = f"options.cutoff: expected a number in (0, 1], found {self.cutoff!r}"
+            raise GeometryError(message)
+        if not 0 <= self.extrapolation <= 1:
+            message = (
+                f"options.extrapolation: expected a number in [0, 1], found {self.extrapolation!r}"
+            )
             raise GeometryError(message)
 
 
@@ -104,17 +118,30 @@ class RowFilter:
     ) -> None:
         detector = geometry.detector
         spacing_mm = detector.column_spacing_mm / geometry.magnification
-        self._length, self._response = ramp_response(detector.n_columns, spacing_mm, options)
-        self._arcs = geometry.angular_weights_rad()
+        self._redundancy = Redundancy(geometry)
+        self.columns_before = self._redundancy.columns_before
+        """Columns of the result before the detector's first: what a half-fan does not see."""
+        self._n_u = self.columns_before + detector.n_columns + self._redundancy.columns_after
+        added = math.floor(options.extrapolation * (detector.n_columns - 1))
+        # 1 at the edge of the detector, rising towards it
+        self._tail = np.cos(np.arange(added, 0, -1) / (added + 1) * np.pi / 2).astype(np.float32)
+        self._tail **= 2
+        self._before = max(self.columns_before, added)
+        after = max(self._redundancy.columns_after, added)
+        self._length, self._response = ramp_response(
+            self._before + detector.n_columns + after, spacing_mm, options
+        )
         self._flip = detector.row_order == "top_down"
         v_mm = detector.v_mm[row_start:row_stop]
         if isinstance(geometry, ConeBeamGeometry):
             distance_mm = geometry.source_to_detector_mm
             ray_mm = np.sqrt(distance_mm**2 + detector.u_mm[None] ** 2 + v_mm[:, None] ** 2)
-            # every point of the volume is seen twice on a full circle: hence the half
-            self._weights = (0.5 * distance_mm / ray_mm).astype(np.float32)
+            self._cosines = (distance_mm / ray_mm).astype(np.float32)
+            # the ramp is for the detector's shadow at the axis: a source further off, a wider one
+            self._scales = geometry.source_to_isocenter_mm / geometry.source_radii_mm
         else:
-            self._weights = np.ones((v_mm.size, detector.n_columns), np.float32)
+            self._cosines = np.ones((v_mm.size, detector.n_columns), np.float32)
+            self._scales = np.ones(geometry.n_angles)
 
     def filter(
         self, projections: NDArray[np.float32], angle_start: int, n_threads: int
@@ -131,25 +158,36 @@ class RowFilter:
             Threads to use.
         """
         n_angles, n_rows, n_columns = projections.shape
-        arcs = self._arcs[angle_start : angle_start + n_angles].astype(np.float32)
-        weighted = projections * self._weights
-        weighted *= arcs[:, None, None]
+        views = slice(angle_start, angle_start + n_angles)
+        weights = self._redundancy.weights(views) * self._scales[views, None].astype(np.float32)
+        weighted = np.zeros(
+            (n_angles, n_rows, self._before + n_columns + len(self._tail)), np.float32
+        )
+        stop = self._before + n_columns
+        inside = weighted[:, :, self._before : stop]
+        np.multiply(projections, self._cosines, out=inside)
+        inside *= weights[:, None]
+        if added := len(self._tail):
+            before = weighted[:, :, self._before - added : self._before]
+            np.maximum(2 * inside[:, :, :1] - inside[:, :, added:0:-1], 0, out=before)
+            before *= self._tail
+            after = weighted[:, :, stop:]
+            np.maximum(2 * inside[:, :, -1:] - inside[:, :, -2 : -2 - added : -1], 0, out=after)
+            after *= self._tail[::-1]
         spectrum = scipy.fft.rfft(weighted, self._length, axis=2, workers=n_threads)
         spectrum *= self._response
-        rows = scipy.fft.irfft(spectrum, self._length, axis=2, workers=n_threads, overwrite_x=True)[
-            :, :, :n_columns
-        ]
+        rows = scipy.fft.irfft(spectrum, self._length, axis=2, workers=n_threads, overwrite_x=True)
+        start = self._before - self.columns_before
+        rows = rows[:, :, start : start + self._n_u]
         if self._flip:
             rows = rows[:, ::-1]
-        arranged = np.zeros((n_angles, n_columns + 2, n_rows + 2 * PADDING), np.float32)
+        arranged = np.zeros((n_angles, self._n_u + 2, n_rows + 2 * PADDING), np.float32)
         with at_most(n_threads):
             arrange(rows, arranged)
         return arranged
 
     def angles_within(self, size_bytes: int) -> int:
         """Return how many views can be filtered at once within so much work space, at least one."""
-        n_rows, n_columns = self._weights.shape
-        per_view = 4 * (
-            n_rows * (n_columns + 2 * self._length + 2) + (n_columns + 2) * (n_rows + 2 * PADDING)
-        )
+        n_rows = len(self._cosines)
+        per_view = 4 * (n_rows * (3 * self._length + 2) + (self._n_u + 2) * (n_rows + 2 * PADDING))
         return max(1, int(size_bytes // per_view))

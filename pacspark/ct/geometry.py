@@ -24,7 +24,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,13 @@ from pacspark.errors import GeometryError
 RowOrder = Literal["top_down", "bottom_up"]
 
 FULL_CIRCLE_RAD = 2 * math.pi
-HALF_CIRCLE_RAD = math.pi
+LARGEST_GAP_RAD = math.radians(20)
+"""A larger arc without views is where a scan ends, unless its steps are that coarse."""
+COARSEST_GAP_STEPS = 1.5
+"""The largest arc without views of a closed scan of few views, in steps of an even scan."""
+HALF_FAN_PART = 0.1
+"""A detector is a half-fan's when its middle is further from the shadow of the axis than this part
+of its half width; RTK decides alike."""
 MAX_SPAN_RAD = 32 * math.pi
 """Angles that reach further than 16 turns are degrees by mistake."""
 TWINS_RAD = 1e-6
@@ -183,21 +189,11 @@ class VolumeGrid:
 
 
 class _Views(ABC):
-    """What both beams share: angles that compare, hash, and weigh."""
+    """What both beams share: views that compare and hash, and a detector."""
 
     __slots__ = ()
-    period_rad: ClassVar[float]
-    """The arc that the views must cover."""
     gantry_angles_rad: NDArray[np.float64]
     detector: FlatPanel
-
-    def angular_weights_rad(self) -> NDArray[np.float64]:
-        """Return the arc that each view stands for, ``(n_angles,)``; they sum to `period_rad`.
-
-        Half of the gap to each neighbour on the circle, so unequal steps, any order and a repeated
-        end point weigh what they should; views from the same place share theirs alike.
-        """
-        return _circular_weights(self.gantry_angles_rad, self.period_rad)
 
     @abstractmethod
     def v_range_mm(self, grid: VolumeGrid) -> tuple[float, float]:
@@ -212,6 +208,26 @@ class _Views(ABC):
         """Number of views."""
         return len(self.gantry_angles_rad)
 
+    @property
+    def is_half_fan(self) -> bool:
+        """Whether the detector is shifted along u to see the object from both sides by turns."""
+        half_mm = self.detector.n_columns * self.detector.column_spacing_mm / 2
+        shifted = abs(self.detector.offset_u_mm) > HALF_FAN_PART * half_mm
+        return shifted and is_closed(self.gantry_angles_rad, FULL_CIRCLE_RAD)
+
+    def _half_view_mm(self) -> float:
+        """Return how far from the axis' shadow the detector sees all round; half-fans turn it."""
+        detector = self.detector
+        edges_mm = (-float(detector.u_mm[0]), float(detector.u_mm[-1]))
+        half_mm = min(edges_mm) + detector.column_spacing_mm / 2
+        if half_mm <= 0:
+            message = (
+                "detector.offset_u_mm: expected a detector that sees the rotation axis, found one "
+                f"whose edge is {-half_mm:g} mm beside it; give a grid, or correct the offset"
+            )
+            raise GeometryError(message)
+        return max(edges_mm) + detector.column_spacing_mm / 2 if self.is_half_fan else half_mm
+
     def _check(self) -> None:
         object.__setattr__(self, "gantry_angles_rad", _checked_angles(self.gantry_angles_rad))
         if not isinstance(self.detector, FlatPanel):
@@ -219,9 +235,9 @@ class _Views(ABC):
             raise GeometryError(message)
 
     def _key(self) -> tuple[Any, ...]:
-        names = [item.name for item in fields(self)]  # type: ignore[arg-type]
-        values = (getattr(self, name) for name in names if name != "gantry_angles_rad")
-        return (type(self).__name__, self.gantry_angles_rad.tobytes(), *values)
+        values = [getattr(self, item.name) for item in fields(self)]  # type: ignore[arg-type]
+        plain = (value.tobytes() if isinstance(value, np.ndarray) else value for value in values)
+        return (type(self).__name__, *plain)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Views) and self._key() == other._key()
@@ -250,6 +266,10 @@ class ConeBeamGeometry(_Views):
         ``(n_angles,)``, finite; any start, order and steps. Clockwise scans have falling angles.
     detector
         The flat panel.
+    source_shifts_mm
+        ``(n_angles, 2)``: how much further from the axis than `source_to_isocenter_mm`, and how
+        high above z = 0, the source of each view is; None: not at all. The detector goes with the
+        source: v counts from the source's height.
 
     Raises
     ------
@@ -263,11 +283,11 @@ class ConeBeamGeometry(_Views):
     2.0
     """
 
-    period_rad: ClassVar[float] = FULL_CIRCLE_RAD
     source_to_isocenter_mm: float
     source_to_detector_mm: float
     gantry_angles_rad: NDArray[np.float64]
     detector: FlatPanel
+    source_shifts_mm: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         for name in ("source_to_isocenter_mm", "source_to_detector_mm"):
@@ -280,6 +300,28 @@ class ConeBeamGeometry(_Views):
             )
             raise GeometryError(message)
         self._check()
+        if self.source_shifts_mm is not None:
+            shifts = _checked_shifts(self.source_shifts_mm, self.n_angles)
+            object.__setattr__(self, "source_shifts_mm", shifts)
+            if self.source_radii_mm.min() <= 0:
+                message = (
+                    "source_shifts_mm: expected sources off the axis, found one "
+                    f"{self.source_radii_mm.min():g} mm from it"
+                )
+                raise GeometryError(message)
+
+    @property
+    def source_radii_mm(self) -> NDArray[np.float64]:
+        """Distance of each view's source from the rotation axis, mm."""
+        radii = np.full(self.n_angles, self.source_to_isocenter_mm)
+        return radii if self.source_shifts_mm is None else radii + self.source_shifts_mm[:, 0]
+
+    @property
+    def source_z_mm(self) -> NDArray[np.float64]:
+        """Height of each view's source, mm."""
+        if self.source_shifts_mm is None:
+            return np.zeros(self.n_angles)
+        return self.source_shifts_mm[:, 1]
 
     @property
     def magnification(self) -> float:
@@ -299,19 +341,22 @@ class ConeBeamGeometry(_Views):
             When the grid reaches the source's circle.
         """
         reach_mm = _reach_mm(grid)
-        if reach_mm >= self.source_to_isocenter_mm:
+        # once where all sources are alike: plans ask thousands of times
+        shifts_mm = np.zeros((1, 2)) if self.source_shifts_mm is None else self.source_shifts_mm
+        radii_mm = self.source_to_isocenter_mm + shifts_mm[:, 0]
+        if reach_mm >= radii_mm.min():
             message = (
-                f"grid: expected voxels less than source_to_isocenter_mm = "
-                f"{self.source_to_isocenter_mm:g} from the rotation axis, found {reach_mm:g}"
+                f"grid: expected voxels less than source_to_isocenter_mm = {radii_mm.min():g} from "
+                f"the rotation axis, found {reach_mm:g}"
             )
             raise GeometryError(message)
-        scales = [
-            self.source_to_detector_mm / (self.source_to_isocenter_mm + side * reach_mm)
+        z_mm = grid.z_mm
+        reached = [
+            (z - shifts_mm[:, 1]) * self.source_to_detector_mm / (radii_mm + side * reach_mm)
+            for z in (z_mm[0], z_mm[-1])
             for side in (-1, 1)
         ]
-        z_mm = grid.z_mm
-        reached = [float(z * scale) for z in (z_mm[0], z_mm[-1]) for scale in scales]
-        return min(reached), max(reached)
+        return float(np.min(reached)), float(np.max(reached))
 
     def fit_grid(self) -> VolumeGrid:
         """Return the field of view, at the detector's resolution at the isocenter.
@@ -319,10 +364,8 @@ class ConeBeamGeometry(_Views):
         The field of view is the cylinder that every view sees whole; its ends are where the cone
         still sees the axis.
         """
-        detector = self.detector
-        half_u_mm = min(-detector.u_mm[0], detector.u_mm[-1]) + detector.column_spacing_mm / 2
-        _require_view_of_axis(half_u_mm)
-        return _fitted(self.detector, self.axis_distance_mm(half_u_mm), self.magnification)
+        radius_mm = self.axis_distance_mm(self._half_view_mm())
+        return _fitted(self.detector, radius_mm, self.magnification)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -337,7 +380,6 @@ class ParallelBeamGeometry(_Views):
         The flat panel.
     """
 
-    period_rad: ClassVar[float] = HALF_CIRCLE_RAD  # opposite views see the same rays
     gantry_angles_rad: NDArray[np.float64]
     detector: FlatPanel
 
@@ -360,33 +402,21 @@ class ParallelBeamGeometry(_Views):
 
     def fit_grid(self) -> VolumeGrid:
         """Return the cylinder that every view sees whole, at the detector's resolution."""
-        detector = self.detector
-        half_u_mm = min(-detector.u_mm[0], detector.u_mm[-1]) + detector.column_spacing_mm / 2
-        _require_view_of_axis(half_u_mm)
-        return _fitted(detector, half_u_mm, 1.0)
+        return _fitted(self.detector, self._half_view_mm(), 1.0)
 
 
 Geometry = ConeBeamGeometry | ParallelBeamGeometry
 
 
-def _gaps(ordered: NDArray[np.float64], period: float) -> NDArray[np.float64]:
+def is_closed(angles_rad: NDArray[np.float64], period_rad: float) -> bool:
+    """Say whether angles leave out no more of a circle (or half one) than steps between views."""
+    gap_rad = float(angular_gaps(np.sort(np.mod(angles_rad, period_rad)), period_rad).max())
+    return gap_rad <= max(LARGEST_GAP_RAD, COARSEST_GAP_STEPS * period_rad / len(angles_rad))
+
+
+def angular_gaps(ordered_rad: NDArray[np.float64], period_rad: float) -> NDArray[np.float64]:
     """Return the gap from each angle to the next, around the circle."""
-    return np.diff(ordered, append=ordered[:1] + period)
-
-
-def _circular_weights(angles: NDArray[np.float64], period: float) -> NDArray[np.float64]:
-    turned = np.mod(angles, period)
-    # rounding may leave an angle of exactly one period just below it: the gaps absorb that
-    order = np.argsort(turned, kind="stable")
-    gaps = _gaps(turned[order], period)
-    before = np.roll(gaps, 1)
-    # views of several turns coincide but for rounding: each group shares its arc, so all count
-    apart = before > TWINS_RAD
-    group = np.cumsum(apart) % max(int(apart.sum()), 1)
-    arcs = np.bincount(group, (gaps + before) / 2) / np.bincount(group)
-    weights = np.empty_like(gaps)
-    weights[order] = arcs[group]
-    return weights
+    return np.diff(ordered_rad, append=ordered_rad[:1] + period_rad)
 
 
 def _reach_mm(grid: VolumeGrid) -> float:
@@ -413,21 +443,12 @@ def _rows_between(detector: FlatPanel, low_mm: float, high_mm: float) -> tuple[i
 
 def _fitted(detector: FlatPanel, radius_mm: float, magnification: float) -> VolumeGrid:
     edge_mm = detector.column_spacing_mm / magnification
-    n_xy = max(1, min(detector.n_columns, math.floor(2 * radius_mm / edge_mm)))
+    n_xy = max(1, math.floor(2 * radius_mm / edge_mm))
     dz_mm = detector.row_spacing_mm / magnification
     center_z_mm = detector.offset_v_mm / magnification
     return VolumeGrid(
         (detector.n_rows, n_xy, n_xy), (dz_mm, edge_mm, edge_mm), (center_z_mm, 0.0, 0.0)
     )
-
-
-def _require_view_of_axis(half_u_mm: float) -> None:
-    if half_u_mm <= 0:
-        message = (
-            "detector.offset_u_mm: expected a detector that sees the rotation axis, found one "
-            f"whose edge is {-half_u_mm:g} mm beside it; give a grid, or correct the offset"
-        )
-        raise GeometryError(message)
 
 
 def _checked_angles(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
@@ -448,6 +469,22 @@ def _checked_angles(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np
         message = (
             f"gantry_angles_rad: expected radians, found a span of {span:g}, which looks like "
             "degrees; convert with numpy.radians"
+        )
+        raise GeometryError(message)
+    checked.flags.writeable = False
+    return checked
+
+
+def _checked_shifts(shifts: NDArray[np.float64], n_angles: int) -> NDArray[np.float64]:
+    try:
+        checked = np.array(shifts, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        message = f"source_shifts_mm: expected numbers, found {error}"
+        raise GeometryError(message) from error
+    if checked.shape != (n_angles, 2) or not np.isfinite(checked).all():
+        message = (
+            f"source_shifts_mm: expected ({n_angles}, 2) finite numbers, found shape "
+            f"{checked.shape}"
         )
         raise GeometryError(message)
     checked.flags.writeable = False

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.ct.checks import require_positive
-from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
+from pacspark.ct.geometry import ConeBeamGeometry, Geometry, ParallelBeamGeometry, VolumeGrid
 from pacspark.ct.kernels.ellipsoids import line_integrals
 from pacspark.ct.kernels.threads import at_most
+from pacspark.ct.views import ConeBeamViews
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,9 @@ SHEPP_LOGAN = scaled(SHEPP_LOGAN_UNIT, 100.0)
 
 
 def project(
-    ellipsoids: Sequence[Ellipsoid], geometry: Geometry, n_threads: int | None = None
+    ellipsoids: Sequence[Ellipsoid],
+    geometry: Geometry | ConeBeamViews,
+    n_threads: int | None = None,
 ) -> NDArray[np.float32]:
     """Return exact line integrals, float32 ``(n_angles, n_rows, n_columns)``.
 
@@ -105,21 +108,28 @@ def project(
     a pixel along the beam).
     """
     detector = geometry.detector
-    isocenter_mm, detector_mm = 0.0, 0.0
-    if isinstance(geometry, ConeBeamGeometry):
-        isocenter_mm = geometry.source_to_isocenter_mm
-        detector_mm = geometry.source_to_detector_mm
+    rays = np.empty((0, 3))
+    if isinstance(geometry, ParallelBeamGeometry):
+        # at any distance the same
+        views = ConeBeamViews.of_circle(
+            ConeBeamGeometry(1.0, 1.0, geometry.gantry_angles_rad, detector)
+        )
+        rays = views.sources_mm
+    elif isinstance(geometry, ConeBeamGeometry):
+        views = ConeBeamViews.of_circle(geometry)
+    else:
+        views = geometry
     integrals = np.empty((geometry.n_angles, detector.n_rows, detector.n_columns), np.float32)
     with at_most(n_threads or numba.get_num_threads()):
         line_integrals(
             _table(ellipsoids),
-            np.cos(geometry.gantry_angles_rad),
-            np.sin(geometry.gantry_angles_rad),
+            views.sources_mm,
+            views.centers_mm,
+            views.u_axes,
+            views.v_axes,
             detector.u_mm,
             detector.v_mm,
-            isocenter_mm,
-            detector_mm,
-            not isinstance(geometry, ConeBeamGeometry),
+            rays,
             integrals,
         )
     return integrals

@@ -18,8 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from pacspark.ct.coverage import require_closed, require_seen
+from pacspark.ct.coverage import require_seen
 from pacspark.ct.geometry import Geometry, VolumeGrid
+from pacspark.ct.redundancy import Redundancy
 from pacspark.errors import MemoryBudgetError, UsageError
 
 WORKER_BYTES = 480 << 20
@@ -37,6 +38,8 @@ PREPARE_TASK_BYTES = 128 << 20
 """Line integrals that a prepare task makes, at most, but for a single frame that is larger."""
 STORED_SAMPLE_BYTES = 2
 PREPARE_SECONDS_PER_SAMPLE = 8.4e-9
+PADDING_SLICES = 30
+"""Slices that an accumulator may have more than its slab: both ends fall on multiples of 16."""
 FILTER_SECONDS_PER_SAMPLE = 2.2e-8
 BACKPROJECT_SECONDS_PER_UPDATE = 4.0e-10
 READ_BYTES_PER_SECOND = 300e6
@@ -204,7 +207,7 @@ def plan_reconstruction(
     UsageError
         When a forced value is out of range.
     """
-    require_closed(geometry)
+    Redundancy(geometry)  # refuses views that leave out rays
     require_seen(geometry, grid)
     n_z = grid.shape[0]
     n_angles = len(geometry.gantry_angles_rad)
@@ -342,9 +345,11 @@ def _task_bytes(
     geometry: Geometry, grid: VolumeGrid, slices: int, band_rows: int, block: int
 ) -> int:
     _, n_y, n_x = grid.shape
-    slab_bytes = 4 * slices * n_y * n_x
-    block_bytes = 4 * block * (band_rows + 64) * geometry.detector.n_columns
-    return WORKER_BYTES + SLAB_COPIES * slab_bytes + BLOCK_COPIES * block_bytes + 16 * n_y * n_x
+    slab_bytes = 4 * n_y * n_x * (SLAB_COPIES * slices + PADDING_SLICES)
+    # the filter widens a half-fan's rows by what the detector does not see, at most once more
+    n_columns = geometry.detector.n_columns * (2 if geometry.is_half_fan else 1)
+    block_bytes = 4 * block * (band_rows + 64) * n_columns
+    return WORKER_BYTES + slab_bytes + BLOCK_COPIES * block_bytes + 16 * n_y * n_x
 
 
 def _fitting_block(

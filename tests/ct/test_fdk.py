@@ -48,10 +48,20 @@ SCANS: dict[str, Geometry] = {
     "finer rows than two in a voxel": replace(CONE, detector=replace(PANEL, row_spacing_mm=0.4)),
     "coarse rows": replace(CONE, detector=replace(PANEL, row_spacing_mm=9.0)),
     "wide cone": ConeBeamGeometry(30.0, 45.0, CIRCLE, PANEL),
-    "far off the axis": replace(CONE, detector=replace(PANEL, offset_u_mm=-9.0, offset_v_mm=6.0)),
+    "off the axis": replace(CONE, detector=replace(PANEL, offset_u_mm=-1.4, offset_v_mm=6.0)),
+    "half-fan": replace(CONE, detector=replace(PANEL, offset_u_mm=-9.0, offset_v_mm=6.0)),
+    "half-fan, other side": replace(CONE, detector=replace(PANEL, offset_u_mm=5.0)),
+    "beside the axis": replace(CONE, detector=replace(PANEL, offset_u_mm=19.0)),
+    "short scan": replace(CONE, gantry_angles_rad=np.radians(np.arange(40, 240, 5.0))),
+    "short scan, clockwise": replace(CONE, gantry_angles_rad=np.radians(np.arange(9, -190, -7.0))),
+    "over-scan, uneven": replace(CONE, gantry_angles_rad=np.sort(UNEVEN)[:20]),
+    "wobbling source": replace(
+        CONE, source_shifts_mm=np.stack([9 * np.cos(CIRCLE), 4 * np.sin(3 * CIRCLE)], axis=1)
+    ),
     "fan": ConeBeamGeometry(120.0, 200.0, CIRCLE, FlatPanel(1, 26, 1.4, 1.1, offset_u_mm=-0.4)),
     "parallel, half": ParallelBeamGeometry(np.arange(20) * math.pi / 20, PANEL),
     "parallel, half with its end": ParallelBeamGeometry(np.linspace(0, math.pi, 21), PANEL),
+    "parallel, half-fan": ParallelBeamGeometry(CIRCLE, replace(PANEL, offset_u_mm=7.0)),
     "parallel, full": ParallelBeamGeometry(CIRCLE, replace(PANEL, row_order="bottom_up")),
 }
 
@@ -209,16 +219,14 @@ def test_reconstruct__refuses_threads_and_variants_that_are_not_there() -> None:
 @pytest.mark.parametrize(
     ("angles", "found"),
     [
-        (np.radians(np.arange(200)), "161.0"),
-        (np.radians(np.arange(0, 330, 2)), "32.0"),
-        (np.array([0.0, 0.1]), "354.3"),
+        (np.radians(np.arange(180)), "179.0"),
+        (np.radians(np.arange(0, 150, 2)), "148.0"),
+        (np.array([0.0, 0.1]), "5.7"),
     ],
 )
-def test_reconstruct__refuses_a_circle_that_is_not_closed(
-    angles: NDArray[np.float64], found: str
-) -> None:
+def test_reconstruct__refuses_too_short_a_scan(angles: NDArray[np.float64], found: str) -> None:
     geometry = replace(CONE, gantry_angles_rad=angles)
-    message = f"all around 360 degrees, found none for {found} degrees; short scans"
+    message = f"over 180 degrees and the fan's .*, found views over {found} degrees"
     with pytest.raises(GeometryError, match=message):
         SlabReconstruction(geometry, GRID)
 
@@ -229,9 +237,11 @@ def test_reconstruct__refuses_a_quarter_of_a_parallel_scan() -> None:
         SlabReconstruction(geometry, GRID)
 
 
-@pytest.mark.parametrize("options", [("ramlak", 1.0), ("hann", 0.0), ("hann", 1.5)])
-def test_options__refuse_what_no_filter_is(options: tuple[str, float]) -> None:
-    with pytest.raises(GeometryError, match=r"options\.(filter|cutoff): expected"):
+@pytest.mark.parametrize(
+    "options", [("ramlak",), ("hann", 0.0), ("hann", 1.5), ("hann", 1.0, -0.1), ("hann", 1.0, 2.0)]
+)
+def test_options__refuse_what_no_filter_is(options: tuple[Any, ...]) -> None:
+    with pytest.raises(GeometryError, match=r"options\.(filter|cutoff|extrapolation): expected"):
         FDKOptions(*options)
 
 

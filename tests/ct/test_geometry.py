@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pacspark.ct.coverage import largest_gap_rad, require_seen
+from pacspark.ct.coverage import require_seen
 from pacspark.ct.geometry import (
     ConeBeamGeometry,
     FlatPanel,
@@ -21,8 +21,7 @@ from pacspark.ct.geometry import (
     VolumeGrid,
 )
 from pacspark.errors import GeometryError
-from tests.oracles import arcs_rad
-from tests.strategies import angle_lists, cone_geometries, grids, panels, parallel_geometries
+from tests.strategies import cone_geometries, grids, panels, parallel_geometries
 
 PANEL = FlatPanel(n_rows=5, n_columns=8, row_spacing_mm=2.0, column_spacing_mm=1.0)
 CIRCLE = np.arange(36) * 2 * math.pi / 36
@@ -143,70 +142,6 @@ def test_geometry__keeps_its_own_angles() -> None:
 
 
 @settings(deadline=None)
-@given(angle_lists(), st.booleans())
-def test_angular_weights__are_the_arcs_nearest_to_each_view(
-    angles: np.ndarray[Any, np.dtype[np.float64]], parallel: bool
-) -> None:
-    geometry: Geometry = cone(gantry_angles_rad=angles)
-    period = 2 * math.pi
-    if parallel:
-        geometry, period = ParallelBeamGeometry(angles, PANEL), math.pi
-    weights = geometry.angular_weights_rad()
-    assert weights.sum() == pytest.approx(period)
-    assert (weights >= 0).all()
-    turned = np.sort(np.mod(angles, period))
-    gaps = np.diff(turned, append=turned[0] + period)
-    assume(angles.size == 1 or gaps.min() > 1e-6)  # twins share an arc in any way
-    np.testing.assert_allclose(weights, arcs_rad(angles, period), atol=1e-9)
-    assert largest_gap_rad(geometry) == pytest.approx(gaps.max())
-
-
-@pytest.mark.parametrize("count", [1, 2, 120, 721])
-@pytest.mark.parametrize("endpoint", [False, True])
-def test_angular_weights__close_the_circle_with_and_without_its_end(
-    count: int, endpoint: bool
-) -> None:
-    angles = np.linspace(0, 2 * math.pi, count + endpoint, endpoint=endpoint)
-    weights = cone(gantry_angles_rad=angles).angular_weights_rad()
-    step = 2 * math.pi / count
-    assert weights.sum() == pytest.approx(2 * math.pi)
-    np.testing.assert_allclose(weights[1:-1], step)
-    if endpoint:
-        np.testing.assert_allclose(weights[[0, -1]], step / 2)
-
-
-@pytest.mark.parametrize("turns", [2, 3, 5])
-@pytest.mark.parametrize("start_rad", [0.0, 1.234])
-def test_angular_weights__of_several_turns_use_every_turn_alike(
-    turns: int, start_rad: float
-) -> None:
-    degrees = np.arange(0, 360 * turns, 3)
-    angles = np.radians(degrees) + start_rad
-    weights = cone(gantry_angles_rad=angles).angular_weights_rad()
-    np.testing.assert_allclose(weights, math.radians(3) / turns)
-    # parallel rays come back after half a turn
-    weights = ParallelBeamGeometry(angles, PANEL).angular_weights_rad()
-    np.testing.assert_allclose(weights, math.radians(3) / turns / 2)
-
-
-def test_angular_weights__of_twins_on_uneven_steps_are_shared() -> None:
-    angles = np.radians([350, 0, 10, 10, 10, 90, 360, 200])
-    weights = np.degrees(cone(gantry_angles_rad=angles).angular_weights_rad())
-    np.testing.assert_allclose(weights, [80, 5, 15, 15, 15, 95, 5, 130])
-
-
-@pytest.mark.parametrize(
-    "degrees", [np.arange(180), np.arange(181), np.arange(0, 360, 2), np.arange(-90, 90)]
-)
-def test_angular_weights__count_opposite_parallel_views_as_one(
-    degrees: np.ndarray[Any, np.dtype[np.int64]],
-) -> None:
-    weights = ParallelBeamGeometry(np.radians(degrees), PANEL).angular_weights_rad()
-    assert weights.sum() == pytest.approx(math.pi)
-    assert weights.max() == pytest.approx(math.radians(1))
-
-
-@settings(deadline=None)
 @given(grids(), st.data())
 def test_slab__lies_where_it_lies_in_the_whole(grid: VolumeGrid, data: st.DataObject) -> None:
     stop = data.draw(st.integers(1, grid.shape[0]))
@@ -263,15 +198,27 @@ def test_fit_grid__of_a_fan_beam_is_one_slice_at_zero() -> None:
 @given(st.one_of(cone_geometries(), parallel_geometries()))
 def test_fit_grid__is_inside_what_the_detector_sees(geometry: Geometry) -> None:
     detector = geometry.detector
-    half_mm = min(-detector.u_mm[0], detector.u_mm[-1]) + detector.column_spacing_mm / 2
+    edges_mm = [-detector.u_mm[0], detector.u_mm[-1]]
+    half_mm = min(edges_mm) + detector.column_spacing_mm / 2
     if half_mm <= 0:
         with pytest.raises(GeometryError, match=r"detector\.offset_u_mm: .* rotation axis"):
             geometry.fit_grid()
         return
+    if geometry.is_half_fan:
+        half_mm = max(edges_mm) + detector.column_spacing_mm / 2
     grid = geometry.fit_grid()
-    assert grid.shape[1] == grid.shape[2] <= detector.n_columns
+    assert grid.shape[1] == grid.shape[2]
     assert grid.shape[0] == detector.n_rows
     assert grid.x_mm[-1] * geometry.magnification <= half_mm * (1 + 1e-9)
+
+
+def test_fit_grid__of_a_half_fan_reaches_as_far_as_the_long_side() -> None:
+    panel = FlatPanel(1, 100, 1.0, 1.0, offset_u_mm=-30.0)
+    assert not ParallelBeamGeometry(
+        CIRCLE, FlatPanel(1, 100, 1.0, 1.0, offset_u_mm=5.0)
+    ).is_half_fan
+    assert ParallelBeamGeometry(CIRCLE, panel).is_half_fan
+    assert ParallelBeamGeometry(CIRCLE, panel).fit_grid().shape == (1, 160, 160)
 
 
 @settings(deadline=None)

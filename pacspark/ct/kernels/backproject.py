@@ -228,14 +228,14 @@ def line_1(
 
 
 @jit
-def seen(x_mm, y_mm, cosine, sine, source_to_isocenter_mm, source_to_detector_mm, parallel_beam):
+def seen(x_mm, y_mm, cosine, sine, source_radius_mm, source_to_detector_mm, parallel_beam):
     """Return where on the detector a voxel line is seen (mm), its magnification and its weight."""
     across_mm = y_mm * cosine - x_mm * sine
     if parallel_beam:
         return across_mm, 1.0, 1.0
-    inverse = 1.0 / (source_to_isocenter_mm - (x_mm * cosine + y_mm * sine))
+    inverse = 1.0 / (source_radius_mm - (x_mm * cosine + y_mm * sine))
     scale = source_to_detector_mm * inverse
-    weight = source_to_isocenter_mm * inverse
+    weight = source_radius_mm * inverse
     return across_mm * scale, scale, weight * weight
 
 
@@ -250,15 +250,16 @@ def _make_backproject(lanes):
     @parallel_jit
     def backproject(
         filtered, slab, cosines, sines, x_mm, y_mm,
-        source_to_isocenter_mm, source_to_detector_mm, u_per_mm, u_origin, v_per_mm, v_origin,
-        z_origin_mm, dz_mm, z_start, row_start, parallel_beam,
+        source_radii_mm, source_z_mm, source_to_detector_mm, u_per_mm, u_origin, v_per_mm,
+        v_origin, z_origin_mm, dz_mm, z_start, row_start, parallel_beam,
     ):  # fmt: skip
-        """Add views to a slab: ``(a,u,v),(y,x,z),(a),(a),(x),(y) -> (y,x,z)`` in place.
+        """Add views to a slab: ``(a,u,v),(y,x,z),(a),(a),(x),(y),(a),(a) -> (y,x,z)`` in place.
 
+        The source of a view is ``source_radii_mm`` from the axis and ``source_z_mm`` high.
         ``u_origin`` and ``v_origin`` are the positions, in columns of `filtered` and rows of the
-        whole detector, of the ray through the isocenter; ``z_origin_mm`` is where the absolute
-        slice 0 lies. ``z_start`` and ``row_start`` are the absolute indices of the slab's first
-        slice and of the first row that `filtered` holds.
+        whole detector, of the horizontal ray through the axis; ``z_origin_mm`` is where the
+        absolute slice 0 lies. ``z_start`` and ``row_start`` are the absolute indices of the slab's
+        first slice and of the first row that `filtered` holds.
         """
         n_angles, n_u, n_padded = filtered.shape
         n_v = n_padded - 2 * PADDING
@@ -278,7 +279,7 @@ def _make_backproject(lanes):
                         for angle in range(angle_start, angle_stop):
                             across, scale, weight = seen(
                                 x_mm[column], y_mm[row], cosines[angle], sines[angle],
-                                source_to_isocenter_mm, source_to_detector_mm, parallel_beam,
+                                source_radii_mm[angle], source_to_detector_mm, parallel_beam,
                             )  # fmt: skip
                             position = across * u_per_mm + u_origin
                             left = math.floor(position)
@@ -290,7 +291,8 @@ def _make_backproject(lanes):
                             weight_0 = np.float32((1.0 - part) * weight)
                             weight_1 = np.float32(part * weight)
                             step = dz_mm * scale * v_per_mm
-                            origin = z_origin_mm * scale * v_per_mm + v_origin + LIFT
+                            height_mm = z_origin_mm - source_z_mm[angle]
+                            origin = height_mm * scale * v_per_mm + v_origin + LIFT
                             if lanes == 16 and step <= LONGEST_STEP:
                                 line_16(
                                     sums, sums_at, samples, column_0, column_1, weight_0, weight_1,

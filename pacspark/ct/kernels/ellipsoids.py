@@ -10,40 +10,30 @@ from pacspark.ct.kernels._jit import parallel_jit
 
 
 @parallel_jit
-def line_integrals(
-    table,
-    cosines,
-    sines,
-    u_mm,
-    v_mm,
-    source_to_isocenter_mm,
-    source_to_detector_mm,
-    parallel_beam,
-    integrals,
-):
+def line_integrals(table, starts_mm, centers_mm, u_axes, v_axes, u_mm, v_mm, rays, integrals):
     """Fill `integrals` with density times chord, summed over the ellipsoids.
 
     A row of `table` is density, three semi-axes, centre x, y, z, and cosine and sine of the
-    rotation about z.
+    rotation about z. Rays go from the start of a view through the pixels, which lie ``u_mm`` and
+    ``v_mm`` along the axes from the centre of the panel; those of parallel beams, where `rays` is
+    ``(a,3)`` and not ``(0,3)``, go through the pixels along the view's ray.
     """
     n_ellipsoids = table.shape[0]
-    for angle in numba.prange(cosines.size):
-        cosine, sine = cosines[angle], sines[angle]
+    for angle in numba.prange(centers_mm.shape[0]):
         for row in range(v_mm.size):
             for column in range(u_mm.size):
                 u, v = u_mm[column], v_mm[row]
-                if parallel_beam:
-                    start_x, start_y, start_z = -u * sine, u * cosine, v
-                    ray_x, ray_y, ray_z = -cosine, -sine, 0.0
+                place_x = centers_mm[angle, 0] + u * u_axes[angle, 0] + v * v_axes[angle, 0]
+                place_y = centers_mm[angle, 1] + u * u_axes[angle, 1] + v * v_axes[angle, 1]
+                place_z = centers_mm[angle, 2] + u * u_axes[angle, 2] + v * v_axes[angle, 2]
+                if rays.shape[0]:
+                    start_x, start_y, start_z = place_x, place_y, place_z
+                    ray_x, ray_y, ray_z = rays[angle, 0], rays[angle, 1], rays[angle, 2]
                 else:
-                    start_x, start_y, start_z = (
-                        source_to_isocenter_mm * cosine,
-                        source_to_isocenter_mm * sine,
-                        0.0,
-                    )
-                    ray_x = -source_to_detector_mm * cosine - u * sine
-                    ray_y = -source_to_detector_mm * sine + u * cosine
-                    ray_z = v
+                    start_x, start_y = starts_mm[angle, 0], starts_mm[angle, 1]
+                    start_z = starts_mm[angle, 2]
+                    ray_x, ray_y = place_x - start_x, place_y - start_y
+                    ray_z = place_z - start_z
                     length = math.sqrt(ray_x**2 + ray_y**2 + ray_z**2)
                     ray_x /= length
                     ray_y /= length
