@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pacspark.check import GeometryCheck, check_geometry, check_series, sharpness
+from pacspark.check import GeometryCheck, check_geometry, check_series
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry, ParallelBeamGeometry
 from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, Ellipsoid, project, scaled
 from pacspark.ct.preprocess import line_integrals
+from pacspark.ct.sharpness import sharpness
 from pacspark.dicom.scan import encode_scan
 from pacspark.errors import GeometryError, ProjectionDataError, SeriesNotFoundError, UsageError
 from pacspark.middle_row import middle_row, middle_row_sinogram
@@ -73,7 +74,7 @@ def test_check__leaves_a_right_geometry_alone() -> None:
     assert found.ok
     assert found.best_offset_u_mm == 1.1
     assert found.rotation_known
-    assert found.message == "stated offset +1.10 mm looks right: no other is sharper"
+    assert found.message == "stated offset +1.10 mm looks right: no other fits better"
 
 
 def test_check__finds_a_wrong_sense_of_rotation() -> None:
