@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pacspark.ct.geometry import ConeBeamGeometry, Geometry
+from pacspark.ct.geometry import FULL_CIRCLE_RAD, ConeBeamGeometry, Geometry, is_closed
 from pacspark.ct.opposite_rays import OppositeRays
 from pacspark.ct.sharpness import MiddlePlane, sharpness
 from pacspark.errors import ProjectionDataError
@@ -175,16 +175,18 @@ def check_geometry(sinogram: NDArray[np.floating[Any]], geometry: Geometry) -> G
         raise ProjectionDataError(message)
     values = np.asarray(sinogram, np.float32)
     reach_pixels = SEARCHED_PART * geometry.detector.n_columns
-    rays = OppositeRays(values, geometry, reach_pixels)
-    plane = MiddlePlane(values, geometry, rays.reach_pixels if rays.n_columns else reach_pixels)
-    found = _find(rays if rays.n_columns else plane, geometry)
-    return _show(plane, found)
+    plane = MiddlePlane(values, geometry, reach_pixels)
+    if is_closed(geometry.gantry_angles_rad, FULL_CIRCLE_RAD):
+        # never by sharpness: the shares of half-fans change with the offset, and noise with them
+        return _show(plane, _find(OppositeRays(values, geometry, reach_pixels), geometry))
+    return _show(plane, _find(plane, geometry))
 
 
 class _Measure(Protocol):
     """What tells good candidates from bad ones."""
 
     reach_pixels: float
+    doubt: str
 
     def scores(
         self, offsets_mm: Sequence[float], *, reverse: bool, binning: int = 1
@@ -227,7 +229,7 @@ def _find(measure: _Measure, geometry: Geometry) -> _Found:
             "both sides"
         )
     elif not all(measure.tells(best, (side_mm, reverse)) for side_mm in sides_mm):
-        undecided = "too little structure in the middle plane, or too much noise, to judge it"
+        undecided = measure.doubt
     elif not rotation_known and np.ptp(list(best_mm.values())) >= WRONG_PIXELS * pixel_mm:
         undecided = "both senses of rotation fit, each with an offset of its own"
     elif beside_pixels >= WRONG_PIXELS and not gains:
@@ -269,8 +271,9 @@ def _search(measure: _Measure, geometry: Geometry, *, reverse: bool) -> float:
 def _show(scan: MiddlePlane, found: _Found) -> GeometryCheck:
     """Reconstruct slices with the best, the stated and what lies between or beside them."""
     stated_mm, best_mm = scan.stated_mm, found.offset_mm
+    inside = scan.inside()
     # a constant slice, as of an empty scan, has no sharpness to compare with
-    reference = scan.scores([stated_mm], reverse=False)[0] or 1.0
+    reference = sharpness(scan.slices([stated_mm], reverse=False)[0][inside]) or 1.0
     step_mm = abs(best_mm - stated_mm)
     if step_mm < WRONG_PIXELS * scan.pixel_mm:
         step_mm = 2 * scan.pixel_mm
@@ -278,7 +281,6 @@ def _show(scan: MiddlePlane, found: _Found) -> GeometryCheck:
     trials, lines = [], []
     for sense in found.senses:
         slices = scan.slices(offsets, reverse=sense)
-        inside = scan.inside()
         line = []
         for offset_mm, plane in zip(offsets, slices, strict=True):
             trial = Trial(offset_mm, sense, sharpness(plane[inside]) / reference)
@@ -287,7 +289,6 @@ def _show(scan: MiddlePlane, found: _Found) -> GeometryCheck:
         lines.append(tuple(line))
     rotation = _rotation(scan.geometry)
     other = {"clockwise": "counterclockwise", "counterclockwise": "clockwise"}[rotation]
-    is_stated = best_mm == stated_mm and not found.reverse
     check = GeometryCheck(
         stated_offset_u_mm=stated_mm,
         best_offset_u_mm=best_mm,
@@ -297,7 +298,11 @@ def _show(scan: MiddlePlane, found: _Found) -> GeometryCheck:
         best_rotation=other if found.reverse else rotation,
         rotation_known=found.rotation_known,
         decided=not found.undecided,
-        gain=1.0 if is_stated else scan.scores([best_mm], reverse=found.reverse)[0] / reference,
+        gain=next(
+            trial.sharpness
+            for trial in trials
+            if (trial.offset_u_mm, trial.reversed_rotation) == (best_mm, found.reverse)
+        ),
         trials=tuple(trials),
         message="",
         shown=tuple(lines),

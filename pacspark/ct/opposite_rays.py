@@ -19,12 +19,17 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 
-from pacspark.ct.geometry import FULL_CIRCLE_RAD, ConeBeamGeometry, Geometry, is_closed
+from pacspark.ct.geometry import (
+    FULL_CIRCLE_RAD,
+    ConeBeamGeometry,
+    Geometry,
+    angular_gaps,
+)
 from pacspark.ct.redundancy import shared_arcs
 
 MOST_HARMONICS: Final = 256
-FEWEST_COLUMNS: Final = 8
-"""Fewer columns that are seen from both sides tell nothing."""
+FEWEST_COLUMNS: Final = 4
+"""To either side of the axis; half-fans that see fewer from both sides tell nothing."""
 BEYOND_NOISE: Final = 5.0
 """In standard errors of the misfit."""
 ROUNDING: Final = 1e-9
@@ -48,8 +53,11 @@ class OppositeRays:
     reach_pixels
         how far that is at last
     n_columns
-        to either side of the axis that are compared; 0 when there are too few
+        to either side of the axis that are compared
     """
+
+    doubt = "too little structure, too much noise, or too few rays measured from both ends"
+    """Why nothing may stand out."""
 
     def __init__(
         self, sinogram: NDArray[np.float32], geometry: Geometry, reach_pixels: float
@@ -57,13 +65,12 @@ class OppositeRays:
         detector = geometry.detector
         self._geometry = geometry
         seen = detector.n_columns / 2 - abs(detector.offset_u_mm) / detector.column_spacing_mm
-        self.reach_pixels = min(reach_pixels, seen / 2)
-        self.n_columns = int(seen - self.reach_pixels)
+        self.reach_pixels = max(0.0, min(reach_pixels, seen / 2))
+        self.n_columns = max(1, int(seen - self.reach_pixels))
         angles = geometry.gantry_angles_rad
-        if self.n_columns < FEWEST_COLUMNS or not is_closed(angles, FULL_CIRCLE_RAD):
-            self.n_columns = 0
-            return
-        count = max(1, min(len(angles) // 2, detector.n_columns // 2, MOST_HARMONICS))
+        # orders that turn further than half a circle from view to view are not seen
+        gap_rad = angular_gaps(np.sort(np.mod(angles, FULL_CIRCLE_RAD)), FULL_CIRCLE_RAD).max()
+        count = max(1, min(int(math.pi / gap_rad), detector.n_columns // 2, MOST_HARMONICS))
         self._orders = np.arange(count)[:, None]
         shares = shared_arcs(angles, FULL_CIRCLE_RAD) / FULL_CIRCLE_RAD
         self._harmonics = (np.exp(-1j * self._orders * angles) * shares) @ sinogram
@@ -91,6 +98,8 @@ class OppositeRays:
         What is left at the better one is noise, or as good as: its spread from harmonic to harmonic
         says how far two sums of it come to lie apart.
         """
+        if self.n_columns < FEWEST_COLUMNS:
+            return False
         left = self.misfits(better[0], reverse=better[1])
         gain = self.misfits(worse[0], reverse=worse[1]).sum() - left.sum()
         error = math.sqrt(2 * len(left)) * left.std()
@@ -107,7 +116,7 @@ class OppositeRays:
             count = max(1, len(self._harmonics) // binning)
             blurred = gaussian_filter1d(self._harmonics[:count], binning, axis=1, mode="nearest")
             self._splines[binning] = CubicSpline(np.arange(detector.n_columns), blurred, axis=1)
-        columns = np.arange(0.5 * binning, self.n_columns, binning)
+        columns = np.arange(0.5 * binning, max(self.n_columns, binning), binning)
         axis = (detector.n_columns - 1) / 2 - offset_mm / detector.column_spacing_mm
         sides = [
             self._splines[binning](np.clip(axis + side * columns, 0, detector.n_columns - 1))
