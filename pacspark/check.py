@@ -1,53 +1,39 @@
 """Whether the stated geometry of a scan is right.
 
-Coarse slices with other axis offsets, and turned the other way round, are compared by their
-sharpness. A wrong offset or a wrong sense of rotation smears every point into an arc or a
-ring. That takes contrast and mixes grey values, so the histogram of the slice gets narrower and
-flatter. Hence the sharpness of a slice is ``s exp(-H)``: s is the standard deviation of its grey
-values, and H the Shannon entropy of those values when they are scaled to mean 0 and deviation 1.
-Entropy is an old measure for this (Donath, Beckmann and Schreyer, J. Opt. Soc. Am. A 23, 2006), but
-neither factor alone finds the truth on every scan: docs/design/geometry-check.md has what was
-tried. Only ratios of sharpness mean anything, and only for one scan.
+Other axis offsets, and the other sense of rotation, are compared with the stated ones: where a full
+circle measures rays from both ends, by how well those agree (`pacspark.ct.opposite_rays`), else by
+how sharp a coarse slice is (`pacspark.ct.sharpness`). Either can say what noise may explain; then
+nothing is decided, nor at the edge of what was searched. docs/design/geometry-check.md has what was
+tried.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pacspark.ct.fdk import reconstruct_fdk
-from pacspark.ct.filtering import FDKOptions
-from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
+from pacspark.ct.geometry import FULL_CIRCLE_RAD, ConeBeamGeometry, Geometry, is_closed
+from pacspark.ct.opposite_rays import OppositeRays
+from pacspark.ct.sharpness import MiddlePlane, sharpness
 from pacspark.errors import ProjectionDataError
 from pacspark.middle_row import read_middle_row
 from pacspark.pictures import Candidate, ImagePlane, Picture, draw_candidates
 from pacspark.tables.catalog import Catalog
 
-OPTIONS: Final = FDKOptions(filter="hann")
-"""Noise has no offset: less of it, and what is left is the object."""
-N_PIXELS: Final = 192
-"""Slices have at most this many pixels across."""
 COARSEST_COLUMNS: Final = 96
 SEARCHED_PART: Final = 0.1
 """Offsets are looked for within this part of the detector's width, to both sides."""
 FINE_STEP_PIXELS: Final = 0.25
 FITTED_PIXELS: Final = 1.25
-GREY_BINS: Final = 256
-GREY_RANGE: Final = (-4.0, 6.0)
-"""In standard deviations; what lies beyond counts as its ends."""
 WRONG_PIXELS: Final = 0.5
 """A stated offset that is less than this beside the best one is right."""
-TELLING_GAIN: Final = 1.02
-"""What one sense of rotation must be sharper by than the other to be told from it."""
-PEAK_GAIN: Final = 1.05
 PEAK_PIXELS: Final = 2.0
-"""The best offset is sharper by that than what lies that far beside it; noise alone is not."""
+"""What lies that far beside the best offset must be told from it."""
 N_SHOWN: Final = 5
-SMALL_UPDATES: Final = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +69,8 @@ class GeometryCheck:
         counterclockwise or clockwise, seen from +z
     rotation_known
         whether the two senses differ at all: for parallel rays they are mirror images
+    decided
+        whether the scan tells at all; else the best is the stated, and the message has the reason
     gain
         how much sharper the best is than the stated
     trials
@@ -97,6 +85,7 @@ class GeometryCheck:
     stated_rotation: str
     best_rotation: str
     rotation_known: bool
+    decided: bool
     gain: float
     trials: tuple[Trial, ...]
     message: str
@@ -107,7 +96,7 @@ class GeometryCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether the stated geometry is at least as good as any other that was tried."""
+        """Whether nothing speaks against the stated geometry."""
         return (
             self.best_offset_u_mm == self.stated_offset_u_mm
             and self.best_rotation == self.stated_rotation
@@ -129,6 +118,7 @@ class GeometryCheck:
             "stated_rotation": self.stated_rotation,
             "best_rotation": self.best_rotation,
             "rotation_known": self.rotation_known,
+            "decided": self.decided,
             "gain": self.gain,
             "trials": [
                 {
@@ -158,23 +148,6 @@ def check_series(catalog: Catalog, series_uid: str, energy_bin: int = 0) -> Geom
     return check_geometry(sinogram, scan.geometry)
 
 
-def sharpness(values: NDArray[np.floating[Any]]) -> float:
-    """Return ``s exp(-H)``: standard deviation, and entropy in nats of the standardised values.
-
-    Two equally frequent grey values, 2 apart, have deviation 1 and entropy log 2:
-
-    >>> round(sharpness(np.array([3.0, 3.0, 5.0, 5.0])), 3)
-    0.5
-    """
-    if values.min() == values.max():
-        return 0.0
-    deviation = float(values.std(dtype=np.float64))
-    scaled = (values - values.mean(dtype=np.float64)) / deviation
-    counts, _ = np.histogram(np.clip(scaled, *GREY_RANGE), GREY_BINS, GREY_RANGE)
-    parts = counts[counts > 0] / values.size
-    return deviation * math.exp(float((parts * np.log(parts)).sum()))
-
-
 def check_geometry(sinogram: NDArray[np.floating[Any]], geometry: Geometry) -> GeometryCheck:
     """Look for a wrong axis offset or rotation sense.
 
@@ -200,170 +173,145 @@ def check_geometry(sinogram: NDArray[np.floating[Any]], geometry: Geometry) -> G
     if not np.isfinite(sinogram).all():
         message = "sinogram: expected finite line integrals, found NaN or infinity"
         raise ProjectionDataError(message)
-    scan = _MiddlePlane(np.asarray(sinogram, np.float32), geometry)
-    senses = (False, True) if isinstance(geometry, ConeBeamGeometry) else (False,)
-    found = {reverse: scan.search(reverse=reverse) for reverse in senses}
-    return _judge(scan, found)
+    values = np.asarray(sinogram, np.float32)
+    reach_pixels = SEARCHED_PART * geometry.detector.n_columns
+    plane = MiddlePlane(values, geometry, reach_pixels)
+    if is_closed(geometry.gantry_angles_rad, FULL_CIRCLE_RAD):
+        # never by sharpness: the shares of half-fans change with the offset, and noise with them
+        return _show(plane, _find(OppositeRays(values, geometry, reach_pixels), geometry))
+    return _show(plane, _find(plane, geometry))
 
 
-class _MiddlePlane:
-    """The middle plane of a scan, to be reconstructed with any offset and sense."""
+class _Measure(Protocol):
+    """What tells good candidates from bad ones."""
 
-    def __init__(self, sinogram: NDArray[np.float32], geometry: Geometry) -> None:
-        self.sinogram = sinogram
-        self.geometry = geometry
-        self.stated_mm = geometry.detector.offset_u_mm
-        self.pixel_mm = geometry.detector.column_spacing_mm
-        self.searched_pixels = SEARCHED_PART * geometry.detector.n_columns
+    reach_pixels: float
+    doubt: str
 
-    def radius_mm(self) -> float:
-        """Radius of the circle that every candidate sees."""
-        width_mm = self.geometry.detector.n_columns * self.pixel_mm
-        half_mm = width_mm / 2 - abs(self.stated_mm) - self.searched_pixels * self.pixel_mm
-        half_mm = max(half_mm, width_mm / 8)
-        if not isinstance(self.geometry, ConeBeamGeometry):
-            return half_mm
-        distance_mm = self.geometry.source_to_detector_mm
-        return self.geometry.source_to_isocenter_mm * half_mm / math.hypot(half_mm, distance_mm)
-
-    def slices(
-        self, offsets_mm: Iterable[float], *, reverse: bool, binning: int = 1
-    ) -> NDArray[np.float32]:
-        """Reconstruct the plane with each of some offsets, columns binned: (n, n_y, n_x), 1/mm."""
-        grid = self.grid(binning)
-        n_columns = self.geometry.detector.n_columns // binning
-        used = n_columns * binning
-        binned = self.sinogram[:, None, :used].reshape(-1, 1, n_columns, binning).mean(-1)
-        # columns that fill no bin are left out at the end, which moves the centre of the rest
-        shift_mm = (used - self.geometry.detector.n_columns) / 2 * self.pixel_mm
-        angles = self.geometry.gantry_angles_rad * (-1.0 if reverse else 1.0)
-        # small slices are done before a second thread has begun
-        n_threads = 1 if len(angles) * grid.shape[1] ** 2 < SMALL_UPDATES else None
-        return np.concatenate(
-            [
-                reconstruct_fdk(
-                    binned,
-                    replace(
-                        self.geometry,
-                        gantry_angles_rad=angles,
-                        detector=replace(
-                            self.geometry.detector,
-                            n_rows=1,
-                            n_columns=n_columns,
-                            column_spacing_mm=self.pixel_mm * binning,
-                            offset_u_mm=offset_mm + shift_mm,
-                            offset_v_mm=0.0,
-                        ),
-                    ),
-                    grid,
-                    OPTIONS,
-                    n_threads,
-                )
-                for offset_mm in offsets_mm
-            ]
-        )
-
-    def grid(self, binning: int = 1) -> VolumeGrid:
-        """Give one plane that holds the circle of `radius_mm`."""
-        n_xy = min(N_PIXELS, max(32, self.geometry.detector.n_columns // binning))
-        voxel_mm = 2 * self.radius_mm() / n_xy
-        return VolumeGrid((1, n_xy, n_xy), (voxel_mm, voxel_mm, voxel_mm))
-
-    def inside(self, binning: int = 1) -> NDArray[np.bool_]:
-        """Tell which pixels lie in the circle of `radius_mm`."""
-        grid = self.grid(binning)
-        return np.hypot(grid.y_mm[:, None], grid.x_mm[None, :]) < 0.98 * self.radius_mm()
-
-    def search(self, *, reverse: bool) -> float:
-        """Find the sharpest offset of one sense, from coarse to fine."""
-        binning = 1
-        while self.geometry.detector.n_columns // binning > COARSEST_COLUMNS:
-            binning *= 2
-        reach = math.ceil(self.searched_pixels / binning)
-        best_mm = self._sharpest(self.stated_mm, range(-reach, reach + 1), binning, reverse=reverse)
-        while binning > 1:
-            binning //= 2
-            best_mm = self._sharpest(best_mm, range(-3, 4), binning, reverse=reverse)
-        return self._apex(best_mm, reverse=reverse)
-
-    def sharpness(
+    def scores(
         self, offsets_mm: Sequence[float], *, reverse: bool, binning: int = 1
-    ) -> list[float]:
-        """Measure the plane with each of some offsets."""
-        inside = self.inside(binning)
-        slices = self.slices(offsets_mm, reverse=reverse, binning=binning)
-        return [sharpness(one[inside]) for one in slices]
+    ) -> list[float]: ...
 
-    def _sharpest(
-        self, center_mm: float, steps: Iterable[int], binning: int, *, reverse: bool
-    ) -> float:
-        """Try offsets around one, in steps of binned pixels."""
-        offsets = [center_mm + step * binning * self.pixel_mm for step in steps]
-        return offsets[int(np.argmax(self.sharpness(offsets, reverse=reverse, binning=binning)))]
-
-    def _apex(self, center_mm: float, *, reverse: bool) -> float:
-        """Fit a parabola to fine steps around the sharpest offset: noise moves its top less."""
-        reach = round(FITTED_PIXELS / FINE_STEP_PIXELS)
-        steps = np.arange(-reach, reach + 1) * FINE_STEP_PIXELS
-        offsets = center_mm + steps * self.pixel_mm
-        bend, slope, _ = np.polyfit(steps, self.sharpness(offsets.tolist(), reverse=reverse), 2)
-        if bend >= 0:
-            return center_mm
-        return center_mm + float(np.clip(-slope / (2 * bend), -1.0, 1.0)) * self.pixel_mm
+    def tells(self, better: tuple[float, bool], worse: tuple[float, bool]) -> bool: ...
 
 
-def _judge(scan: _MiddlePlane, found: dict[bool, float]) -> GeometryCheck:
-    stated_mm, pixel_mm = scan.stated_mm, scan.pixel_mm
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The best offset and sense; the stated ones, if nothing is decided."""
+
+    offset_mm: float
+    reverse: bool = False
+    senses: tuple[bool, ...] = (False,)
+    rotation_known: bool = False
+    undecided: str = ""
+    """The reason."""
+
+
+def _find(measure: _Measure, geometry: Geometry) -> _Found:
+    """Find what is best, and whether that can be said."""
+    stated_mm, pixel_mm = geometry.detector.offset_u_mm, geometry.detector.column_spacing_mm
+    senses = (False, True) if isinstance(geometry, ConeBeamGeometry) else (False,)
+    best_mm = {reverse: _search(measure, geometry, reverse=reverse) for reverse in senses}
+    scores = [measure.scores([best_mm[reverse]], reverse=reverse)[0] for reverse in senses]
+    better = senses[int(np.argmax(scores))]
+    rotation_known = len(senses) > 1 and measure.tells(
+        (best_mm[better], better), (best_mm[not better], not better)
+    )
+    reverse = better and rotation_known
+    best = (best_mm[reverse], reverse)
+    beside_pixels = abs(best_mm[reverse] - stated_mm) / pixel_mm
+    gains = measure.tells(best, (stated_mm, False))
+    sides_mm = [best_mm[reverse] + side * PEAK_PIXELS * pixel_mm for side in (-1, 1)]
+    undecided = ""
+    if gains and beside_pixels > measure.reach_pixels - 1:
+        undecided = (
+            f"the best lies at the edge of what was searched, {measure.reach_pixels:.1f} pixels to "
+            "both sides"
+        )
+    elif not all(measure.tells(best, (side_mm, reverse)) for side_mm in sides_mm):
+        undecided = measure.doubt
+    elif not rotation_known and np.ptp(list(best_mm.values())) >= WRONG_PIXELS * pixel_mm:
+        undecided = "both senses of rotation fit, each with an offset of its own"
+    elif beside_pixels >= WRONG_PIXELS and not gains:
+        undecided = "another offset fits better, but noise may be why"
+    if undecided:
+        return _Found(stated_mm, senses=senses, undecided=undecided)
+    if not reverse and beside_pixels < WRONG_PIXELS:
+        return _Found(stated_mm, False, senses, rotation_known)
+    return _Found(best_mm[reverse], reverse, senses, rotation_known)
+
+
+def _search(measure: _Measure, geometry: Geometry, *, reverse: bool) -> float:
+    """Find the best offset of one sense, from coarse to fine."""
+    pixel_mm = geometry.detector.column_spacing_mm
+
+    def best_of(center_mm: float, steps: Iterable[int]) -> float:
+        offsets = [center_mm + step * binning * pixel_mm for step in steps]
+        scores = measure.scores(offsets, reverse=reverse, binning=binning)
+        return offsets[int(np.argmax(scores))]
+
+    binning = 1
+    while geometry.detector.n_columns // binning > COARSEST_COLUMNS:
+        binning *= 2
+    reach = math.ceil(measure.reach_pixels / binning)
+    best_mm = best_of(geometry.detector.offset_u_mm, range(-reach, reach + 1))
+    while binning > 1:
+        binning //= 2
+        best_mm = best_of(best_mm, range(-3, 4))
+    # the top of a parabola through fine steps: noise moves it less
+    reach = round(FITTED_PIXELS / FINE_STEP_PIXELS)
+    steps = np.arange(-reach, reach + 1) * FINE_STEP_PIXELS
+    scores = measure.scores((best_mm + steps * pixel_mm).tolist(), reverse=reverse)
+    bend, slope, _ = np.polyfit(steps, scores, 2)
+    if bend >= 0:
+        return best_mm
+    return best_mm + float(np.clip(-slope / (2 * bend), -1.0, 1.0)) * pixel_mm
+
+
+def _show(scan: MiddlePlane, found: _Found) -> GeometryCheck:
+    """Reconstruct slices with the best, the stated and what lies between or beside them."""
+    stated_mm, best_mm = scan.stated_mm, found.offset_mm
+    inside = scan.inside()
     # a constant slice, as of an empty scan, has no sharpness to compare with
-    reference = scan.sharpness([stated_mm], reverse=False)[0] or 1.0
-    peaks = {
-        reverse: scan.sharpness([offset_mm], reverse=reverse)[0] / reference
-        for reverse, offset_mm in found.items()
-    }
-    rotation_known = len(peaks) > 1 and max(peaks.values()) > TELLING_GAIN * min(peaks.values())
-    reverse = rotation_known and peaks[True] > peaks[False]
-    best_mm, gain = found[reverse], peaks[reverse]
-    around = [best_mm + side * PEAK_PIXELS * pixel_mm for side in (-1, 1)]
-    ground = float(np.mean(scan.sharpness(around, reverse=reverse))) / reference
-    is_flat = gain <= PEAK_GAIN * ground
-    if is_flat:
-        reverse, rotation_known = False, False
-    beside_pixels = abs(best_mm - stated_mm) / pixel_mm
-    if is_flat or (not reverse and (beside_pixels < WRONG_PIXELS or gain <= 1.0)):
-        best_mm, gain = stated_mm, 1.0
+    reference = sharpness(scan.slices([stated_mm], reverse=False)[0][inside]) or 1.0
     step_mm = abs(best_mm - stated_mm)
-    if step_mm < WRONG_PIXELS * pixel_mm:
-        step_mm = 2 * pixel_mm
+    if step_mm < WRONG_PIXELS * scan.pixel_mm:
+        step_mm = 2 * scan.pixel_mm
     offsets = [best_mm + (number - N_SHOWN // 2) * step_mm for number in range(N_SHOWN)]
     trials, lines = [], []
-    for sense in found:
+    for sense in found.senses:
         slices = scan.slices(offsets, reverse=sense)
-        inside = scan.inside()
         line = []
         for offset_mm, plane in zip(offsets, slices, strict=True):
             trial = Trial(offset_mm, sense, sharpness(plane[inside]) / reference)
             trials.append(trial)
-            line.append(_candidate(scan, trial, plane, best_mm, reverse=reverse))
+            line.append(_candidate(scan, trial, plane, best_mm, reverse=found.reverse))
         lines.append(tuple(line))
     rotation = _rotation(scan.geometry)
     other = {"clockwise": "counterclockwise", "counterclockwise": "clockwise"}[rotation]
     check = GeometryCheck(
         stated_offset_u_mm=stated_mm,
         best_offset_u_mm=best_mm,
-        best_rotation_axis_column=(scan.geometry.detector.n_columns - 1) / 2 - best_mm / pixel_mm,
+        best_rotation_axis_column=(scan.geometry.detector.n_columns - 1) / 2
+        - best_mm / scan.pixel_mm,
         stated_rotation=rotation,
-        best_rotation=other if reverse else rotation,
-        rotation_known=rotation_known,
-        gain=gain,
+        best_rotation=other if found.reverse else rotation,
+        rotation_known=found.rotation_known,
+        decided=not found.undecided,
+        gain=next(
+            trial.sharpness
+            for trial in trials
+            if (trial.offset_u_mm, trial.reversed_rotation) == (best_mm, found.reverse)
+        ),
         trials=tuple(trials),
         message="",
         shown=tuple(lines),
     )
-    return replace(check, message=_message(check, scan, is_flat=is_flat))
+    return replace(check, message=_message(check, scan, found))
 
 
 def _candidate(
-    scan: _MiddlePlane, trial: Trial, plane: NDArray[np.float32], best_mm: float, *, reverse: bool
+    scan: MiddlePlane, trial: Trial, plane: NDArray[np.float32], best_mm: float, *, reverse: bool
 ) -> Candidate:
     voxel_mm = scan.grid().voxel_mm[1]
     stated = not trial.reversed_rotation and math.isclose(
@@ -380,7 +328,7 @@ def _candidate(
     )
 
 
-def _offset_text(offset_mm: float, scan: _MiddlePlane) -> str:
+def _offset_text(offset_mm: float, scan: MiddlePlane) -> str:
     """Write an offset to about a hundredth of a pixel."""
     decimals = max(2, 2 - math.floor(math.log10(scan.pixel_mm)) - 1)
     return f"{offset_mm:+.{decimals}f} mm"
@@ -392,25 +340,23 @@ def _rotation(geometry: Geometry) -> str:
     return "clockwise" if len(turns) and np.median(turns) < 0 else "counterclockwise"
 
 
-def _message(check: GeometryCheck, scan: _MiddlePlane, *, is_flat: bool) -> str:
+def _message(check: GeometryCheck, scan: MiddlePlane, found: _Found) -> str:
     stated = f"stated offset {_offset_text(check.stated_offset_u_mm, scan)}"
-    best = (
+    if found.undecided:
+        return f"{stated}: undecided, {found.undecided}"
+    better = (
         f"{_offset_text(check.best_offset_u_mm, scan)} (rotation_axis_column = "
-        f"{check.best_rotation_axis_column:.2f})"
+        f"{check.best_rotation_axis_column:.2f}) fits better (x{check.gain:.2f} as sharp)"
     )
-    if is_flat:
-        return f"{stated}: too little structure in the middle plane to judge it"
     if check.best_rotation != check.stated_rotation:
         told = (
             f"stated rotation {check.stated_rotation} looks wrong: {check.best_rotation} with the "
-            f"offset {best} is sharper (x{check.gain:.2f})"
+            f"offset {better}"
         )
     elif check.ok:
-        told = f"{stated} looks right: no other is sharper"
+        told = f"{stated} looks right: no other fits better"
     else:
-        told = f"{stated} looks wrong: {best} is sharper (x{check.gain:.2f})"
-    if abs(check.best_offset_u_mm - scan.stated_mm) > (scan.searched_pixels - 1) * scan.pixel_mm:
-        told += "; the best lies at the edge of what was searched"
+        told = f"{stated} looks wrong: {better}"
     if not check.rotation_known:
         told += "; the sense of rotation cannot be told from this scan"
     return told

@@ -8,6 +8,7 @@ state, so pictures can be drawn in any thread and without a display.
 
 import io
 import math
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ LEFT_INCHES, RIGHT_INCHES, TOP_INCHES, BOTTOM_INCHES = 0.75, 0.95, 0.4, 0.55
 """Room for words around a panel."""
 DOTS_PER_INCH: Final = 120
 CANDIDATE_DOTS_PER_INCH: Final = 90
+CANDIDATE_LETTERS_PER_INCH: Final = 9
+"""Of a title; wide ones fit too."""
 AUTOMATIC_WINDOW_PERCENT: Final = (0.5, 99.8)
 BEST_COLOR: Final = "#1b9e77"
 STATED_COLOR: Final = "#d95f02"
@@ -338,7 +341,11 @@ def draw_candidates(candidates: Sequence[Sequence[Candidate]], title: str = "") 
         raise UsageError(message)
     window = Window.of(np.concatenate([plane.values.ravel() for plane in planes]))
     columns = max(len(line) for line in candidates)
-    figure = new_figure(2.3 * columns, 2.6 * len(candidates) + 0.6, CANDIDATE_DOTS_PER_INCH)
+    width = 2.3 * columns
+    # letters are about half as wide as high; what matplotlib wraps by itself is not made room for
+    title = textwrap.fill(title, int(width * CANDIDATE_LETTERS_PER_INCH), break_long_words=False)
+    height = 2.6 * len(candidates) + 0.4 + 0.2 * (title.count("\n") + 1)
+    figure = new_figure(width, height, CANDIDATE_DOTS_PER_INCH)
     figure.set_layout_engine("constrained")
     figure.suptitle(title, fontsize=12, color=TEXT_COLOR)
     grid = figure.subplots(len(candidates), columns, squeeze=False)

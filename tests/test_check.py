@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pacspark.check import GeometryCheck, check_geometry, check_series, sharpness
+from pacspark.check import GeometryCheck, check_geometry, check_series
 from pacspark.ct.coverage import view_radius_mm
 from pacspark.ct.geometry import (
     ConeBeamGeometry,
@@ -25,9 +25,11 @@ from pacspark.ct.geometry import (
 )
 from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, Ellipsoid, project, scaled, voxelize
 from pacspark.ct.preprocess import line_integrals
+from pacspark.ct.sharpness import sharpness
 from pacspark.dicom.scan import encode_scan
 from pacspark.errors import GeometryError, ProjectionDataError, SeriesNotFoundError, UsageError
 from pacspark.middle_row import mean_attenuation_per_mm, middle_row, middle_row_sinogram
+from pacspark.pictures import Candidate, ImagePlane, draw_candidates
 from pacspark.scans.description import read_scan_description
 from pacspark.scans.readers import open_frames
 from pacspark.tables.catalog import Catalog
@@ -83,7 +85,7 @@ def test_check__leaves_a_right_geometry_alone() -> None:
     assert found.ok
     assert found.best_offset_u_mm == 1.1
     assert found.rotation_known
-    assert found.message == "stated offset +1.10 mm looks right: no other is sharper"
+    assert found.message == "stated offset +1.10 mm looks right: no other fits better"
 
 
 def test_check__finds_a_wrong_sense_of_rotation() -> None:
@@ -94,6 +96,114 @@ def test_check__finds_a_wrong_sense_of_rotation() -> None:
     assert (found.stated_rotation, found.best_rotation) == ("clockwise", "counterclockwise")
     assert abs(found.best_offset_u_mm - 1.1) <= 0.25
     assert found.message.startswith("stated rotation clockwise looks wrong")
+
+
+SPHERES = (
+    Ellipsoid(0.02, (25.0, 25.0, 25.0)),
+    Ellipsoid(0.02, (4.0, 4.0, 4.0), (10.0, 0.0, 0.0)),
+    Ellipsoid(0.03, (3.0, 3.0, 3.0), (0.0, -12.0, 0.0)),
+)
+PHANTOMS = {
+    "spheres": SPHERES,
+    "head": scaled(SHEPP_LOGAN_UNIT, 26.0, 0.02),
+    "disk": (Ellipsoid(0.02, (20.0, 20.0, 20.0)),),
+}
+COUNTS = (2_000, 5_000, 20_000, None)
+SHIFTS = (0.0, 3.0, 10.0)
+"""Pixels of 128."""
+
+
+def counted(
+    phantom: str, geometry: Geometry, counts: int | None, seed: int = 0
+) -> NDArray[np.float32]:
+    """Line integrals as a detector has them that counts so many photons without an object."""
+    integrals = project(PHANTOMS[phantom], geometry)[:, 0]
+    if counts is None:
+        return integrals
+    drawn = np.random.default_rng(seed).poisson(counts * np.exp(-integrals.astype(np.float64)))
+    return -np.log(np.maximum(drawn, 1) / counts).astype(np.float32)
+
+
+def wide_fan(offset_pixels: float) -> ConeBeamGeometry:
+    panel = FlatPanel(1, 128, 1.0, 1.0, offset_u_mm=offset_pixels)
+    return ConeBeamGeometry(200.0, 400.0, FULL_TURN, panel)
+
+
+def wide_parallel(offset_pixels: float) -> ParallelBeamGeometry:
+    panel = FlatPanel(1, 128, 0.5, 0.5, offset_u_mm=offset_pixels / 2)
+    return ParallelBeamGeometry(np.arange(90) * np.pi / 90, panel)
+
+
+def offset_is_found(found: GeometryCheck, truth: Geometry) -> bool:
+    panel = truth.detector
+    return abs(found.best_offset_u_mm - panel.offset_u_mm) <= 0.5 * panel.column_spacing_mm
+
+
+@pytest.mark.parametrize("phantom", PHANTOMS)
+@pytest.mark.parametrize("counts", COUNTS)
+def test_noisy_fan__is_judged_rightly(phantom: str, counts: int | None) -> None:
+    """All 48 are: none is undecided."""
+    for seed, (shift, turn) in enumerate([(0.0, 1), (0.0, -1), (3.0, -1), (10.0, 1)]):
+        truth = wide_fan(shift)
+        stated = replace(with_offset(truth, 0.0), gantry_angles_rad=turn * FULL_TURN)
+        found = check_geometry(counted(phantom, truth, counts, seed), stated)
+        assert found.decided, found
+        assert offset_is_found(found, truth), found
+        # a disk around the axis looks the same from everywhere
+        assert found.rotation_known == (phantom != "disk"), found
+        if found.rotation_known:
+            assert found.best_rotation == "counterclockwise"
+        assert found.ok == (shift == 0.0 and found.best_rotation == found.stated_rotation)
+
+
+@pytest.mark.parametrize("phantom", PHANTOMS)
+@pytest.mark.parametrize("counts", COUNTS)
+def test_noisy_half_circle__is_judged_rightly_or_not_at_all(
+    phantom: str, counts: int | None
+) -> None:
+    """All 18 of 20,000 counts and more are judged; of fewer, what stands out from the noise."""
+    decided = 0
+    for seed, shift in enumerate(SHIFTS):
+        truth = wide_parallel(shift)
+        found = check_geometry(counted(phantom, truth, counts, seed), with_offset(truth, 0.0))
+        decided += found.decided
+        if found.decided:
+            assert offset_is_found(found, truth), found
+    assert decided == len(SHIFTS) or (counts or math.inf) < 20_000
+
+
+@pytest.mark.parametrize("counts", [2_000, 20_000])
+def test_best_at_the_edge__decides_nothing(counts: int) -> None:
+    sinogram = counted("spheres", wide_fan(18.0), counts)
+    found = check_geometry(sinogram, wide_fan(0.0))
+    assert not found.decided
+    assert found.best_offset_u_mm == 0.0
+    assert "undecided, the best lies at the edge of what was searched" in found.message
+
+
+@pytest.mark.parametrize("stated_pixels", [25.0, 40.0, 50.0, 60.0])
+def test_half_fan__is_judged_by_what_both_sides_see(stated_pixels: float) -> None:
+    truth = wide_fan(stated_pixels + 2.0)
+    found = check_geometry(counted("head", truth, 20_000), wide_fan(stated_pixels))
+    # 2 columns beside the axis are too few
+    assert found.decided == (stated_pixels < 60)
+    assert found.ok == (not found.decided)
+    if found.decided:
+        assert offset_is_found(found, truth), found
+
+
+def test_parallel_full_circle__is_judged_by_opposite_rays() -> None:
+    truth = replace(wide_parallel(3.0), gantry_angles_rad=FULL_TURN)
+    found = check_geometry(counted("spheres", truth, 2_000), with_offset(truth, 0.0))
+    assert offset_is_found(found, truth), found
+    assert not found.rotation_known
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rings_on_air__are_no_structure(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    air = rng.normal(0, 0.01, 128) + rng.normal(0, 0.01, (90, 128))
+    assert not check_geometry(air.astype(np.float32), wide_fan(0.0)).decided
 
 
 def test_check__says_that_parallel_rays_do_not_tell_the_sense() -> None:
@@ -131,6 +241,25 @@ def test_check__draws_the_best_and_the_stated() -> None:
     assert marks.count((False, True)) == 1
     assert len(marks) == 10
     assert found._repr_png_().startswith(b"\x89PNG")
+
+
+def test_picture__holds_the_whole_of_a_long_message() -> None:
+    plane = ImagePlane(np.eye(8), (1.0, 1.0), "1/mm")
+    message = (
+        "stated rotation counterclockwise looks wrong: clockwise with the offset -12.44 mm "
+        "(rotation_axis_column = 75.94) fits better (x1.30 as sharp)"
+    )
+    figure = draw_candidates([[Candidate(plane, "one")] * 5] * 2, message).figure
+    figure.canvas.draw()
+    drawn = figure.get_suptitle()
+    assert drawn.split() == message.split()
+    title = figure.texts[0].get_window_extent()
+    assert figure.texts[0].get_text() == drawn
+    assert title.x0 >= 0
+    assert title.x1 <= figure.bbox.width
+    assert title.y1 <= figure.bbox.height
+    highest = max(axes.get_window_extent().y1 for axes in figure.axes)
+    assert title.y0 >= highest
 
 
 def test_check__has_a_summary_for_machines() -> None:
