@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from pacspark.ct.filtering import FDKOptions, RowFilter
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
-from pacspark.ct.kernels.backproject import RUN
+from pacspark.ct.kernels.backproject import RUN, turn
 from pacspark.ct.kernels.threads import at_most, most_threads
 from pacspark.ct.kernels.variants import VARIANTS, choose_variant
+from pacspark.ct.memory import Pages
 from pacspark.errors import ProjectionDataError, UsageError
 
-WORK_BYTES = 48 << 20
+WORK_BYTES = 24 << 20
 """Views are filtered in runs that need about this much beside the slab."""
+TURN_ROWS = 32
+"""Rows of a slab that are turned, and given back, at a time."""
 
 
 class SlabReconstruction:
@@ -77,7 +80,8 @@ class SlabReconstruction:
         # runs of slices begin at absolute multiples of RUN: see kernels.backproject
         self._lead = grid.z_start % RUN
         n_padded = math.ceil((self._lead + n_z) / RUN) * RUN
-        self._slab = np.zeros((n_y, n_x, n_padded), np.float32)
+        self._pages = Pages((n_y, n_x, n_padded))
+        self._slab = self._pages.array
 
     def add(self, projections: NDArray[Any], angle_start: int = 0) -> None:
         """Filter views and add them to the slab.
@@ -169,20 +173,28 @@ class SlabReconstruction:
             )
 
     def slices(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the slices so far, float32 ``(n_y, n_x)``, 1/mm, in order.
-
-        Only a run of them is turned at a time: no second slab is held, as `result` does.
-        """
+        """Yield the slices so far, float32 ``(n_y, n_x)``, 1/mm, in order; a run is held turned."""
+        _, n_y, n_x = self._grid.shape
         stop = self._lead + self._grid.shape[0]
         for start in range(self._lead, stop, RUN):
-            run = self._slab[:, :, start : min(start + RUN, stop)]
-            yield from np.ascontiguousarray(run.transpose(2, 0, 1))
+            turned = np.empty((min(RUN, stop - start), n_y, n_x), np.float32)
+            with at_most(self._n_threads):
+                turn(self._slab, start, turned, 0, n_y)
+            yield from turned
 
     def result(self) -> NDArray[np.float32]:
-        """Return the slab so far, float32 ``(n_z, n_y, n_x)``, 1/mm."""
-        n_z = self._grid.shape[0]
-        inside = self._slab[:, :, self._lead : self._lead + n_z]
-        return np.ascontiguousarray(inside.transpose(2, 0, 1))
+        """Return the slab, float32 ``(n_z, n_y, n_x)``, 1/mm; nothing can be added after that.
+
+        What is turned is given back to the system row by row, so that no two slabs are held.
+        """
+        volume = Pages(self._grid.shape, small=True).array
+        n_y = self._grid.shape[1]
+        with at_most(self._n_threads):
+            for start in range(0, n_y, TURN_ROWS):
+                stop = min(start + TURN_ROWS, n_y)
+                turn(self._slab, self._lead, volume, start, stop)
+                self._pages.give_back(start, stop)
+        return volume
 
 
 def reconstruct_fdk(
