@@ -182,10 +182,14 @@ class SlabReconstruction:
                 turn(self._slab, start, turned, 0, n_y)
             yield from turned
 
-    def result(self) -> NDArray[np.float32]:
-        """Return the slab, float32 ``(n_z, n_y, n_x)``, 1/mm; nothing can be added after that.
+    def result(self, *, last: bool = False) -> NDArray[np.float32]:
+        """Return the slab so far, float32 ``(n_z, n_y, n_x)``, 1/mm.
 
-        What is turned is given back to the system row by row, so that no two slabs are held.
+        Parameters
+        ----------
+        last
+            Whether the slab may be forgotten: what is turned goes back to the system row by row,
+            so that no two slabs are held.
         """
         volume = Pages(self._grid.shape, small=True).array
         n_y = self._grid.shape[1]
@@ -193,7 +197,8 @@ class SlabReconstruction:
             for start in range(0, n_y, TURN_ROWS):
                 stop = min(start + TURN_ROWS, n_y)
                 turn(self._slab, self._lead, volume, start, stop)
-                self._pages.give_back(start, stop)
+                if last:
+                    self._pages.give_back(start, stop)
         return volume
 
 
@@ -258,7 +263,7 @@ def reconstruct_fdk(
     slab = SlabReconstruction(geometry, grid or geometry.fit_grid(), options, n_threads)
     row_start, row_stop = slab.row_band
     slab.add(projections[:, row_start:row_stop])
-    return slab.result()
+    return slab.result(last=True)
 
 
 def _require_finite(block: NDArray[np.float32], angle_start: int, row_start: int) -> None:
