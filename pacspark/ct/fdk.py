@@ -9,6 +9,7 @@ arithmetic is in `filtering` and `kernels`.
 
 import math
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import numba
@@ -45,13 +46,15 @@ class SlabReconstruction:
     variant
         ``avx512``, ``avx2`` or ``portable``; None: what the environment variable
         ``PACSPARK_KERNEL`` names, else the fastest here.
+    backend
+        ``cpu``, or ``cuda``: an NVIDIA GPU keeps the slab and does the backprojection.
 
     Raises
     ------
     GeometryError
         When the views leave out rays or the grid reaches the source.
     UsageError
-        When the variant does not run here, or there is not even one thread.
+        When the variant or the backend does not run here, or there is not even one thread.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class SlabReconstruction:
         options: FDKOptions | None = None,
         n_threads: int = 1,
         variant: str | None = None,
+        backend: str = "cpu",
     ) -> None:
         self._geometry = geometry
         self._grid = grid
@@ -68,8 +72,11 @@ class SlabReconstruction:
             message = f"n_threads: expected at least 1, found {n_threads}"
             raise UsageError(message)
         self._n_threads = min(n_threads, most_threads())
+        self._gpu = _require_gpu(backend) if backend != "cpu" else None
         try:
-            self._kernel = VARIANTS[choose_variant(variant)][0]
+            self._kernel = (
+                self._gpu.backproject if self._gpu else VARIANTS[choose_variant(variant)][0]
+            )
         except ValueError as error:
             raise UsageError(*error.args) from None
         self.row_band = geometry.row_band(grid)
@@ -80,8 +87,9 @@ class SlabReconstruction:
         # runs of slices begin at absolute multiples of RUN: see kernels.backproject
         self._lead = grid.z_start % RUN
         n_padded = math.ceil((self._lead + n_z) / RUN) * RUN
-        self._pages = Pages((n_y, n_x, n_padded))
-        self._slab = self._pages.array
+        shape = (n_y, n_x, n_padded)
+        self._pages = None if self._gpu else Pages(shape)
+        self._slab: Any = self._gpu.zeros(shape) if self._pages is None else self._pages.array
 
     def add(self, projections: NDArray[Any], angle_start: int = 0) -> None:
         """Filter views and add them to the slab.
@@ -175,11 +183,12 @@ class SlabReconstruction:
     def slices(self) -> Iterator[NDArray[np.float32]]:
         """Yield the slices so far, float32 ``(n_y, n_x)``, 1/mm, in order; a run is held turned."""
         _, n_y, n_x = self._grid.shape
+        slab = self._gpu.to_host(self._slab) if self._gpu else self._slab
         stop = self._lead + self._grid.shape[0]
         for start in range(self._lead, stop, RUN):
             turned = np.empty((min(RUN, stop - start), n_y, n_x), np.float32)
             with at_most(self._n_threads):
-                turn(self._slab, start, turned, 0, n_y)
+                turn(slab, start, turned, 0, n_y)
             yield from turned
 
     def result(self, *, last: bool = False) -> NDArray[np.float32]:
@@ -191,13 +200,14 @@ class SlabReconstruction:
             Whether the slab may be forgotten: what is turned goes back to the system row by row,
             so that no two slabs are held.
         """
+        slab = self._gpu.to_host(self._slab) if self._gpu else self._slab
         volume = Pages(self._grid.shape, small=True).array
         n_y = self._grid.shape[1]
         with at_most(self._n_threads):
             for start in range(0, n_y, TURN_ROWS):
                 stop = min(start + TURN_ROWS, n_y)
-                turn(self._slab, self._lead, volume, start, stop)
-                if last:
+                turn(slab, self._lead, volume, start, stop)
+                if last and self._pages is not None:
                     self._pages.give_back(start, stop)
         return volume
 
@@ -208,6 +218,7 @@ def reconstruct_fdk(
     grid: VolumeGrid | None = None,
     options: FDKOptions | None = None,
     n_threads: int | None = None,
+    backend: str = "cpu",
 ) -> NDArray[np.float32]:
     """Reconstruct a volume from line integrals of a circle, a short scan or a half-fan.
 
@@ -223,6 +234,8 @@ def reconstruct_fdk(
         Filter and cut-off; None: Ram-Lak up to the Nyquist frequency.
     n_threads
         Threads; None: as many as Numba is set to use.
+    backend
+        ``cpu``, or ``cuda`` where there is an NVIDIA GPU.
 
     Returns
     -------
@@ -260,10 +273,24 @@ def reconstruct_fdk(
         raise ProjectionDataError(message)
     if n_threads is None:
         n_threads = numba.get_num_threads()
-    slab = SlabReconstruction(geometry, grid or geometry.fit_grid(), options, n_threads)
+    slab = SlabReconstruction(
+        geometry, grid or geometry.fit_grid(), options, n_threads, backend=backend
+    )
     row_start, row_stop = slab.row_band
     slab.add(projections[:, row_start:row_stop])
     return slab.result(last=True)
+
+
+def _require_gpu(backend: str) -> Any:
+    """Return the kernels of a GPU, which load a driver and so are not imported before."""
+    if backend != "cuda":
+        message = f"backend: expected cpu or cuda, found {backend!r}"
+        raise UsageError(message)
+    gpu = import_module("pacspark.ct.kernels.gpu")
+    if not gpu.is_available():
+        message = "backend: expected an NVIDIA GPU and its driver for cuda, found none; use cpu"
+        raise UsageError(message)
+    return gpu
 
 
 def _require_finite(block: NDArray[np.float32], angle_start: int, row_start: int) -> None:
