@@ -72,7 +72,7 @@ class SlabReconstruction:
             message = f"n_threads: expected at least 1, found {n_threads}"
             raise UsageError(message)
         self._n_threads = min(n_threads, most_threads())
-        self._gpu = _require_gpu(backend) if backend != "cpu" else None
+        self._gpu: Any = None if backend == "cpu" else _require_gpu(backend)
         try:
             self._kernel = (
                 self._gpu.backproject if self._gpu else VARIANTS[choose_variant(variant)][0]
@@ -88,7 +88,7 @@ class SlabReconstruction:
         self._lead = grid.z_start % RUN
         n_padded = math.ceil((self._lead + n_z) / RUN) * RUN
         shape = (n_y, n_x, n_padded)
-        self._pages = None if self._gpu else Pages(shape)
+        self._pages = Pages(shape) if self._gpu is None else None
         self._slab: Any = self._gpu.zeros(shape) if self._pages is None else self._pages.array
 
     def add(self, projections: NDArray[Any], angle_start: int = 0) -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from pacspark.ct.fdk import SlabReconstruction
@@ -49,10 +50,10 @@ def test_gpu__makes_what_the_cpu_makes() -> None:
 
 
 def test_backend__that_is_not_here_is_refused() -> None:
-    geometry = ParallelBeamGeometry([0.0, 1.0, 2.0], FlatPanel(1, 4, 1.0, 1.0))
+    geometry = ParallelBeamGeometry(np.array([0.0, 1.0, 2.0]), FlatPanel(1, 4, 1.0, 1.0))
     grid = VolumeGrid((1, 1, 1), (1.0, 1.0, 1.0))
     with pytest.raises(UsageError, match="expected cpu or cuda, found 'opencl'"):
         SlabReconstruction(geometry, grid, backend="opencl")
     if not is_available():
-        with pytest.raises(UsageError, match="expected an NVIDIA GPU .* found none; use cpu"):
+        with pytest.raises(UsageError, match=r"expected an NVIDIA GPU .* found none; use cpu"):
             SlabReconstruction(geometry, grid, backend="cuda")

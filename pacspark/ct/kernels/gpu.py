@@ -24,7 +24,7 @@ def _backproject(
     source_to_detector_mm, u_per_mm, u_origin, v_per_mm, v_origin, z_origin_mm, dz_mm, z_start,
     row_start, parallel_beam,
 ):  # fmt: skip
-    z, column, row = cuda.grid(3)
+    z, column, row = cuda.grid(3)  # type: ignore[attr-defined]
     n_angles, n_u, n_padded = filtered.shape
     n_y, n_x, n_z = slab.shape
     if z >= n_z or column >= n_x or row >= n_y:
