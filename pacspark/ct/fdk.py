@@ -89,7 +89,7 @@ class SlabReconstruction:
         n_padded = math.ceil((self._lead + n_z) / RUN) * RUN
         shape = (n_y, n_x, n_padded)
         self._pages = Pages(shape) if self._gpu is None else None
-        self._slab: Any = self._gpu.zeros(shape) if self._pages is None else self._pages.array
+        self._slab: Any = self._pages.array if self._pages else self._gpu.zeros(shape)
 
     def add(self, projections: NDArray[Any], angle_start: int = 0) -> None:
         """Filter views and add them to the slab.
