@@ -72,7 +72,7 @@ class SlabReconstruction:
             message = f"n_threads: expected at least 1, found {n_threads}"
             raise UsageError(message)
         self._n_threads = min(n_threads, most_threads())
-        self._gpu: Any = None if backend == "cpu" else _require_gpu(backend)
+        self._gpu: Any = _gpu_of(backend)
         try:
             self._kernel = (
                 self._gpu.backproject if self._gpu else VARIANTS[choose_variant(variant)][0]
@@ -281,8 +281,10 @@ def reconstruct_fdk(
     return slab.result(last=True)
 
 
-def _require_gpu(backend: str) -> Any:
-    """Return the kernels of a GPU, which load a driver and so are not imported before."""
+def _gpu_of(backend: str) -> Any:
+    """Return the kernels of a GPU, which load a driver and so are not imported before, or None."""
+    if backend == "cpu":
+        return None
     if backend != "cuda":
         message = f"backend: expected cpu or cuda, found {backend!r}"
         raise UsageError(message)
