@@ -9,6 +9,7 @@ arithmetic is in `filtering` and `kernels`.
 
 import math
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import numba
@@ -17,13 +18,16 @@ from numpy.typing import NDArray
 
 from pacspark.ct.filtering import FDKOptions, RowFilter
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
-from pacspark.ct.kernels.backproject import RUN
+from pacspark.ct.kernels.backproject import RUN, turn
 from pacspark.ct.kernels.threads import at_most, most_threads
 from pacspark.ct.kernels.variants import VARIANTS, choose_variant
+from pacspark.ct.memory import Pages
 from pacspark.errors import ProjectionDataError, UsageError
 
-WORK_BYTES = 48 << 20
+WORK_BYTES = 24 << 20
 """Views are filtered in runs that need about this much beside the slab."""
+TURN_ROWS = 32
+"""Rows of a slab that are turned, and given back, at a time."""
 
 
 class SlabReconstruction:
@@ -42,13 +46,15 @@ class SlabReconstruction:
     variant
         ``avx512``, ``avx2`` or ``portable``; None: what the environment variable
         ``PACSPARK_KERNEL`` names, else the fastest here.
+    backend
+        ``cpu``, or ``cuda``: an NVIDIA GPU keeps the slab and does the backprojection.
 
     Raises
     ------
     GeometryError
         When the views leave out rays or the grid reaches the source.
     UsageError
-        When the variant does not run here, or there is not even one thread.
+        When the variant or the backend does not run here, or there is not even one thread.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class SlabReconstruction:
         options: FDKOptions | None = None,
         n_threads: int = 1,
         variant: str | None = None,
+        backend: str = "cpu",
     ) -> None:
         self._geometry = geometry
         self._grid = grid
@@ -65,8 +72,11 @@ class SlabReconstruction:
             message = f"n_threads: expected at least 1, found {n_threads}"
             raise UsageError(message)
         self._n_threads = min(n_threads, most_threads())
+        self._gpu: Any = _gpu_of(backend)
         try:
-            self._kernel = VARIANTS[choose_variant(variant)][0]
+            self._kernel = (
+                self._gpu.backproject if self._gpu else VARIANTS[choose_variant(variant)][0]
+            )
         except ValueError as error:
             raise UsageError(*error.args) from None
         self.row_band = geometry.row_band(grid)
@@ -77,7 +87,9 @@ class SlabReconstruction:
         # runs of slices begin at absolute multiples of RUN: see kernels.backproject
         self._lead = grid.z_start % RUN
         n_padded = math.ceil((self._lead + n_z) / RUN) * RUN
-        self._slab = np.zeros((n_y, n_x, n_padded), np.float32)
+        shape = (n_y, n_x, n_padded)
+        self._pages = Pages(shape) if self._gpu is None else None
+        self._slab: Any = self._pages.array if self._pages else self._gpu.zeros(shape)
 
     def add(self, projections: NDArray[Any], angle_start: int = 0) -> None:
         """Filter views and add them to the slab.
@@ -169,20 +181,35 @@ class SlabReconstruction:
             )
 
     def slices(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the slices so far, float32 ``(n_y, n_x)``, 1/mm, in order.
-
-        Only a run of them is turned at a time: no second slab is held, as `result` does.
-        """
+        """Yield the slices so far, float32 ``(n_y, n_x)``, 1/mm, in order; a run is held turned."""
+        _, n_y, n_x = self._grid.shape
+        slab = self._gpu.to_host(self._slab) if self._gpu else self._slab
         stop = self._lead + self._grid.shape[0]
         for start in range(self._lead, stop, RUN):
-            run = self._slab[:, :, start : min(start + RUN, stop)]
-            yield from np.ascontiguousarray(run.transpose(2, 0, 1))
+            turned = np.empty((min(RUN, stop - start), n_y, n_x), np.float32)
+            with at_most(self._n_threads):
+                turn(slab, start, turned, 0, n_y)
+            yield from turned
 
-    def result(self) -> NDArray[np.float32]:
-        """Return the slab so far, float32 ``(n_z, n_y, n_x)``, 1/mm."""
-        n_z = self._grid.shape[0]
-        inside = self._slab[:, :, self._lead : self._lead + n_z]
-        return np.ascontiguousarray(inside.transpose(2, 0, 1))
+    def result(self, *, last: bool = False) -> NDArray[np.float32]:
+        """Return the slab so far, float32 ``(n_z, n_y, n_x)``, 1/mm.
+
+        Parameters
+        ----------
+        last
+            Whether the slab may be forgotten: what is turned goes back to the system row by row,
+            so that no two slabs are held.
+        """
+        slab = self._gpu.to_host(self._slab) if self._gpu else self._slab
+        volume = Pages(self._grid.shape, small=True).array
+        n_y = self._grid.shape[1]
+        with at_most(self._n_threads):
+            for start in range(0, n_y, TURN_ROWS):
+                stop = min(start + TURN_ROWS, n_y)
+                turn(slab, self._lead, volume, start, stop)
+                if last and self._pages is not None:
+                    self._pages.give_back(start, stop)
+        return volume
 
 
 def reconstruct_fdk(
@@ -191,6 +218,7 @@ def reconstruct_fdk(
     grid: VolumeGrid | None = None,
     options: FDKOptions | None = None,
     n_threads: int | None = None,
+    backend: str = "cpu",
 ) -> NDArray[np.float32]:
     """Reconstruct a volume from line integrals of a circle, a short scan or a half-fan.
 
@@ -206,6 +234,8 @@ def reconstruct_fdk(
         Filter and cut-off; None: Ram-Lak up to the Nyquist frequency.
     n_threads
         Threads; None: as many as Numba is set to use.
+    backend
+        ``cpu``, or ``cuda`` where there is an NVIDIA GPU.
 
     Returns
     -------
@@ -243,10 +273,26 @@ def reconstruct_fdk(
         raise ProjectionDataError(message)
     if n_threads is None:
         n_threads = numba.get_num_threads()
-    slab = SlabReconstruction(geometry, grid or geometry.fit_grid(), options, n_threads)
+    slab = SlabReconstruction(
+        geometry, grid or geometry.fit_grid(), options, n_threads, backend=backend
+    )
     row_start, row_stop = slab.row_band
     slab.add(projections[:, row_start:row_stop])
-    return slab.result()
+    return slab.result(last=True)
+
+
+def _gpu_of(backend: str) -> Any:
+    """Return the kernels of a GPU, which load a driver and so are not imported before, or None."""
+    if backend == "cpu":
+        return None
+    if backend != "cuda":
+        message = f"backend: expected cpu or cuda, found {backend!r}"
+        raise UsageError(message)
+    gpu = import_module("pacspark.ct.kernels.gpu")
+    if not gpu.is_available():
+        message = "backend: expected an NVIDIA GPU and its driver for cuda, found none; use cpu"
+        raise UsageError(message)
+    return gpu
 
 
 def _require_finite(block: NDArray[np.float32], angle_start: int, row_start: int) -> None:

@@ -327,3 +327,15 @@ def arrange(filtered_rows, arranged):
                 for u in range(u_start, min(n_u, u_start + 32)):
                     for v in range(v_start, min(n_v, v_start + 32)):
                         arranged[angle, u + 1, v + PADDING] = filtered_rows[angle, v, u]
+
+
+@parallel_jit
+def turn(slab, z_start, volume, y_start, y_stop):
+    """Copy slices out of some rows of a slab: ``(y,x,z)->(z,y,x)``."""
+    n_z, _, n_x = volume.shape
+    for y in numba.prange(y_start, y_stop):
+        for z_at in range(0, n_z, 16):
+            for x_at in range(0, n_x, 16):
+                for z in range(z_at, min(n_z, z_at + 16)):
+                    for x in range(x_at, min(n_x, x_at + 16)):
+                        volume[z, y, x] = slab[y, x, z_start + z]
