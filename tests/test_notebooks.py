@@ -77,8 +77,9 @@ def test_readme__runs_as_it_stands(tmp_path: Path) -> None:
     assert {path.suffix for path in (tmp_path / "walnut").iterdir()} == {".dcm", ".gz"}
 
 
-def test_readme__describes_a_scan_as_the_reader_wants_it(tmp_path: Path) -> None:
-    (description,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/scan-description.md"])
+def test_page__describes_a_scan_as_the_reader_wants_it(tmp_path: Path, page: str) -> None:
+    (description,) = re.findall(r"```toml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     (tmp_path / "SCAN.toml").write_text(description)
     (tmp_path / "frames").mkdir()
     for number in range(120):
