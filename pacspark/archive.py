@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from pacspark.check import GeometryCheck
     from pacspark.dicom.scan import StoredScan
+    from pacspark.pictures import Sinogram
     from pacspark.spark.reconstruct import ReconstructionReport
     from pacspark.volume import Volume
 
@@ -238,6 +239,12 @@ class Archive:
         """List the versions of the tables: which run made each, and when."""
         versions: pd.DataFrame = self.catalog.versions().to_pandas()
         return versions
+
+    def sinogram(self, series_uid: str, energy_bin: int = 0) -> "Sinogram":
+        """Read the sinogram of the middle detector row of a scan, and nothing else of it."""
+        from pacspark.middle_row import middle_row_sinogram
+
+        return middle_row_sinogram(self.catalog, series_uid, energy_bin)
 
     # what is reconstructed
 
