@@ -306,6 +306,17 @@ class Archive:
 
         Asking the same again finds what was made.
 
+        Parameters
+        ----------
+        series_uid, energy_bin
+            The scan, and which of its energy bins.
+        grid, options
+            The voxels (None: the field of view; `grid` makes others), and the filter.
+        water_mu_per_mm
+            Attenuation of water, for Hounsfield units; None: the scan's own.
+        cluster
+            What to plan for; None: the session's.
+
         Returns
         -------
         Volume
