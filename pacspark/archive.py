@@ -312,10 +312,8 @@ class Archive:
             The scan, and which of its energy bins.
         grid, options
             The voxels (None: the field of view; `grid` makes others), and the filter.
-        water_mu_per_mm
-            Attenuation of water, for Hounsfield units; None: the scan's own.
-        cluster
-            What to plan for; None: the session's.
+        water_mu_per_mm, cluster
+            Attenuation of water, for Hounsfield units (None: the scan's own); what to plan for.
 
         Returns
         -------
