@@ -2,14 +2,13 @@
 
 Run: python -m benchmarks.benchmark_archive [--size 256] [--views 360]
 Runs the two commands that a user would (`import-scan`, `reconstruct`) as fresh processes, samples
-the resident memory of the process tree (shared pages counted once: PSS), and prints one JSON line.
+the resident memory of the process tree (shared pages counted once: PSS), and records
+one JSON line in ``docs/benchmarks/archive.jsonl``.
 """
 
 import argparse
 import json
 import math
-import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from benchmarks.results import record
 from pacspark.ct import ConeBeamGeometry, FlatPanel
 from pacspark.ct.phantom import SHEPP_LOGAN, project
 
@@ -113,23 +113,17 @@ def main() -> None:
             "--voxel-mm", str(spacing / 2), "--json",
         )  # fmt: skip
         report = json.loads(output.splitlines()[-1])[0]
-        print(
-            json.dumps(
-                {
-                    "benchmark": "archive",
-                    "size": size,
-                    "views": views,
-                    "import_s": round(import_s, 1),
-                    "reconstruct_s": round(reconstruct_s, 1),
-                    "total_s": round(import_s + reconstruct_s, 1),
-                    "peak_gib": round(max(import_bytes, reconstruct_bytes) / 2**30, 2),
-                    "seconds": report["seconds"],
-                    "peak_task_gib": round(report["peak_task_bytes"] / 2**30, 2),
-                    "predicted_task_gib": round(report["predicted_task_bytes"] / 2**30, 2),
-                    "cores": os.cpu_count(),
-                    "machine": platform.processor() or platform.machine(),
-                }
-            )
+        record(
+            "archive",
+            size=size,
+            views=views,
+            import_s=round(import_s, 1),
+            reconstruct_s=round(reconstruct_s, 1),
+            total_s=round(import_s + reconstruct_s, 1),
+            peak_gib=round(max(import_bytes, reconstruct_bytes) / 2**30, 2),
+            seconds=report["seconds"],
+            peak_task_gib=round(report["peak_task_bytes"] / 2**30, 2),
+            predicted_task_gib=round(report["predicted_task_bytes"] / 2**30, 2),
         )
     finally:
         shutil.rmtree(work)

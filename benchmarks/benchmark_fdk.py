@@ -1,4 +1,5 @@
-"""FDK against itk-rtk on the same projections: one JSON line per measurement.
+"""FDK against itk-rtk on the same projections: one JSON line per measurement,
+also in ``docs/benchmarks/fdk.jsonl``.
 
 ``python -m benchmarks.benchmark_fdk [--size 256] [--views 180] [--threads 2] [--repeats 3]``
 
@@ -7,7 +8,6 @@ repeats after one warm-up on little data; ``gups`` is 10^9 voxel updates per sec
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
+from benchmarks.results import record
 from pacspark.ct.fdk import SlabReconstruction, reconstruct_fdk
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
 from pacspark.ct.kernels.variants import available_variants
@@ -44,12 +45,8 @@ def best_s(action: Callable[[], object], repeats: int) -> float:
     return min(once() for _ in range(repeats))
 
 
-def tell(**figures: object) -> None:
-    print(json.dumps(figures), flush=True)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=256, help="voxels along each axis")
     parser.add_argument("--views", type=int, default=180)
     parser.add_argument("--threads", type=int, default=2)
@@ -63,7 +60,7 @@ def main() -> None:
 
     def report(case: str, seconds: float, **more: object) -> None:
         gups = round(updates / seconds / 1e9, 3)
-        tell(benchmark="fdk", case=case, **about, seconds=round(seconds, 3), gups=gups, **more)
+        record("fdk", case=case, **about, seconds=round(seconds, 3), gups=gups, **more)
 
     for variant in available_variants():
         slab = SlabReconstruction(geometry, grid, None, given.threads, variant)

@@ -1,14 +1,11 @@
 """Ingest of CT slices: instances per second and MB per second through Spark local[2].
 
 Run: python -m benchmarks.benchmark_ingest [--instances 2000] [--size 512]
-Prints one JSON line per case. The objects are made before the clock starts; the Spark session is
-warm (its start is reported by itself).
+Records one JSON line per case in ``docs/benchmarks/ingest.jsonl``. The objects are made before the
+clock starts; the Spark session is warm (its start is reported by itself).
 """
 
 import argparse
-import json
-import os
-import platform
 import shutil
 import tempfile
 import time
@@ -19,7 +16,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-import pacspark
+from benchmarks.results import record
 from pacspark.archive import create_archive
 
 
@@ -78,24 +75,17 @@ def main() -> None:
         report = archive.ingest(incoming)
         again = archive.ingest(incoming)
         for case, one in (("first", report), ("again", again)):
-            print(
-                json.dumps(
-                    {
-                        "benchmark": "ingest",
-                        "case": case,
-                        "instances": arguments.instances,
-                        "bytes": size_bytes,
-                        "stored": one.stored,
-                        "duplicate": one.duplicate,
-                        "seconds": round(one.seconds, 2),
-                        "instances_per_s": round(arguments.instances / one.seconds, 1),
-                        "mb_per_s": round(size_bytes / one.seconds / 1e6, 1),
-                        "session_start_s": round(session_s, 2),
-                        "cores": os.cpu_count(),
-                        "machine": platform.processor() or platform.machine(),
-                        "version": pacspark.__version__,
-                    }
-                )
+            record(
+                "ingest",
+                case=case,
+                instances=arguments.instances,
+                bytes=size_bytes,
+                stored=one.stored,
+                duplicate=one.duplicate,
+                seconds=round(one.seconds, 2),
+                instances_per_s=round(arguments.instances / one.seconds, 1),
+                mb_per_s=round(size_bytes / one.seconds / 1e6, 1),
+                session_start_s=round(session_s, 2),
             )
     finally:
         shutil.rmtree(work)

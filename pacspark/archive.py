@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from pacspark.check import GeometryCheck
     from pacspark.dicom.scan import StoredScan
+    from pacspark.pictures import Sinogram
     from pacspark.spark.reconstruct import ReconstructionReport
     from pacspark.volume import Volume
 
@@ -237,6 +238,12 @@ class Archive:
         versions: pd.DataFrame = self.catalog.versions().to_pandas()
         return versions
 
+    def sinogram(self, series_uid: str, energy_bin: int = 0) -> "Sinogram":
+        """Read the sinogram of the middle detector row of a scan, and nothing else of it."""
+        from pacspark.middle_row import middle_row_sinogram
+
+        return middle_row_sinogram(self.catalog, series_uid, energy_bin)
+
     # what is reconstructed
 
     def grid(
@@ -296,6 +303,15 @@ class Archive:
         """Reconstruct a projection series with Spark into a CT series of the archive.
 
         Asking the same again finds what was made.
+
+        Parameters
+        ----------
+        series_uid, energy_bin
+            The scan, and which of its energy bins.
+        grid, options
+            The voxels (None: the field of view; `grid` makes others), and the filter.
+        water_mu_per_mm, cluster
+            Attenuation of water, for Hounsfield units (None: the scan's own); what to plan for.
 
         Returns
         -------

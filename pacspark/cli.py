@@ -52,6 +52,13 @@ Filter = Annotated[
     str, typer.Option("--filter", help="ram-lak, shepp-logan, cosine, hamming or hann.")
 ]
 Cutoff = Annotated[float, typer.Option("--cutoff", help="Cut-off, part of the Nyquist frequency.")]
+Extrapolation = Annotated[
+    float,
+    typer.Option(
+        "--extrapolation",
+        help="For objects wider than the detector: how far rows go on, part of their length.",
+    ),
+]
 EnergyBins = Annotated[
     str | None, typer.Option("--energy-bins", help="Indices like 0,2; all unless given.")
 ]
@@ -328,6 +335,7 @@ def reconstruct(
     center: Center = None,
     filter_name: Filter = "ram-lak",
     cutoff: Cutoff = 1.0,
+    extrapolation: Extrapolation = 0.0,
     energy_bins: EnergyBins = None,
     water_mu: Annotated[
         float | None, typer.Option("--water-mu-per-mm", help="Attenuation of water, for HU.")
@@ -339,7 +347,7 @@ def reconstruct(
 ) -> None:
     """Reconstruct a scan with Spark; the last word is the UID of the CT series in the archive."""
     try:
-        options = FDKOptions(filter=filter_name, cutoff=cutoff)
+        options = FDKOptions(filter=filter_name, cutoff=cutoff, extrapolation=extrapolation)
         if water_mu is not None:
             require_positive("--water-mu-per-mm", water_mu)
     except GeometryError as error:

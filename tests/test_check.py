@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pacspark.archive import open_archive
 from pacspark.check import GeometryCheck, check_geometry, check_series
 from pacspark.ct.coverage import view_radius_mm
 from pacspark.ct.geometry import (
@@ -371,6 +372,8 @@ def test_stored_scan__is_checked_from_one_row_of_each_frame(tmp_path: Path) -> N
     np.testing.assert_allclose(sinogram.values, expected, rtol=1e-6)
     assert sinogram.title == "detector row 5"
     assert catalog.bytes_read == (90 + 4 + 3) * 80 * 2
+    again = open_archive(tmp_path / "archive").sinogram(series_uid)
+    np.testing.assert_array_equal(again.values, sinogram.values)
     found = check_series(catalog, series_uid)
     assert found.stated_offset_u_mm == 0.0
     assert found.best_offset_u_mm == pytest.approx(2.0, abs=0.25)

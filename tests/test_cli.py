@@ -131,6 +131,16 @@ def words(spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory) -> di
     }
 
 
+def test_extrapolation__is_an_option_of_the_run(shell: Shell, words: dict[str, str]) -> None:
+    asked = ("reconstruct", words["ROOT"], words["SCAN"], *SIZE)
+
+    (report,) = shell.json(*asked, "--extrapolation", "0.5")
+
+    statement = f"SELECT options FROM runs WHERE run_id = '{report['run_id']}'"
+    (run,) = shell.json("sql", words["ROOT"], statement)
+    assert json.loads(run["options"])["options"]["extrapolation"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("command", "status", "says"),
     [
@@ -159,6 +169,7 @@ def words(spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory) -> di
         ("reconstruct ROOT SCAN --center 0 0 inf", 2, "expected a finite number, found inf"),
         ("reconstruct ROOT SCAN --filter sharp", 2, "found 'sharp'"),
         ("reconstruct ROOT SCAN --cutoff 2", 2, "options.cutoff: expected a number in (0, 1]"),
+        ("reconstruct ROOT SCAN --extrapolation 2", 2, "options.extrapolation: expected a number"),
         ("reconstruct ROOT SCAN --energy-bins one", 2, "expected indices like 0,2, found 'one'"),
         ("reconstruct ROOT SCAN --energy-bins 0,1", 2, "energy bin: expected 0 to 0, found 1"),
         ("reconstruct ROOT SCAN --energy-bins -1", 2, "energy bin: expected 0 to 0, found -1"),

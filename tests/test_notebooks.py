@@ -66,19 +66,31 @@ def python_blocks(path: Path) -> list[str]:
 @pytest.mark.slow
 def test_readme__runs_as_it_stands(tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    for number, block in enumerate(python_blocks(ROOT / "README.md")):
-        script = tmp_path / f"block{number}.py"
-        script.write_text(block)
-        done = subprocess.run(
-            [sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    run_blocks(ROOT / "README.md", tmp_path)
     assert (tmp_path / "walnut.png").read_bytes().startswith(b"\x89PNG")
     assert {path.suffix for path in (tmp_path / "walnut").iterdir()} == {".dcm", ".gz"}
 
 
-def test_readme__describes_a_scan_as_the_reader_wants_it(tmp_path: Path) -> None:
-    (description,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_geometry_page__runs_as_it_stands(tmp_path: Path) -> None:
+    assert run_blocks(ROOT / "docs" / "geometry.md", tmp_path) == 1
+
+
+def run_blocks(page: Path, folder: Path) -> int:
+    """Run the Python of a page, one process per block in one folder; return how many there are."""
+    blocks = python_blocks(page)
+    for number, block in enumerate(blocks):
+        script = folder / f"block{number}.py"
+        script.write_text(block)
+        done = subprocess.run(
+            [sys.executable, script.name], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    return len(blocks)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/scan-description.md"])
+def test_page__describes_a_scan_as_the_reader_wants_it(tmp_path: Path, page: str) -> None:
+    (description,) = re.findall(r"```toml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     (tmp_path / "SCAN.toml").write_text(description)
     (tmp_path / "frames").mkdir()
     for number in range(120):

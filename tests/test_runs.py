@@ -48,7 +48,8 @@ def test_runs__hold_what_makes_a_result_again_even_after_a_kill(
     assert (made["outcome"], made["code_version"]) == ("done", __version__)
     assert made["series_instance_uid"] == volume.series_uid
     assert made["source_series_instance_uid"] == series_uid
-    assert json.loads(made["options"])["options"] == {"filter": "ram-lak", "cutoff": 1.0}
+    options = {"filter": "ram-lak", "cutoff": 1.0, "extrapolation": 0.0}
+    assert json.loads(made["options"])["options"] == options
     assert json.loads(made["geometry"])["grid"]["shape"] == [2, 8, 8]
     assert json.loads(made["geometry"])["scan"] == described
     # what was read is the version before the one that it made

@@ -5,12 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.config import RAISE
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence as DicomSequence
@@ -347,7 +348,9 @@ def _subject_problem(keyword: str, value: str) -> str:
     """Say what is wrong with a keyword of the subject or its value; nothing where all is well."""
     tag = tag_for_keyword(keyword)
     if tag is None:
-        return "expected a DICOM keyword, found none of PS3.6"
+        near = get_close_matches(keyword, keyword_dict, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"expected a DICOM keyword, found none of PS3.6{hint}"
     vr = dictionary_VR(tag)
     if tag >> 16 in _OURS or keyword in _OUR_KEYWORDS or vr in {"SQ", "OB", "OW", "UN", "AT"}:
         return (

@@ -136,6 +136,11 @@ class AxedStack:
         """Return the length of an axis; one where the files have no such axis."""
         return int(self._lengths.get(axis, 1))
 
+    @property
+    def is_one_frame(self) -> bool:
+        """Whether the whole array is one file that lacks the first axis."""
+        return not self._joined and len(self._source.paths) == 1
+
     def read(self, start: int, stop: int, energy_bin: int = 0) -> NDArray[np.generic]:
         """Return the views ``start..stop`` of an energy bin, ``[angle, row, column]``."""
         chosen = {"angle": slice(start, stop), "energy_bin": slice(energy_bin, energy_bin + 1)}

@@ -4,6 +4,7 @@
 cannot be followed is one line that names the key, what was expected and what was found.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pacspark.ct.geometry import (
     RowOrder,
 )
 from pacspark.ct.preprocess import KINDS, Kind
+from pacspark.ct.redundancy import Redundancy
 from pacspark.errors import GeometryError, ScanDescriptionError
 from pacspark.scans.arrays import AXES, ArraySource, AxedStack, read_array_source
 from pacspark.scans.toml import TomlTable, read_text, read_toml
@@ -31,7 +33,12 @@ LARGEST_RADIAN_SPAN = 6.3
 """Angles of a scan that lie within this many degrees are radians by mistake: a full circle."""
 FEW_VIEWS = 3
 """So few views may well lie close together."""
-_PROJECTION_KEYS = {
+_TABLES = dict.fromkeys(
+    ("format_version", "projections", "geometry", "angles", "energy_bins", "calibration",
+     "subject"), ""
+)  # fmt: skip
+# keys of each table, and what each is used with only
+_PROJECTION_KEYS = dict.fromkeys(("files", "kind", "axes"), "") | {
     "scale": 'kind = "line_integrals" or "transmission"',
     "dataset": "files in HDF5",
     "shape": "raw files",
@@ -46,17 +53,22 @@ _PROJECTION_KEYS = {
     "dark_shape": 'kind = "counts" and raw darks',
     "unattenuated_counts": 'kind = "counts" and no flat',
 }
-_GEOMETRY_KEYS = {
+_GEOMETRY_KEYS = dict.fromkeys(
+    ("beam", "rotation", "column_spacing_mm", "row_spacing_mm", "row_order",
+     "rotation_axis_column", "detector_offset_v_mm"), ""
+) | {
     "source_to_isocenter_mm": 'beam = "cone"',
     "source_to_detector_mm": 'beam = "cone"',
     "detector_offset_u_mm": "no rotation_axis_column",
-}
-_ANGLE_KEYS = {
+}  # fmt: skip
+_ANGLE_KEYS = dict.fromkeys(("count", "file"), "") | {
     "start_deg": "step_deg",
     "step_deg": "neither values_deg nor file",
     "values_deg": "no file",
     "first": "values_deg or file",
 }
+_ENERGY_KEYS = {"edges_kev": ""}
+_CALIBRATION_KEYS = {"water_mu_per_mm": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +131,10 @@ def read_scan_description(path: str | Path) -> ScanDescription:
     path = Path(path)
     if path.is_dir():
         path /= "SCAN.toml"
-    whole = read_toml(path)
+    whole = read_toml(path, _TABLES)
     if whole.count("format_version", 1) != FORMAT_VERSION:
         raise whole.error("format_version", str(FORMAT_VERSION), whole.count("format_version"))
-    images = whole.table("projections", required=True)
+    images = whole.table("projections", _PROJECTION_KEYS, required=True)
     kind: Kind = images.choice("kind", KINDS)  # type: ignore[assignment]
     axes = _axes(images)
     folder = path.resolve().parent
@@ -136,22 +148,24 @@ def read_scan_description(path: str | Path) -> ScanDescription:
             unattenuated = images.optional_number("unattenuated_counts", positive=True)
     else:
         scale = images.number("scale", scale, positive=True)
-    images.require_known(_PROJECTION_KEYS)
+    images.require_used()
     if kind == "counts" and flat is None and unattenuated is None:
         raise images.error("flat", "flats, or unattenuated_counts, for counts", "neither")
 
     stack = projections.open()
     try:
-        edges = _edges(whole.table("energy_bins"), stack)
-        angles = _angles(whole.table("angles", required=True), folder, stack.length("angle"))
-        geometry = _geometry(whole.table("geometry", required=True), angles, stack)
+        _require_axes(images, stack)
+        edges = _edges(whole.table("energy_bins", _ENERGY_KEYS), stack)
+        angles = _angles(
+            whole.table("angles", _ANGLE_KEYS, required=True), folder, stack.length("angle")
+        )
+        geometry = _geometry(whole.table("geometry", _GEOMETRY_KEYS, required=True), angles, stack)
     finally:
         stack.close()
-    calibration = whole.table("calibration")
+    calibration = whole.table("calibration", _CALIBRATION_KEYS)
     water = calibration.optional_number("water_mu_per_mm", positive=True)
-    calibration.require_known()
     subject = whole.table("subject").plain()
-    whole.require_known()
+    _warn_of_gaps(path, geometry)
     return ScanDescription(
         path=path,
         kind=kind,
@@ -177,6 +191,23 @@ def _axes(images: TomlTable) -> tuple[str, ...]:
     return tuple(axes)
 
 
+def _require_axes(images: TomlTable, stack: AxedStack) -> None:
+    """Refuse one array of two axes that nobody named: a sinogram, more likely than one view."""
+    if "axes" not in images and stack.is_one_frame:
+        expected = 'their names for an array of two, like ["angle", "column"] of a sinogram'
+        raise images.error("axes", expected, "none")
+
+
+def _warn_of_gaps(path: Path, geometry: Geometry) -> None:
+    """Tell of a scan that can be stored, but not reconstructed: its views leave out rays."""
+    try:
+        Redundancy(geometry)
+    except GeometryError as error:
+        logging.getLogger(__name__).warning(
+            "%s: can be stored, but not reconstructed: %s", path, error
+        )
+
+
 def _optional_frames(
     images: TomlTable, key: str, axes: tuple[str, ...], folder: Path, projections: ArraySource
 ) -> ArraySource | None:
@@ -188,12 +219,10 @@ def _optional_frames(
 def _edges(table: TomlTable, stack: AxedStack) -> tuple[float, ...]:
     n_bins = stack.length("energy_bin")
     if "edges_kev" not in table:
-        table.require_known()
         if n_bins > 1:
             raise table.error("edges_kev", f"{n_bins + 1} edges for {n_bins} energy bins", "none")
         return ()
     edges = table.numbers("edges_kev")
-    table.require_known()
     if len(edges) != n_bins + 1 or edges != sorted(set(edges)) or edges[0] < 0:
         raise table.error("edges_kev", f"{n_bins + 1} rising edges for {n_bins} energy bins", edges)
     return tuple(edges)
@@ -216,7 +245,7 @@ def _angles(table: TomlTable, folder: Path, n_angles: int) -> NDArray[np.float64
         first = table.count("first", 0, smallest=0)
         count = table.count("count", len(listed) - first, smallest=1)
         degrees = np.array(listed[first : first + count])
-    table.require_known(_ANGLE_KEYS)
+    table.require_used()
     if len(degrees) != n_angles:
         raise table.error(key, f"{n_angles} angles, as many as there are frames", len(degrees))
     _require_directions(table, key, degrees)
@@ -233,8 +262,10 @@ def _require_directions(table: TomlTable, key: str, degrees: NDArray[np.float64]
         largest = f"{math.degrees(MAX_SPAN_RAD):.0f} degrees, 16 turns"
         raise table.error(key, f"angles within {largest}", f"a span of {span:g} degrees")
     turned = np.remainder(degrees - degrees[0] + 180.0, 360.0) - 180.0
-    if n_angles > 1 and np.abs(turned).max() <= math.degrees(TWINS_RAD):
+    if np.abs(turned).max() <= math.degrees(TWINS_RAD):
         found = f"all {n_angles} at {degrees[0]:g} degrees, or whole turns from it"
+        if n_angles == 1:
+            found = "one view"
         raise table.error(key, "views from several directions", found)
     if n_angles > FEW_VIEWS and span <= LARGEST_RADIAN_SPAN:
         found = f"{n_angles} views within {span:g}, which looks like radians"
@@ -270,6 +301,9 @@ def _angle_file(table: TomlTable, folder: Path) -> list[float]:
 
 
 def _geometry(table: TomlTable, angles: NDArray[np.float64], stack: AxedStack) -> Geometry:
+    if "beam" in table and table.text("beam") == "fan":
+        expected = "cone or parallel (a fan is a cone with one detector row)"
+        raise table.error("beam", expected, "'fan'")
     beam = table.choice("beam", ("cone", "parallel"))
     senses = ("counterclockwise", "clockwise")
     if table.choice("rotation", senses, senses[0]) == "clockwise":
@@ -292,7 +326,7 @@ def _geometry(table: TomlTable, angles: NDArray[np.float64], stack: AxedStack) -
     if beam == "cone":
         names = ("source_to_isocenter_mm", "source_to_detector_mm")
         distances = [table.number(name, positive=True) for name in names]
-    table.require_known(_GEOMETRY_KEYS)
+    table.require_used()
     try:
         panel = FlatPanel(
             n_rows=n_rows,

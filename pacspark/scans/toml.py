@@ -3,8 +3,8 @@
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from pacspark.errors import ScanDescriptionError
@@ -13,7 +13,7 @@ MAX_TEXT_BYTES = 16 << 20
 
 
 class TomlTable:
-    """One table of a TOML file, read key by key; keys that nobody asked for are errors.
+    """One table of a TOML file, read key by key.
 
     Parameters
     ----------
@@ -23,13 +23,29 @@ class TomlTable:
         Of the table; empty for the whole file.
     values
         Its content.
+    keys
+        The keys that it may have, and in words what each is used with only, or nothing; None: any.
+
+    Raises
+    ------
+    ScanDescriptionError
+        When it has another key. That comes first: a misspelt key is a missing one too.
     """
 
-    def __init__(self, path: Path, name: str, values: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, name: str, values: Mapping[str, Any], keys: Mapping[str, str] | None
+    ) -> None:
         self.path = path
         self.name = name
         self._values = values
+        self._keys = keys
         self._asked: set[str] = set()
+        for key in values:
+            if keys is not None and key not in keys:
+                near = get_close_matches(key.lower(), keys, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                known = ", ".join(sorted(keys))
+                raise self.error(key, f"one of the keys {known}", f"an unknown key{hint}")
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -41,14 +57,16 @@ class TomlTable:
             f"{self.path}: {name}: expected {expected}, found {one_line(found)}"
         )
 
-    def table(self, key: str, *, required: bool = False) -> "TomlTable":
+    def table(
+        self, key: str, keys: Mapping[str, str] | None = None, *, required: bool = False
+    ) -> "TomlTable":
         """Return a table below this one; an empty one where it may be missing."""
         value = self._get(key, {})
         if not isinstance(value, dict):
             raise self.error(key, f"a table [{key}]", repr(value))
         if required and not value:
             raise self.error(key, f"a table [{key}]", "none")
-        return TomlTable(self.path, f"{self.name}.{key}" if self.name else key, value)
+        return TomlTable(self.path, f"{self.name}.{key}" if self.name else key, value, keys)
 
     def text(self, key: str, default: str | None = None) -> str:
         """Return a text."""
@@ -125,37 +143,37 @@ class TomlTable:
                 raise self.error(key, "a text or a number", _shown(value))
         return dict(self._values)
 
-    def require_known(self, only_with: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Refuse keys that nobody asked for.
-
-        Parameters
-        ----------
-        only_with
-            Keys that are asked for under a condition, and in words which.
-        """
+    def require_used(self) -> None:
+        """Refuse keys that nobody asked for: the others leave them without a use."""
         for key, value in self._values.items():
-            if key in self._asked:
-                continue
-            if key in only_with:
-                raise self.error(key, f"it only with {only_with[key]}", _shown(value))
-            known = sorted(self._asked | set(only_with))
-            raise self.error(key, f"one of the keys {', '.join(known)}", "an unknown key")
+            if self._keys and key not in self._asked:
+                raise self.error(key, f"it only with {self._keys[key]}", _shown(value))
 
     def _get(self, key: str, default: Any) -> Any:
         self._asked.add(key)
         return self._values.get(key, default)
 
 
-def read_toml(path: Path) -> TomlTable:
+def read_toml(path: Path, keys: Mapping[str, str]) -> TomlTable:
     """Read a TOML file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    keys
+        Of the whole file; see `TomlTable`.
 
     Raises
     ------
     ScanDescriptionError
-        When it is missing or no TOML.
+        When it is missing, no TOML, or has other keys.
     """
     try:
-        return TomlTable(path, "", tomllib.loads(read_text(path)))
+        values = tomllib.loads(read_text(path))
+    except FileNotFoundError as error:
+        message = f"{path}: expected a scan description, found no such file"
+        raise ScanDescriptionError(message) from error
     except OSError as error:
         message = f"{path}: expected a scan description, found {error.strerror}"
         raise ScanDescriptionError(message) from error
@@ -163,6 +181,7 @@ def read_toml(path: Path) -> TomlTable:
         # besides its own error, tomllib lets those of int() and of deep nesting through
         message = f"{path}: expected TOML, found {one_line(error)}"
         raise ScanDescriptionError(message) from error
+    return TomlTable(path, "", values, keys)
 
 
 def read_text(path: Path) -> str:

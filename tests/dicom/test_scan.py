@@ -146,6 +146,7 @@ def require_valid(peer: Callable[[str], str], folder: Path, encoded: list[Encode
     ("subject", "found"),
     [
         ({"Nonsense": "1"}, "none of PS3.6"),
+        ({"PatientId": "P"}, "none of PS3.6; did you mean PatientID?"),
         ({"Rows": 7}, "one that the scan itself sets"),
         ({"PixelData": "x"}, "one that the scan itself sets"),
         ({"SOPInstanceUID": "1.2.3"}, "one that the scan itself sets"),

@@ -209,7 +209,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (COUNTS | {"projections.unattenuated_counts": -1}, "projections.una.*: .*> 0, found -1"),
     (COUNTS | {"projections.unattenuated_counts": "x"}, "projections.una.*: .*'x'"),
     ({"projections.file": "x"}, "projections.file: .*found an unknown key"),
-    ({"geometry.beam": "fan"}, "geometry.beam: expected one of cone, parallel, found 'fan'"),
+    ({"geometry.beam": "fan"}, "geometry.beam: .*a fan is a cone with one detector row.*'fan'"),
+    ({"geometry.beam": "helix"}, "geometry.beam: expected one of cone, parallel, found 'helix'"),
+    ({"angles": {"step_degrees": 60}}, "angles.step_degrees: .*; did you mean step_deg?"),
+    ({"geometry": {"Beam": "cone"}}, "geometry.Beam: .*unknown key; did you mean beam?"),
+    ({"geometrie.beam": "cone"}, "geometrie: .*unknown key; did you mean geometry?"),
     ({"geometry.source_to_isocenter_mm": None}, "geometry.source_to_isocenter_mm: .*nothing"),
     ({"geometry.source_to_isocenter_mm": -1.0}, "geometry.source_to_isocenter_mm: .*> 0"),
     ({"geometry.source_to_detector_mm": True}, "geometry.source_to_detector_mm: .*True"),
@@ -318,7 +322,9 @@ def test_description__does_refuse_bytes_that_are_no_text(tmp_path: Path, content
 
 
 def test_description__does_say_that_it_is_missing(tmp_path: Path) -> None:
-    assert "No such file" in refusal(tmp_path / "none.toml")
+    said = refusal(tmp_path / "none.toml")
+
+    assert said == "expected a scan description, found no such file"
 
 
 @pytest.mark.parametrize("word", ["nan", "inf", "60deg", "1e999", "0x10", "\x00"])
@@ -337,9 +343,42 @@ def test_angles__does_take_whole_turns_and_few_views(tmp_path: Path) -> None:
     path = write_scan(tmp_path, {"angles": {"values_deg": turns}})
     assert read_scan_description(path).geometry.n_angles == 6
 
+    np.save(tmp_path / "stack.npy", frames(n_angles=2)[0])
+    path = write_toml(tmp_path, with_values({"angles": {"step_deg": 5}}))
+    assert read_scan_description(path).geometry.n_angles == 2
+
+
+def test_angles__does_refuse_a_single_view(tmp_path: Path) -> None:
     np.save(tmp_path / "stack.npy", frames(n_angles=1)[0])
-    path = write_toml(tmp_path, with_values({"angles": {"step_deg": 0}}))
-    assert read_scan_description(path).geometry.n_angles == 1
+    path = write_toml(tmp_path, with_values({}))
+
+    expected = "angles.step_deg: expected views from several directions, found one view"
+    assert refusal(path) == expected
+
+
+def test_axes__does_ask_for_their_names_where_an_array_has_two(tmp_path: Path) -> None:
+    sinogram = np.arange(60.0).reshape(6, 10)
+    np.save(tmp_path / "stack.npy", sinogram)
+
+    message = refusal(write_toml(tmp_path, with_values({})))
+
+    assert message.startswith("projections.axes: expected their names for an array of two")
+    named = {"projections.axes": ["angle", "column"]}
+    description = read_scan_description(write_toml(tmp_path, with_values(named)))
+    assert description.geometry.n_angles == 6
+
+
+@pytest.mark.parametrize(("step_deg", "n_lines"), [(60, 0), (10, 1)])
+def test_description__does_warn_in_one_line_of_views_that_leave_out_rays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, step_deg: float, n_lines: int
+) -> None:
+    path = write_scan(tmp_path, {"angles.step_deg": step_deg})
+
+    assert read_scan_description(path).geometry.n_angles == 6
+    assert len(caplog.messages) == n_lines
+    for line in caplog.messages:
+        assert line.startswith(f"{path}: can be stored, but not reconstructed: gantry_angles_rad: ")
+        assert line.endswith("found views over 50.0 degrees")
 
 
 FLAT = COUNTS | {"projections.flat": "flat.npy"}

@@ -171,7 +171,7 @@ def test_tasks__do_not_grow_with_the_number_of_instances(
 @pytest.mark.parametrize(
     ("step_deg", "water", "says"),
     [
-        (5.0, 0.02, "found none for 165.0 degrees"),
+        (4.0, 0.02, "found views over 156.0 degrees"),
         (9.0, 0.0, "water_mu_per_mm: expected a number > 0"),
         (9.0, -0.02, "water_mu_per_mm: expected a number > 0"),
         (9.0, math.nan, "water_mu_per_mm: expected a number > 0"),
