@@ -21,15 +21,9 @@ from pacspark.ct.checks import require_count, require_positive
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.matching import parse_query
-from pacspark.errors import GeometryError, ProjectionDataError, UsageError
+from pacspark.errors import ArchiveNotFoundError, GeometryError, ProjectionDataError, UsageError
 from pacspark.progress import SILENT, Progress
-from pacspark.spark.partition import (
-    SUBJECTS,
-    Cluster,
-    ReconstructionPlan,
-    plan_reconstruction,
-    subject_scan,
-)
+from pacspark.spark.partition import Cluster, ReconstructionPlan, plan_reconstruction
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import IngestReport
 from pacspark.tables.schema import TABLES, check_tables, create_tables
@@ -77,7 +71,10 @@ def open_archive(
         When there is none; `create_archive` makes one.
     """
     storage = open_storage(root)
-    check_tables(storage)
+    try:
+        check_tables(storage)
+    except ArchiveNotFoundError as error:
+        raise ArchiveNotFoundError(*error.args) from None  # what Delta says of it helps nobody
     return Archive(storage, spark, as_of)
 
 
@@ -362,13 +359,13 @@ class Archive:
         """Open a CT series as a volume; lazy."""
         from pacspark.volume import Volume
 
-        return Volume(self.catalog, series_uid)
+        return Volume(self.catalog, _uid(series_uid))
 
     def check(self, series_uid: str) -> "GeometryCheck":
         """Look for a wrong axis offset or rotation sense of a scan."""
         from pacspark.check import check_series
 
-        return check_series(self.catalog, series_uid)
+        return check_series(self.catalog, _uid(series_uid))
 
     # what goes out
 
@@ -413,12 +410,19 @@ class Archive:
     def _scan(self, series_uid: str) -> "StoredScan":
         from pacspark.tables.scans import read_stored_scan
 
-        return read_stored_scan(self.catalog, series_uid).scan
+        return read_stored_scan(self.catalog, _uid(series_uid)).scan
 
     def _require_now(self) -> None:
         if self._as_of is not None:
             message = "expected an archive opened without as_of to write into, found one as of then"
             raise UsageError(message)
+
+
+def _uid(value: object) -> str:
+    if not isinstance(value, str):
+        message = f"expected the UID of a series, a text, found {type(value).__name__}: {value!r}"
+        raise UsageError(message)
+    return value
 
 
 def _query_text(value: object) -> object:
@@ -484,18 +488,3 @@ def cluster_of(
             found.memory_per_executor_bytes if memory_bytes is None else memory_bytes
         ),
     )
-
-
-def plan_preset(name: str, cluster: Cluster) -> ReconstructionPlan:
-    """Plan a class of subjects without a scan.
-
-    Raises
-    ------
-    UsageError
-        When there is no such preset.
-    """
-    if name not in SUBJECTS:
-        message = f"preset: expected one of {', '.join(SUBJECTS)}, found {name!r}"
-        raise UsageError(message)
-    geometry, grid = subject_scan(SUBJECTS[name])
-    return plan_reconstruction(geometry, grid, cluster)

@@ -271,7 +271,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Tell what a reconstruction would run and cost; runs nothing."""
-    from pacspark.archive import plan_preset
+    from pacspark.spark.partition import plan_preset
 
     if price is not None and not (math.isfinite(price) and price >= 0):
         message = f"--price-per-core-hour: expected a number from 0 on, found {price}"

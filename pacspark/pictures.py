@@ -58,6 +58,18 @@ class Window:
             )
             raise UsageError(message)
 
+    @classmethod
+    def given(cls, window: "Window | tuple[float, float] | None") -> "Window | None":
+        """Take a window, or its center and width as a pair."""
+        if window is None or isinstance(window, Window):
+            return window
+        try:
+            center, width = (float(number) for number in window)
+        except (TypeError, ValueError):
+            message = f"window: expected Window(center, width) or a pair of them, found {window!r}"
+            raise UsageError(message) from None
+        return cls(center, width)
+
     @property
     def lower(self) -> float:
         """What is black."""

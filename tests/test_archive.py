@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import highdicom
 import numpy as np
@@ -18,6 +18,7 @@ from pacspark.archive import Archive, create_archive
 from pacspark.ct.fdk import reconstruct_fdk
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.scan import decode_frames, scan_from_headers
+from pacspark.errors import ArchiveNotFoundError, UsageError
 from pacspark.spark.partition import Cluster
 from pacspark.spark.reconstruct import ReconstructionRequest, reconstruct
 from tests.scan_files import phantom_geometry, write_phantom_scan
@@ -161,3 +162,17 @@ def test_plan__predicts_what_a_stored_scan_costs(tmp_path: Path) -> None:
     assert plan.projection_bytes == 4 * 40 * 24 * 36
     assert archive.grid(series_uid, size=(10, 12, 8)).shape == (8, 12, 10)
     assert archive.grid(series_uid).shape[0] == phantom_geometry().detector.n_rows
+
+
+def test_series__is_named_by_a_text(tmp_path: Path) -> None:
+    archive = create_archive(tmp_path / "archive")
+    asks: list[Callable[[Any], object]] = [archive.reconstruct, archive.volume, archive.check]
+    for ask in [*asks, archive.plan, archive.grid]:
+        with pytest.raises(UsageError, match="expected the UID of a series, a text, found list"):
+            ask(["1.2"])
+
+
+def test_open__of_no_archive_is_one_error_without_its_causes(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveNotFoundError, match="pacspark init") as error:
+        pacspark.open(tmp_path)
+    assert error.value.__suppress_context__

@@ -423,3 +423,18 @@ def subject_scan(subject: Subject) -> tuple[ConeBeamGeometry, VolumeGrid]:
     )
     shape = (n_rows, *(math.ceil(10 * size / sample_mm) for size in reversed(subject.size_cm[:2])))
     return geometry, VolumeGrid(shape=shape, voxel_mm=(sample_mm,) * 3)
+
+
+def plan_preset(name: str, cluster: Cluster) -> ReconstructionPlan:
+    """Plan a class of subjects without a scan.
+
+    Raises
+    ------
+    UsageError
+        When there is no such preset.
+    """
+    if name not in SUBJECTS:
+        message = f"preset: expected one of {', '.join(SUBJECTS)}, found {name!r}"
+        raise UsageError(message)
+    geometry, grid = subject_scan(SUBJECTS[name])
+    return plan_reconstruction(geometry, grid, cluster)
