@@ -18,7 +18,6 @@ import pacspark
 from pacspark.errors import PacsparkError
 from pacspark.middle_row import middle_row_sinogram
 from pacspark.pictures import ImagePlane, Sinogram, Window, draw_panels
-from pacspark.progress import progress_for_stderr
 
 EXAMPLES = Path(__file__).parent
 HEAD_WINDOW = Window(0.0, 2000.0)
@@ -62,13 +61,12 @@ def say(text: str) -> None:
 
 def run(archive: pacspark.Archive, name: str, description: Path, folder: Path) -> Result:
     """Import, reconstruct and export one scan."""
-    progress = progress_for_stderr()
     say(f"{name}: {description}")
     started = time.monotonic()
-    scan_uid = archive.import_scan(description, progress=progress).series_instance_uid
-    volume = archive.reconstruct(scan_uid, progress=progress)
+    scan_uid = archive.import_scan(description).series_instance_uid
+    volume = archive.reconstruct(scan_uid)
     shutil.rmtree(folder, ignore_errors=True)
-    files = archive.export(folder, series=volume.series_uid, progress=progress)
+    files = archive.export(folder, series=volume.series_uid)
     seconds = time.monotonic() - started
     sinogram = middle_row_sinogram(archive.catalog, scan_uid)
     return Result(name, sinogram, volume, len(files), seconds)
@@ -76,7 +74,6 @@ def run(archive: pacspark.Archive, name: str, description: Path, folder: Path) -
 
 def main(build: Path, root: str) -> None:
     """Run the demonstration in a folder, with the archive there or elsewhere."""
-    say("starting Spark")
     archive = pacspark.create(root)
     descriptions = {
         "walnut": EXAMPLES / "walnut" / "SCAN.toml",

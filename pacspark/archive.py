@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 
-from pacspark.ct.checks import require_count, require_positive
+from pacspark.ct.coverage import refit
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import ArchiveNotFoundError, GeometryError, ProjectionDataError, UsageError
-from pacspark.progress import SILENT, Progress
+from pacspark.progress import Progress, progress_for_stderr
 from pacspark.spark.partition import Cluster, ReconstructionPlan, plan_reconstruction
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import IngestReport
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pacspark.check import GeometryCheck
     from pacspark.dicom.scan import StoredScan
     from pacspark.spark.reconstruct import ReconstructionReport
+    from pacspark.tables.scans import ScanFrames
     from pacspark.volume import Volume
 
 
@@ -52,6 +53,7 @@ def open_archive(
     root: str | Path,
     spark: "SparkSession | None" = None,
     as_of: int | datetime | None = None,
+    progress: Progress | None = None,
 ) -> "Archive":
     """Open an archive that exists.
 
@@ -64,6 +66,8 @@ def open_archive(
     as_of
         A version of the `instances` table, or a time (UTC where it has no zone): every table as it
         was then, in Python and in SQL.
+    progress
+        Told of long work; None: shown on standard error. `pacspark.progress.SILENT` shows none.
 
     Raises
     ------
@@ -75,14 +79,16 @@ def open_archive(
         check_tables(storage)
     except ArchiveNotFoundError as error:
         raise ArchiveNotFoundError(*error.args) from None  # what Delta says of it helps nobody
-    return Archive(storage, spark, as_of)
+    return Archive(storage, spark, as_of, progress)
 
 
-def create_archive(root: str | Path, spark: "SparkSession | None" = None) -> "Archive":
-    """Create an archive's tables where they are missing, and open it."""
+def create_archive(
+    root: str | Path, spark: "SparkSession | None" = None, progress: Progress | None = None
+) -> "Archive":
+    """Create an archive's tables where they are missing, and open it as `open_archive` does."""
     storage = open_storage(root)
     create_tables(storage)
-    return Archive(storage, spark, None)
+    return Archive(storage, spark, None, progress)
 
 
 class Archive:
@@ -96,11 +102,18 @@ class Archive:
         The session to use; None: one is made on first need.
     as_of
         A version of `instances` or a time to look from; None: now.
+    progress
+        Told of long work; None: shown on standard error.
     """
 
     def __init__(
-        self, storage: Storage, spark: "SparkSession | None", as_of: int | datetime | None
+        self,
+        storage: Storage,
+        spark: "SparkSession | None",
+        as_of: int | datetime | None,
+        progress: Progress | None = None,
     ) -> None:
+        self.progress = progress or progress_for_stderr()
         self._storage = storage
         self._spark = spark
         self._as_of = as_of
@@ -125,7 +138,7 @@ class Archive:
         if self._spark is None:
             from pacspark.spark.session import session_for
 
-            self._spark = session_for(self.root)
+            self._spark = session_for(self.root, progress=self.progress)
         return self._spark
 
     @property
@@ -135,9 +148,7 @@ class Archive:
 
     # what comes in
 
-    def ingest(
-        self, paths: str | Path | Iterable[str | Path], *, progress: Progress = SILENT
-    ) -> IngestReport:
+    def ingest(self, paths: str | Path | Iterable[str | Path]) -> IngestReport:
         """Store DICOM objects: files, folders, globs, zips, DICOMDIRs.
 
         Returns
@@ -149,9 +160,9 @@ class Archive:
 
         self._require_now()
         listed = [paths] if isinstance(paths, str | Path) else list(paths)
-        return ingest(self.spark, self._storage, listed, progress=progress)
+        return ingest(lambda: self.spark, self._storage, listed, progress=self.progress)
 
-    def import_scan(self, description: str | Path, *, progress: Progress = SILENT) -> ImportedScan:
+    def import_scan(self, description: str | Path) -> ImportedScan:
         """Store the projections that a ``SCAN.toml`` describes, as DICOM.
 
         The same scan always makes the same objects, so importing it again stores nothing.
@@ -179,7 +190,7 @@ class Archive:
             geometry=describe_geometry(scan.geometry),
         ) as run:
             with (
-                progress.stage("import", None, "objects") as stage,
+                self.progress.stage("import", None, "objects") as stage,
                 open_frames(scan) as frames,
                 Intake(self._storage, run_id) as intake,
             ):
@@ -290,7 +301,6 @@ class Archive:
         energy_bin: int = 0,
         water_mu_per_mm: float | None = None,
         cluster: Cluster | None = None,
-        progress: Progress = SILENT,
     ) -> "Volume":
         """Reconstruct a projection series with Spark into a CT series of the archive.
 
@@ -308,7 +318,6 @@ class Archive:
             energy_bins=[energy_bin],
             water_mu_per_mm=water_mu_per_mm,
             cluster=cluster,
-            progress=progress,
         )[0]
         return self.volume(report.series_instance_uid)
 
@@ -321,13 +330,18 @@ class Archive:
         energy_bins: Sequence[int] | None = None,
         water_mu_per_mm: float | None = None,
         cluster: Cluster | None = None,
-        progress: Progress = SILENT,
     ) -> "list[ReconstructionReport]":
         """Reconstruct energy bins (all unless given), one CT series each, and report on each."""
-        from pacspark.spark.reconstruct import ReconstructionRequest, find_result, reconstruct
+        from pacspark.spark.reconstruct import (
+            ReconstructionRequest,
+            find_result,
+            prepared,
+            reconstruct,
+        )
 
         self._require_now()
-        scan = self._scan(series_uid)
+        stored = self._scan_frames(series_uid)
+        scan = stored.scan
         request = ReconstructionRequest(
             series_instance_uid=series_uid,
             grid=grid or scan.geometry.fit_grid(),
@@ -339,20 +353,17 @@ class Archive:
             if not 0 <= energy_bin < scan.n_energy_bins:
                 message = f"energy bin: expected 0 to {scan.n_energy_bins - 1}, found {energy_bin}"
                 raise UsageError(message)
+        cluster = cluster or cluster_of(spark=self._spark)
         reports = []
         for energy_bin in bins:
             asked = replace(request, energy_bin=energy_bin)
-            found = find_result(self.catalog, scan, asked)
-            reports.append(
-                found
-                or reconstruct(
-                    self.spark,
-                    self._storage,
-                    asked,
-                    cluster or cluster_of(spark=self.spark),
-                    progress=progress,
+            report = find_result(self.catalog, scan, asked)
+            if report is None:
+                prepared(self.catalog, stored, asked, cluster)  # before Spark starts
+                report = reconstruct(
+                    self.spark, self._storage, asked, cluster, progress=self.progress
                 )
-            )
+            reports.append(report)
         return reports
 
     def volume(self, series_uid: str) -> "Volume":
@@ -377,7 +388,6 @@ class Archive:
         series: str | None = None,
         instance: str | None = None,
         format: str = "dicom",  # noqa: A002 -- the contract's word
-        progress: Progress = SILENT,
     ) -> list[Path]:
         """Write a study, a series or an instance as files.
 
@@ -394,7 +404,7 @@ class Archive:
             message = f"export: expected one of study, series, instance, found {len(chosen)}"
             raise UsageError(message)
         ((level, uid),) = chosen.items()
-        return export(self.catalog, Path(directory), level, uid, format, progress)
+        return export(self.catalog, Path(directory), level, uid, format, self.progress)
 
     def _table(self, name: str) -> "DataFrame":
         from pacspark.spark.query import table
@@ -408,9 +418,12 @@ class Archive:
         return self.spark
 
     def _scan(self, series_uid: str) -> "StoredScan":
+        return self._scan_frames(series_uid).scan
+
+    def _scan_frames(self, series_uid: str) -> "ScanFrames":
         from pacspark.tables.scans import read_stored_scan
 
-        return read_stored_scan(self.catalog, _uid(series_uid)).scan
+        return read_stored_scan(self.catalog, _uid(series_uid))
 
     def _require_now(self) -> None:
         if self._as_of is not None:
@@ -428,34 +441,6 @@ def _uid(value: object) -> str:
 def _query_text(value: object) -> object:
     """Give several values as one query value (PS3.4 C.2.2.2.2)."""
     return "\\".join(map(str, value)) if isinstance(value, list | tuple) else value
-
-
-def refit(
-    grid: VolumeGrid,
-    size: Sequence[int] | None,
-    voxel_mm: float | None,
-    center_mm: Sequence[float] | None,
-) -> VolumeGrid:
-    """Change a grid's size, voxels or centre; what is not given follows from the rest.
-
-    `size` and `center_mm` are along x, y, z, as on the command line.
-    """
-    for name, count in zip("xyz", size or (), strict=False):
-        require_count(f"size along {name}", count)
-    if voxel_mm is not None:
-        require_positive("voxel_mm", voxel_mm)
-    extent_mm = [count * edge for count, edge in zip(grid.shape, grid.voxel_mm, strict=True)]
-    shape = grid.shape if size is None else (size[2], size[1], size[0])
-    voxel = grid.voxel_mm if voxel_mm is None else (voxel_mm, voxel_mm, voxel_mm)
-    if size is None and voxel_mm is not None:
-        n_z, n_y, n_x = (max(1, round(extent / voxel_mm)) for extent in extent_mm)
-        shape = (n_z, n_y, n_x)
-    elif size is not None and voxel_mm is None:
-        # cubic voxels that let the wider of x and y reach across the field of view
-        edge = max(extent_mm[1] / shape[1], extent_mm[2] / shape[2])
-        voxel = (grid.voxel_mm[0] if shape[0] == grid.shape[0] == 1 else edge, edge, edge)
-    center = grid.center_mm if center_mm is None else (center_mm[2], center_mm[1], center_mm[0])
-    return VolumeGrid(shape=shape, voxel_mm=voxel, center_mm=center)
 
 
 def cluster_of(

@@ -22,7 +22,6 @@ from pacspark.archive import create_archive, open_archive
 from pacspark.ct.checks import require_positive
 from pacspark.ct.filtering import FDKOptions
 from pacspark.errors import GeometryError, PacsparkError, QueryError, UsageError
-from pacspark.progress import Progress, progress_for_stderr
 
 app = typer.Typer(
     name="pacspark",
@@ -78,10 +77,6 @@ def show_json(value: object) -> None:
     print(json.dumps(value, default=str))
 
 
-def _progress() -> Progress:
-    return progress_for_stderr()
-
-
 @app.command(epilog="Example: pacspark init archive")
 def init(root: Root, as_json: AsJson = False) -> None:
     """Create the tables of an archive; safe to repeat."""
@@ -103,7 +98,7 @@ def ingest(
     Paths may be URLs, with globs, on HDFS or S3; a zip there has to be named .zip. Paths of this
     machine are read by the tasks: on a cluster, all its machines have to see them.
     """
-    report = create_archive(root).ingest(paths, progress=_progress())
+    report = open_archive(root).ingest(paths)
     counts = {
         "stored": report.stored,
         "duplicate": report.duplicate,
@@ -135,7 +130,7 @@ def import_scan(
     as_json: AsJson = False,
 ) -> None:
     """Store projections as DICOM; the last word is the series' UID."""
-    imported = create_archive(root).import_scan(scan, progress=_progress())
+    imported = open_archive(root).import_scan(scan)
     if as_json:
         show_json(asdict(imported))
     else:
@@ -352,7 +347,6 @@ def reconstruct(
         energy_bins=None if energy_bins is None else _indices(energy_bins),
         water_mu_per_mm=water_mu,
         cluster=_cluster(executors, cores, memory),
-        progress=_progress(),
     )
     if as_json:
         show_json([report.summary() for report in reports])
@@ -389,7 +383,6 @@ def export(
         series=series,
         instance=instance,
         format=file_format,
-        progress=_progress(),
     )
     if as_json:
         show_json([str(file) for file in files])

@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ from pacspark.archive import Archive, create_archive
 from pacspark.ct.fdk import reconstruct_fdk
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.scan import decode_frames, scan_from_headers
-from pacspark.errors import ArchiveNotFoundError, UsageError
+from pacspark.errors import ArchiveNotFoundError, GeometryError, MemoryBudgetError, UsageError
+from pacspark.progress import SILENT
 from pacspark.spark.partition import Cluster
 from pacspark.spark.reconstruct import ReconstructionRequest, reconstruct
 from tests.scan_files import phantom_geometry, write_phantom_scan
@@ -176,3 +178,34 @@ def test_open__of_no_archive_is_one_error_without_its_causes(tmp_path: Path) -> 
     with pytest.raises(ArchiveNotFoundError, match="pacspark init") as error:
         pacspark.open(tmp_path)
     assert error.value.__suppress_context__
+
+
+def no_spark(archive: Archive) -> "SparkSession":
+    pytest.fail(f"{archive}: Spark was asked for")
+
+
+def test_what_cannot_be__is_refused_before_spark_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Archive, "spark", property(no_spark))
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    archive = create_archive(tmp_path / "archive")
+    series_uid = archive.import_scan(path).series_instance_uid
+    with pytest.raises(MemoryBudgetError, match="expected at least"):
+        archive.reconstruct(series_uid, GRID, cluster=Cluster(1, 1, 1 << 20))
+    with pytest.raises(GeometryError, match="within the field of view"):
+        archive.reconstruct(series_uid, replace(GRID, center_mm=(0.0, 0.0, 500.0)))
+    with pytest.raises(UsageError, match="water_mu_per_mm: expected"):
+        archive.reconstruct(series_uid, GRID, water_mu_per_mm=1e-9)
+    with pytest.raises(UsageError, match="found nothing there"):
+        archive.ingest(tmp_path / "missing")
+
+
+def test_progress__is_shown_unless_it_is_silent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    pacspark.create(tmp_path / "archive", progress=SILENT).import_scan(path)
+    assert capsys.readouterr() == ("", "")
+    pacspark.open(tmp_path / "archive").import_scan(path)
+    assert capsys.readouterr().err.startswith("import: 1 object, ")
