@@ -27,6 +27,7 @@ from pacspark.spark.partition import Cluster, ReconstructionPlan, plan_reconstru
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import IngestReport
 from pacspark.tables.schema import TABLES, check_tables, create_tables
+from pacspark.tables.search import columns_to_show
 from pacspark.tables.storage import Storage, open_storage
 
 if TYPE_CHECKING:
@@ -221,11 +222,14 @@ class Archive:
         Returns
         -------
         pandas.DataFrame
-            One row per match, columns named by DICOM keyword.
+            One row per match; columns named by DICOM keyword: unique keys, attributes of the level,
+            then those of the levels above. A column without any value is left out unless `query`
+            names it; `find_table` has all.
         """
         texts = {key: _query_text(value) for key, value in query.items()}
-        found: pd.DataFrame = self.find_table(level, texts).to_pandas()
-        return found
+        found = self.find_table(level, texts)
+        shown: pd.DataFrame = found.select(columns_to_show(found, level, texts)).to_pandas()
+        return shown
 
     def find_table(self, level: str, query: Mapping[str, object]) -> pa.Table:
         """Find as `find` does, into an Arrow table; keywords may be tags of eight hex digits."""
@@ -233,7 +237,12 @@ class Archive:
 
     @property
     def instances(self) -> "DataFrame":
-        """The `instances` table as a Spark DataFrame."""
+        """The `instances` table as a Spark DataFrame.
+
+        Its columns are the words of DICOM keywords in lower case, ``PatientName`` as
+        `patient_name`; ``pacspark.attribute("PatientName")`` is the column of any keyword, as
+        `find` and `sql` have them.
+        """
         return self._table("instances")
 
     def sql(self, statement: str) -> "DataFrame":

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -160,15 +161,15 @@ def find(
     if as_json:
         show_json(records)
         return
-    columns = [name for name in FIND_COLUMNS[level] if name in found.column_names]
-    show_table(columns, [[record.get(name, "") for name in columns] for record in records])
+    columns = FIND_COLUMNS[level]
+    show_table(columns, [[record.get(name) for name in columns] for record in records])
 
 
 FIND_COLUMNS: Mapping[str, Sequence[str]] = {
     "patient": ["PatientID", "PatientName", "NumberOfPatientRelatedStudies"],
     "study": ["PatientID", "StudyDate", "StudyDescription", "ModalitiesInStudy",
               "NumberOfStudyRelatedInstances", "StudyInstanceUID"],
-    "series": ["PatientID", "Modality", "SeriesNumber", "SeriesDescription",
+    "series": ["PatientID", "StudyDate", "Modality", "SeriesNumber", "SeriesDescription",
                "NumberOfSeriesRelatedInstances", "SeriesInstanceUID"],
     "instance": ["Modality", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
                  "SOPInstanceUID"],
@@ -191,19 +192,27 @@ def _query(items: Sequence[str]) -> dict[str, str]:
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table: aligned for a person, tab-separated for a pipe."""
+    """Print a table with its header: aligned for a person, tab-separated for a pipe."""
+    if not rows:
+        say("no match")
+        return
+    cells = [[_cell(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
-        for row in rows:
-            print("\t".join(_cell(cell) for cell in row))
+        for line in [columns, *cells]:
+            print("\t".join(line))
         return
     table = Table(*columns)
-    for row in rows:
-        table.add_row(*(Text(_cell(cell)) for cell in row))
+    for line in cells:
+        table.add_row(*map(Text, line))
     Console().print(table)
 
 
 def _cell(value: object) -> str:
-    return _printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    """Write a value on one line; ``-`` is no value, so that no cell is blank."""
+    if isinstance(value, datetime):
+        value = value.replace(tzinfo=None, microsecond=0)
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "-" if value is None or not text.strip() else _printable(text)
 
 
 @app.command(
@@ -407,7 +416,7 @@ def view(
 
 @app.command(epilog="Example: pacspark history archive")
 def history(root: Root, as_json: AsJson = False) -> None:
-    """Tell which run changed which table, and when."""
+    """Tell which run changed which table, and when in UTC."""
     versions = open_archive(root).versions()
     if as_json:
         show_json(versions.to_dict("records"))

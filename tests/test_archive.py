@@ -209,3 +209,17 @@ def test_progress__is_shown_unless_it_is_silent(
     assert capsys.readouterr() == ("", "")
     pacspark.open(tmp_path / "archive").import_scan(path)
     assert capsys.readouterr().err.startswith("import: 1 object, ")
+
+
+def test_find__shows_first_what_its_level_is_about(tmp_path: Path) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    archive = create_archive(tmp_path / "archive")
+    archive.import_scan(path)
+    series = archive.find(level="series", PatientComments="")
+    names = series.columns.to_list()
+    assert names[:4] == ["SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality"]
+    assert names.index("NumberOfSeriesRelatedInstances") < names.index("StudyDate")
+    assert "BodyPartExamined" not in names  # no series has one
+    assert "PatientComments" in names  # asked for
+    nothing = archive.find(level="series", PatientID="NOBODY")
+    assert set(nothing.columns) == set(archive.find_table("series", {}).column_names)

@@ -94,9 +94,16 @@ def test_commands__lead_from_a_scan_to_files(
     (study,) = shell.json("find", root)
     assert sorted(study["ModalitiesInStudy"]) == ["CT", "XA"]
     assert len(shell.json("find", root, "--level", "instance")) == 7
-    status, out, _ = shell("find", root)
-    assert status == 0
-    assert "CT, XA" in out
+    _, out, _ = shell("find", root)
+    header, line = (line.split("\t") for line in out.splitlines())
+    told = dict(zip(header, line, strict=True))
+    assert told["ModalitiesInStudy"] == "CT, XA"
+    assert told["StudyDescription"] == "-"
+    assert shell("find", root, "PatientID=NOBODY*") == (0, "", "no match")
+    _, out, _ = shell("sql", root, "SELECT Modality, count(*) AS images FROM instances GROUP BY 1")
+    assert sorted(out.splitlines()) == ["CT\t6", "Modality\timages", "XA\t1"]
+    _, out, _ = shell("history", root)
+    assert re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}", out.splitlines()[1].split("\t")[2])
     (row,) = shell.json("sql", root, "SELECT count(*) AS n FROM instances WHERE Modality = 'CT'")
     assert row == {"n": 6}
     files = shell.json("export", root, tmp_path / "out", "--series", ct_uid)
