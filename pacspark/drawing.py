@@ -43,14 +43,18 @@ def round_length_mm(longest_mm: float) -> float:
     return max(length for length in lengths if length <= longest_mm * (1 + 1e-9))
 
 
-def length_text(length_mm: float) -> str:
-    """Write a length with the unit that keeps it readable: µm, mm or m."""
+def length_text(length_mm: float, unit: str = "mm") -> str:
+    """Write a length with the unit that keeps it readable: µm, mm or m; one in pixels stays so."""
+    if unit != "mm":
+        return f"{length_mm:.3g} {unit}"
     if length_mm < 0.1:
         return f"{length_mm * 1000:.3g} µm"
     return f"{length_mm:.3g} mm" if length_mm < 1000 else f"{length_mm / 1000:.3g} m"
 
 
-def draw_scale_bar(axes: "Axes", extent_mm: tuple[float, float], fontsize: float = 9) -> None:
+def draw_scale_bar(
+    axes: "Axes", extent_mm: tuple[float, float], unit: str = "mm", fontsize: float = 9
+) -> None:
     """Draw a scale bar of a round length into the lower right corner.
 
     Parameters
@@ -59,6 +63,8 @@ def draw_scale_bar(axes: "Axes", extent_mm: tuple[float, float], fontsize: float
         whose picture is `extent_mm` large
     extent_mm
         height and width
+    unit
+        of lengths, see `length_text`
     fontsize
         of its words
     """
@@ -83,7 +89,7 @@ def draw_scale_bar(axes: "Axes", extent_mm: tuple[float, float], fontsize: float
         axes,
         right - length_mm / width_mm / 2,
         lift,
-        length_text(length_mm),
+        length_text(length_mm, unit),
         ha="center",
         va="bottom",
         fontsize=fontsize,

@@ -204,6 +204,8 @@ class ImagePlane(Drawable):
         distance of rows and of columns
     unit
         of the values: ``HU``, ``1/mm``
+    length_unit
+        of what is called mm: ``mm``, or ``pixels``
     title
         above the picture
     left, right, top, bottom
@@ -218,6 +220,7 @@ class ImagePlane(Drawable):
     values: NDArray[Any]
     pixel_mm: tuple[float, float]
     unit: str = ""
+    length_unit: str = "mm"
     title: str = ""
     left: str = ""
     right: str = ""
@@ -267,12 +270,15 @@ class Sinogram(Drawable):
         (n_angles,)
     title
         above the picture
+    length_unit
+        of `u_mm`: ``mm``, or ``pixels``
     """
 
     values: NDArray[Any]
     u_mm: NDArray[Any]
     gantry_angles_rad: NDArray[Any]
     title: str = ""
+    length_unit: str = "mm"
 
     def __post_init__(self) -> None:
         expected = (len(self.gantry_angles_rad), len(self.u_mm))
@@ -358,8 +364,9 @@ def draw_candidates(candidates: Sequence[Sequence[Candidate]], title: str = "") 
         for axes in axes_line[len(line) :]:
             axes.set_axis_off()
         for axes, candidate in zip(axes_line, line, strict=False):
-            _draw_values(axes, candidate.plane, window)
-            draw_scale_bar(axes, candidate.plane.extent_mm, fontsize=7)
+            plane = candidate.plane
+            _draw_values(axes, plane, window)
+            draw_scale_bar(axes, plane.extent_mm, plane.length_unit, fontsize=7)
             _frame(axes, candidate)
             axes.set_xlabel(candidate.caption, fontsize=9, color=TEXT_COLOR)
     figure.supxlabel(window.text(planes[0].unit), fontsize=8, color=TEXT_COLOR)
@@ -429,7 +436,7 @@ def _draw_plane(axes: "Axes", plane: ImagePlane) -> "AxesImage":
     window = plane.window or Window.of(plane.values)
     image = _draw_values(axes, plane, window)
     axes.set_title(plane.title, fontsize=11, color=TEXT_COLOR)
-    draw_scale_bar(axes, plane.extent_mm)
+    draw_scale_bar(axes, plane.extent_mm, plane.length_unit)
     for x, y, letter, horizontal, vertical in (
         (0.015, 0.5, plane.left, "left", "center"),
         (0.985, 0.5, plane.right, "right", "center"),
@@ -460,7 +467,7 @@ def _draw_sinogram(axes: "Axes", sinogram: Sinogram) -> "AxesImage":
     views = np.unique(np.linspace(0, n_angles - 1, min(n_angles, 7)).round().astype(int))
     axes.set_yticks(views, [f"{degrees[view]:.4g}°" for view in views], fontsize=8)
     axes.tick_params(labelsize=8, colors=TEXT_COLOR)
-    axes.set_xlabel("u on the detector, mm", fontsize=9, color=TEXT_COLOR)
+    axes.set_xlabel(f"u on the detector, {sinogram.length_unit}", fontsize=9, color=TEXT_COLOR)
     axes.set_ylabel("gantry angle", fontsize=9, color=TEXT_COLOR)
     axes.set_title(sinogram.title, fontsize=11, color=TEXT_COLOR)
     return image

@@ -84,8 +84,13 @@ class Volume(Drawable):
 
     @property
     def unit(self) -> str:
-        """Of the values: ``HU``, or what the rescale says; empty where nothing says it."""
+        """Of the values: ``HU``, ``1/mm``, what else the rescale says; empty where nothing does."""
         return self._stack.unit
+
+    @property
+    def length_unit(self) -> str:
+        """Of everything called mm: ``mm``, or ``pixels`` where the scan says no pixel size."""
+        return self._stack.length_unit
 
     @property
     def is_even(self) -> bool:
@@ -108,7 +113,8 @@ class Volume(Drawable):
         notes = "".join(f"; {note}" for note in self.notes)
         return (
             f"Volume({self.description!r}, {n_z} x {n_y} x {n_x} voxels (z, y, x) of "
-            f"{dz:.4g} x {dy:.4g} x {dx:.4g} mm, unit {self.unit or 'unknown'!r}{notes})"
+            f"{dz:.4g} x {dy:.4g} x {dx:.4g} {self.length_unit}, "
+            f"unit {self.unit or 'unknown'!r}{notes})"
         )
 
     def __len__(self) -> int:
@@ -226,7 +232,7 @@ class Volume(Drawable):
     ) -> ImagePlane:
         dz, dy, dx = self.voxel_mm
         x_axis, y_axis, z_axis = (patient_letters(axis) for axis in self._stack.axes_lps)
-        position_mm = self._position_mm(axis, place)
+        position = f"{self._position_mm(axis, place):+.4g} {self.length_unit}"
         names = {"z": "axial", "y": "coronal", "x": "sagittal"} if self._stack.is_axial else {}
         across = x_axis if axis in "zy" else y_axis
         # y grows downwards in an image, z is drawn upwards
@@ -235,7 +241,8 @@ class Volume(Drawable):
             values=values,
             pixel_mm={"z": (dy, dx), "y": (dz, dx), "x": (dz, dy)}[axis],
             unit=self.unit,
-            title=f"{names.get(axis, 'plane')}, {axis} = {place} ({position_mm:+.4g} mm)",
+            length_unit=self.length_unit,
+            title=f"{names.get(axis, 'plane')}, {axis} = {place} ({position})",
             left=across[0],
             right=across[1],
             top=upright[0],

@@ -20,6 +20,8 @@ from pacspark.ct.fdk import reconstruct_fdk
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.scan import decode_frames, scan_from_headers
 from pacspark.errors import ArchiveNotFoundError, GeometryError, MemoryBudgetError, UsageError
+from pacspark.middle_row import middle_row_sinogram
+from pacspark.pictures import draw_panels
 from pacspark.progress import SILENT
 from pacspark.spark.partition import Cluster
 from pacspark.spark.reconstruct import ReconstructionRequest, reconstruct
@@ -223,3 +225,45 @@ def test_find__shows_first_what_its_level_is_about(tmp_path: Path) -> None:
     assert "PatientComments" in names  # asked for
     nothing = archive.find(level="series", PatientID="NOBODY")
     assert set(nothing.columns) == set(archive.find_table("series", {}).column_names)
+
+
+PARALLEL_TOML = """format_version = 1
+[projections]
+files = "stack.npy"
+kind = "line_integrals"
+[geometry]
+beam = "parallel"
+{spacing}
+[angles]
+step_deg = 4.5
+[subject]
+PatientID = "PARALLEL"
+"""
+
+
+@pytest.mark.parametrize(
+    ("spacing", "length", "value"),
+    [("", "pixels", "1/pixel"), ("column_spacing_mm = 0.5", "mm", "1/mm")],
+)
+def test_lengths__are_pixels_where_a_scan_says_no_pixel_size(
+    spark: "SparkSession", tmp_path: Path, spacing: str, length: str, value: str
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    path.write_text(PARALLEL_TOML.format(spacing=spacing))
+    archive = create_archive(tmp_path / "archive", spark)
+    series_uid = archive.import_scan(path).series_instance_uid
+    volume = archive.reconstruct(series_uid, archive.grid(series_uid, size=(8, 8, 1)))
+    assert (volume.length_unit, volume.unit) == (length, value)
+    assert f"{length}, unit '{value}'" in repr(volume)
+    plane = volume.slice(0)
+    assert plane.title.endswith(f" {length})")
+    sinogram = middle_row_sinogram(archive.catalog, series_uid)
+    check = archive.check(series_uid)
+    assert f" {length}" in check.message
+    shown = check.shown[0][0].plane
+    assert (shown.unit, shown.length_unit) == (value, length)
+    drawn = draw_panels([[plane, sinogram]]).figure
+    words = {text.get_text() for axes in drawn.get_axes() for text in axes.texts}
+    assert [word for word in words if word.endswith(f" {length}")]
+    labels = {axes.get_xlabel() for axes in drawn.get_axes()}
+    assert f"u on the detector, {length}" in labels

@@ -1,10 +1,10 @@
-"""Whether a scan sees the voxels that it is asked to show, and grids that are asked for in part."""
+"""What a scan says of space: the voxels that it sees, grids that fit, the unit of lengths."""
 
 import math
 from collections.abc import Sequence
 
 from pacspark.ct.checks import require_count, require_positive
-from pacspark.ct.geometry import Geometry, VolumeGrid
+from pacspark.ct.geometry import Geometry, ParallelBeamGeometry, VolumeGrid
 from pacspark.errors import GeometryError
 
 
@@ -15,6 +15,17 @@ def view_radius_mm(geometry: Geometry) -> float:
     """
     u_mm, half_mm = geometry.detector.u_mm, geometry.detector.column_spacing_mm / 2
     return geometry.axis_distance_mm(max(abs(u_mm[0] - half_mm), abs(u_mm[-1] + half_mm)))
+
+
+def length_unit(geometry: Geometry) -> str:
+    """Return ``mm``, or ``pixels`` for parallel rays on a detector whose pixel counts as 1 mm.
+
+    Parallel scans often come without a pixel size. What one of exactly 1 mm shows is as long in
+    pixels as in mm, so the word is true there too.
+    """
+    detector = geometry.detector
+    spacings = {detector.row_spacing_mm, detector.column_spacing_mm}
+    return "pixels" if isinstance(geometry, ParallelBeamGeometry) and spacings == {1.0} else "mm"
 
 
 def require_seen(geometry: Geometry, grid: VolumeGrid) -> None:
