@@ -3,6 +3,9 @@
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pacspark.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -94,6 +97,22 @@ def draw_scale_bar(
         va="bottom",
         fontsize=fontsize,
     )
+
+
+def angle_ticks(degrees: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Give some views and their angles: round ones between views, where the angles only grow."""
+    from matplotlib.ticker import MaxNLocator
+
+    views = np.arange(len(degrees))
+    turns = np.diff(degrees)
+    if len(degrees) < 2 or not ((turns > 0).all() or (turns < 0).all()):
+        some = np.unique(np.linspace(0, len(degrees) - 1, min(len(degrees), 7)).round().astype(int))
+        return some, degrees[some]
+    order = slice(None) if turns[0] > 0 else slice(None, None, -1)
+    low, high = degrees[order][[0, -1]]
+    ticks = MaxNLocator(6, steps=[1, 1.5, 3, 4.5, 6, 9, 10]).tick_values(low, high)
+    ticks = ticks[(ticks > low - 1e-6) & (ticks < high + 1e-6)]
+    return np.interp(ticks, degrees[order], views[order]), ticks
 
 
 def write(axes: "Axes", x: float, y: float, text: str, **style: Any) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pacspark.drawing import TEXT_COLOR, draw_scale_bar, new_figure, write
+from pacspark.drawing import TEXT_COLOR, angle_ticks, draw_scale_bar, new_figure, write
 from pacspark.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -334,7 +334,8 @@ def draw_panels(rows: Sequence[Sequence[ImagePlane | Sinogram]], title: str = ""
     bottom = sum(heights)
     for line, line_sizes, line_height in zip(rows, sizes, heights, strict=True):
         bottom -= line_height
-        left = 0.0
+        across = sum(panel_width + LEFT_INCHES + RIGHT_INCHES for _, panel_width in line_sizes)
+        left = (width - across) / 2
         for panel, (panel_height, panel_width) in zip(line, line_sizes, strict=True):
             spare = line_height - TOP_INCHES - BOTTOM_INCHES - panel_height
             box = (
@@ -464,8 +465,8 @@ def _draw_sinogram(axes: "Axes", sinogram: Sinogram) -> "AxesImage":
         aspect="auto",
     )
     degrees = np.rad2deg(np.asarray(sinogram.gantry_angles_rad, dtype=np.float64))
-    views = np.unique(np.linspace(0, n_angles - 1, min(n_angles, 7)).round().astype(int))
-    axes.set_yticks(views, [f"{degrees[view]:.4g}°" for view in views], fontsize=8)
+    views, shown = angle_ticks(degrees)
+    axes.set_yticks(views, [f"{angle:.4g}°" for angle in shown], fontsize=8)
     axes.tick_params(labelsize=8, colors=TEXT_COLOR)
     axes.set_xlabel(f"u on the detector, {sinogram.length_unit}", fontsize=9, color=TEXT_COLOR)
     axes.set_ylabel("gantry angle", fontsize=9, color=TEXT_COLOR)

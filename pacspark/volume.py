@@ -155,7 +155,8 @@ class Volume(Drawable):
         """Read one plane: ``z=`` across the axis, ``y=`` or ``x=`` along it.
 
         The plane at z is an array [y, x] and drawn as it is stored; those at y and x are [z, x] and
-        [z, y], drawn with z upwards.
+        [z, y], drawn with z upwards. Letters at the edges are DICOM's axes of the patient, whatever
+        was scanned: x from R to L, y from A to P, z from F to H.
 
         Parameters
         ----------

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,8 @@ def test_commands__lead_from_a_scan_to_files(
     status, out, _ = shell("reconstruct", root, series_uid, *SIZE)
     assert status == 0
     ct_uid = out.split()[-1]
+    _, out, _ = shell("reconstruct", root, series_uid, *SIZE)
+    assert out == f"found 6 slices, not made again: {ct_uid}"
     (report,) = shell.json("reconstruct", root, series_uid, *SIZE)
     assert report["found"] is True
     assert report["series_instance_uid"] == ct_uid
@@ -111,7 +114,15 @@ def test_commands__lead_from_a_scan_to_files(
     assert shell.json("export", root, tmp_path / "nii", "--series", ct_uid, "--format", "nifti")
     picture = shell.json("check", root, series_uid, "--picture", tmp_path / "check.png")
     assert Path(picture["picture"]).stat().st_size > 1000
-    assert shell("view", root, ct_uid, tmp_path / "view.png")[0] == 0
+    views = {}
+    for options in ("", "--plane y", "--slice 2", "--plane y --window 0 9", "--slice 2 --plane y"):
+        assert shell("view", root, ct_uid, tmp_path / "view.png", *options.split())[0] == 0
+        views[(tmp_path / "view.png").read_bytes()] = options
+    assert len(views) == 5
+    status, _, err = shell("view", root, ct_uid, "--slice", "6")
+    assert (status, err) == (2, "UsageError: slice: expected z from 0 to 5, found 6")
+    _, out, _ = shell("plan", root, series_uid, *SIZE)
+    assert re.match("20 x 20 x 6 voxels in [0-9]+ tasks on [0-9]+ cores?: about [0-9]+ s, ", out)
     assert {version["table"] for version in shell.json("history", root)} >= {"instances", "runs"}
 
     counts = shell.json("ingest", root, tmp_path / "out")
@@ -238,7 +249,8 @@ def test_what_is_printed__does_not_steer_a_terminal(
     assert (report.stored, report.rejected) == (1, 1)
     _, out, _ = shell("find", archive.root)
     assert "B" in out
-    assert out.replace("\t", "").isprintable()
+    header, line = out.split("\n")
+    assert (header + line).replace("\t", "").isprintable()
     _, _, err = shell("ingest", archive.root, tmp_path / f"notes{bad}")
     assert "notes\ufffd" in err
     assert err.replace("\n", "").isprintable()
@@ -271,12 +283,15 @@ def test_interrupt__ends_with_one_line_and_130(tmp_path: Path) -> None:
 def test_every_command__has_help_with_an_example(shell: Shell) -> None:
     _, out, _ = shell("--help")
     commands = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
+    assert "..." not in out.partition("Commands:")[2]  # no line is cut
+    assert shell("--version") == (0, version("pacspark"), "")
     listed = [word for word in commands if word.isidentifier() or "-" in word.strip("-")]
     names = [name for name in listed if not name.startswith("-")]
     assert {"init", "ingest", "import-scan", "find", "sql", "check", "plan"} <= set(names)
     for name in ["init", "ingest", "import-scan", "find", "sql", "check", "plan", "reconstruct",
                  "export", "view", "history"]:  # fmt: skip
         status, out, _ = shell(name, "--help")
+        assert (status, out) == shell(name, "-h")[:2]
         assert status == 0
         assert f"Example: pacspark {name}" in out
         assert "--json" in out
