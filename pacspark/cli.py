@@ -22,7 +22,7 @@ from pacspark.errors import GeometryError, PacsparkError, QueryError, UsageError
 from pacspark.pictures import Window
 from pacspark.printing import readable, say, show_json, show_table
 from pacspark.progress import counted_unit
-from pacspark.spark.partition import SUBJECTS, plan_preset
+from pacspark.spark.presets import SUBJECTS, plan_preset
 
 app = typer.Typer(
     name="pacspark",

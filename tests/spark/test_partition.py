@@ -12,13 +12,12 @@ from pacspark.errors import MemoryBudgetError, UsageError
 from pacspark.spark.partition import (
     READ_BYTES_PER_SECOND,
     STARTUP_SECONDS,
-    SUBJECTS,
     WORKER_BYTES,
     Cluster,
     ReconstructionPlan,
     plan_reconstruction,
-    subject_scan,
 )
+from pacspark.spark.presets import SUBJECTS, subject_scan
 
 
 def scan(n_angles: int = 36, n_rows: int = 32, n_columns: int = 40) -> ConeBeamGeometry:
