@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+WIDEST_LINE = 100_000
+
 
 def say(text: str) -> None:
     """Print a line for people on standard error."""
@@ -35,10 +37,13 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         for line in [columns, *cells]:
             print("\t".join(line))
         return
-    table = Table(*columns)
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column))
     for line in cells:
         table.add_row(*map(Text, line))
-    Console().print(table)
+    # wider than any terminal, which folds a long line but must not cut a UID
+    Console(width=WIDEST_LINE, height=25).print(table, soft_wrap=True)
 
 
 def _cell(value: object) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -234,6 +235,28 @@ def test_errors__are_one_line_and_an_exit_status(
     assert out == ""
     # the parser shows how a command is used
     assert len(err.splitlines()) == 1 or says == "No such command"
+
+
+def test_table_on_a_terminal__has_a_header_and_whole_uids(tmp_path: Path) -> None:
+    scan, _ = write_phantom_scan(tmp_path / "scan")
+    series_uid = create_archive(tmp_path / "archive").import_scan(scan).series_instance_uid
+    ours, theirs = pty.openpty()
+    asked = [
+        sys.executable,
+        "-m",
+        "pacspark",
+        "find",
+        str(tmp_path / "archive"),
+        "--level",
+        "series",
+    ]
+    environment = os.environ | {"COLUMNS": "40", "TERM": "dumb"}
+    subprocess.run(asked, stdout=theirs, check=True, env=environment)
+    os.close(theirs)
+    header, line = os.read(ours, 4096).decode().splitlines()
+    os.close(ours)
+    assert header.split()[0] == "PatientID"
+    assert line.split()[-1] == series_uid
 
 
 @pytest.mark.parametrize("bad", ["\x1b[2J", "\x07", "\r", "\u202e"])
