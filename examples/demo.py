@@ -18,7 +18,7 @@ import pacspark
 from pacspark.errors import PacsparkError
 from pacspark.middle_row import middle_row_sinogram
 from pacspark.pictures import ImagePlane, Sinogram, Window, draw_panels
-from pacspark.progress import progress_for_stderr
+from pacspark.progress import counted_unit
 
 EXAMPLES = Path(__file__).parent
 HEAD_WINDOW = Window(0.0, 2000.0)
@@ -32,7 +32,7 @@ class Result:
     sinogram: Sinogram
     volume: pacspark.Volume
     n_files: int
-    seconds: float
+    took: str
 
     def panels(self) -> list[ImagePlane | Sinogram]:
         """Give the sinogram, the middle slice, and a plane along the axis where there is one."""
@@ -50,8 +50,8 @@ class Result:
         n_angles, n_columns = self.sinogram.values.shape
         return (
             f"{self.name:<8} {n_angles} views of {n_columns} columns -> "
-            f"{n_x} x {n_y} x {n_z} voxels ({self.volume.unit}), {self.n_files} files, "
-            f"{self.seconds:.1f} s"
+            f"{n_x} x {n_y} x {n_z} voxels ({self.volume.unit}), {self.n_files} "
+            f"{counted_unit(self.n_files, 'files')}, {self.took}"
         )
 
 
@@ -62,21 +62,20 @@ def say(text: str) -> None:
 
 def run(archive: pacspark.Archive, name: str, description: Path, folder: Path) -> Result:
     """Import, reconstruct and export one scan."""
-    progress = progress_for_stderr()
     say(f"{name}: {description}")
     started = time.monotonic()
-    scan_uid = archive.import_scan(description, progress=progress).series_instance_uid
-    volume = archive.reconstruct(scan_uid, progress=progress)
+    scan_uid = archive.import_scan(description).series_instance_uid
+    report = archive.reconstruct_series(scan_uid)[0]
+    volume = archive.volume(report.series_instance_uid)
     shutil.rmtree(folder, ignore_errors=True)
-    files = archive.export(folder, series=volume.series_uid, progress=progress)
-    seconds = time.monotonic() - started
+    files = archive.export(folder, series=volume.series_uid)
+    took = "found, not made again" if report.found else f"{time.monotonic() - started:.1f} s"
     sinogram = middle_row_sinogram(archive.catalog, scan_uid)
-    return Result(name, sinogram, volume, len(files), seconds)
+    return Result(name, sinogram, volume, len(files), took)
 
 
 def main(build: Path, root: str) -> None:
     """Run the demonstration in a folder, with the archive there or elsewhere."""
-    say("starting Spark")
     archive = pacspark.create(root)
     descriptions = {
         "walnut": EXAMPLES / "walnut" / "SCAN.toml",

@@ -17,20 +17,17 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 
-from pacspark.ct.checks import require_count, require_positive
+from pacspark.ct.coverage import refit
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.matching import parse_query
-from pacspark.errors import GeometryError, ProjectionDataError, UsageError
-from pacspark.progress import SILENT, Progress
-from pacspark.spark.partition import (
-    Cluster,
-    ReconstructionPlan,
-    plan_reconstruction,
-)
+from pacspark.errors import ArchiveNotFoundError, GeometryError, ProjectionDataError, UsageError
+from pacspark.progress import Progress, progress_for_stderr
+from pacspark.spark.partition import Cluster, ReconstructionPlan, plan_reconstruction
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import IngestReport
 from pacspark.tables.schema import TABLES, check_tables, create_tables
+from pacspark.tables.search import columns_to_show
 from pacspark.tables.storage import Storage, open_storage
 
 if TYPE_CHECKING:
@@ -40,6 +37,7 @@ if TYPE_CHECKING:
     from pacspark.dicom.scan import StoredScan
     from pacspark.pictures import Sinogram
     from pacspark.spark.reconstruct import ReconstructionReport
+    from pacspark.tables.scans import ScanFrames
     from pacspark.volume import Volume
 
 
@@ -57,6 +55,7 @@ def open_archive(
     root: str | Path,
     spark: "SparkSession | None" = None,
     as_of: int | datetime | None = None,
+    progress: Progress | None = None,
 ) -> "Archive":
     """Open an archive that exists.
 
@@ -69,6 +68,8 @@ def open_archive(
     as_of
         A version of the `instances` table, or a time (UTC where it has no zone): every table as it
         was then, in Python and in SQL.
+    progress
+        Told of long work; None: shown on standard error. `pacspark.progress.SILENT` shows none.
 
     Raises
     ------
@@ -76,15 +77,20 @@ def open_archive(
         When there is none; `create_archive` makes one.
     """
     storage = open_storage(root)
-    check_tables(storage)
-    return Archive(storage, spark, as_of)
+    try:
+        check_tables(storage)
+    except ArchiveNotFoundError as error:
+        raise ArchiveNotFoundError(*error.args) from None  # what Delta says of it helps nobody
+    return Archive(storage, spark, as_of, progress)
 
 
-def create_archive(root: str | Path, spark: "SparkSession | None" = None) -> "Archive":
-    """Create an archive's tables where they are missing, and open it."""
+def create_archive(
+    root: str | Path, spark: "SparkSession | None" = None, progress: Progress | None = None
+) -> "Archive":
+    """Create an archive's tables where they are missing, and open it as `open_archive` does."""
     storage = open_storage(root)
     create_tables(storage)
-    return Archive(storage, spark, None)
+    return Archive(storage, spark, None, progress)
 
 
 class Archive:
@@ -98,11 +104,18 @@ class Archive:
         The session to use; None: one is made on first need.
     as_of
         A version of `instances` or a time to look from; None: now.
+    progress
+        Told of long work; None: shown on standard error.
     """
 
     def __init__(
-        self, storage: Storage, spark: "SparkSession | None", as_of: int | datetime | None
+        self,
+        storage: Storage,
+        spark: "SparkSession | None",
+        as_of: int | datetime | None,
+        progress: Progress | None = None,
     ) -> None:
+        self.progress = progress or progress_for_stderr()
         self._storage = storage
         self._spark = spark
         self._as_of = as_of
@@ -127,7 +140,7 @@ class Archive:
         if self._spark is None:
             from pacspark.spark.session import session_for
 
-            self._spark = session_for(self.root)
+            self._spark = session_for(self.root, progress=self.progress)
         return self._spark
 
     @property
@@ -137,9 +150,7 @@ class Archive:
 
     # what comes in
 
-    def ingest(
-        self, paths: str | Path | Iterable[str | Path], *, progress: Progress = SILENT
-    ) -> IngestReport:
+    def ingest(self, paths: str | Path | Iterable[str | Path]) -> IngestReport:
         """Store DICOM objects: files, folders, globs, zips, DICOMDIRs.
 
         Returns
@@ -151,9 +162,9 @@ class Archive:
 
         self._require_now()
         listed = [paths] if isinstance(paths, str | Path) else list(paths)
-        return ingest(self.spark, self._storage, listed, progress=progress)
+        return ingest(lambda: self.spark, self._storage, listed, progress=self.progress)
 
-    def import_scan(self, description: str | Path, *, progress: Progress = SILENT) -> ImportedScan:
+    def import_scan(self, description: str | Path) -> ImportedScan:
         """Store the projections that a ``SCAN.toml`` describes, as DICOM.
 
         The same scan always makes the same objects, so importing it again stores nothing.
@@ -181,7 +192,7 @@ class Archive:
             geometry=describe_geometry(scan.geometry),
         ) as run:
             with (
-                progress.stage("import", None, "objects") as stage,
+                self.progress.stage("import", None, "objects") as stage,
                 open_frames(scan) as frames,
                 Intake(self._storage, run_id) as intake,
             ):
@@ -212,11 +223,14 @@ class Archive:
         Returns
         -------
         pandas.DataFrame
-            One row per match, columns named by DICOM keyword.
+            One row per match; columns named by DICOM keyword: unique keys, attributes of the level,
+            then those of the levels above. A column without any value is left out unless `query`
+            names it; `find_table` has all.
         """
         texts = {key: _query_text(value) for key, value in query.items()}
-        found: pd.DataFrame = self.find_table(level, texts).to_pandas()
-        return found
+        found = self.find_table(level, texts)
+        shown: pd.DataFrame = found.select(columns_to_show(found, level, texts)).to_pandas()
+        return shown
 
     def find_table(self, level: str, query: Mapping[str, object]) -> pa.Table:
         """Find as `find` does, into an Arrow table; keywords may be tags of eight hex digits."""
@@ -224,7 +238,12 @@ class Archive:
 
     @property
     def instances(self) -> "DataFrame":
-        """The `instances` table as a Spark DataFrame."""
+        """The `instances` table as a Spark DataFrame.
+
+        Its columns are the words of DICOM keywords in lower case, ``PatientName`` as
+        `patient_name`; ``pacspark.attribute("PatientName")`` is the column of any keyword, as
+        `find` and `sql` have them.
+        """
         return self._table("instances")
 
     def sql(self, statement: str) -> "DataFrame":
@@ -298,7 +317,6 @@ class Archive:
         energy_bin: int = 0,
         water_mu_per_mm: float | None = None,
         cluster: Cluster | None = None,
-        progress: Progress = SILENT,
     ) -> "Volume":
         """Reconstruct a projection series with Spark into a CT series of the archive.
 
@@ -325,7 +343,6 @@ class Archive:
             energy_bins=[energy_bin],
             water_mu_per_mm=water_mu_per_mm,
             cluster=cluster,
-            progress=progress,
         )[0]
         return self.volume(report.series_instance_uid)
 
@@ -338,13 +355,18 @@ class Archive:
         energy_bins: Sequence[int] | None = None,
         water_mu_per_mm: float | None = None,
         cluster: Cluster | None = None,
-        progress: Progress = SILENT,
     ) -> "list[ReconstructionReport]":
         """Reconstruct energy bins (all unless given), one CT series each, and report on each."""
-        from pacspark.spark.reconstruct import ReconstructionRequest, find_result, reconstruct
+        from pacspark.spark.reconstruct import (
+            ReconstructionRequest,
+            find_result,
+            prepared,
+            reconstruct,
+        )
 
         self._require_now()
-        scan = self._scan(series_uid)
+        stored = self._scan_frames(series_uid)
+        scan = stored.scan
         request = ReconstructionRequest(
             series_instance_uid=series_uid,
             grid=grid or scan.geometry.fit_grid(),
@@ -356,33 +378,30 @@ class Archive:
             if not 0 <= energy_bin < scan.n_energy_bins:
                 message = f"energy bin: expected 0 to {scan.n_energy_bins - 1}, found {energy_bin}"
                 raise UsageError(message)
+        cluster = cluster or cluster_of(spark=self._spark)
         reports = []
         for energy_bin in bins:
             asked = replace(request, energy_bin=energy_bin)
-            found = find_result(self.catalog, scan, asked)
-            reports.append(
-                found
-                or reconstruct(
-                    self.spark,
-                    self._storage,
-                    asked,
-                    cluster or cluster_of(spark=self.spark),
-                    progress=progress,
+            report = find_result(self.catalog, scan, asked)
+            if report is None:
+                prepared(self.catalog, stored, asked, cluster)  # before Spark starts
+                report = reconstruct(
+                    self.spark, self._storage, asked, cluster, progress=self.progress
                 )
-            )
+            reports.append(report)
         return reports
 
     def volume(self, series_uid: str) -> "Volume":
         """Open a CT series as a volume; lazy."""
         from pacspark.volume import Volume
 
-        return Volume(self.catalog, series_uid)
+        return Volume(self.catalog, _uid(series_uid))
 
     def check(self, series_uid: str) -> "GeometryCheck":
         """Look for a wrong axis offset or rotation sense of a scan."""
         from pacspark.check import check_series
 
-        return check_series(self.catalog, series_uid)
+        return check_series(self.catalog, _uid(series_uid))
 
     # what goes out
 
@@ -394,7 +413,6 @@ class Archive:
         series: str | None = None,
         instance: str | None = None,
         format: str = "dicom",  # noqa: A002 -- the contract's word
-        progress: Progress = SILENT,
     ) -> list[Path]:
         """Write a study, a series or an instance as files.
 
@@ -411,7 +429,7 @@ class Archive:
             message = f"export: expected one of study, series, instance, found {len(chosen)}"
             raise UsageError(message)
         ((level, uid),) = chosen.items()
-        return export(self.catalog, Path(directory), level, uid, format, progress)
+        return export(self.catalog, Path(directory), level, uid, format, self.progress)
 
     def _table(self, name: str) -> "DataFrame":
         from pacspark.spark.query import table
@@ -425,9 +443,12 @@ class Archive:
         return self.spark
 
     def _scan(self, series_uid: str) -> "StoredScan":
+        return self._scan_frames(series_uid).scan
+
+    def _scan_frames(self, series_uid: str) -> "ScanFrames":
         from pacspark.tables.scans import read_stored_scan
 
-        return read_stored_scan(self.catalog, series_uid).scan
+        return read_stored_scan(self.catalog, _uid(series_uid))
 
     def _require_now(self) -> None:
         if self._as_of is not None:
@@ -435,37 +456,16 @@ class Archive:
             raise UsageError(message)
 
 
+def _uid(value: object) -> str:
+    if not isinstance(value, str):
+        message = f"expected the UID of a series, a text, found {type(value).__name__}: {value!r}"
+        raise UsageError(message)
+    return value
+
+
 def _query_text(value: object) -> object:
     """Give several values as one query value (PS3.4 C.2.2.2.2)."""
     return "\\".join(map(str, value)) if isinstance(value, list | tuple) else value
-
-
-def refit(
-    grid: VolumeGrid,
-    size: Sequence[int] | None,
-    voxel_mm: float | None,
-    center_mm: Sequence[float] | None,
-) -> VolumeGrid:
-    """Change a grid's size, voxels or centre; what is not given follows from the rest.
-
-    `size` and `center_mm` are along x, y, z, as on the command line.
-    """
-    for name, count in zip("xyz", size or (), strict=False):
-        require_count(f"size along {name}", count)
-    if voxel_mm is not None:
-        require_positive("voxel_mm", voxel_mm)
-    extent_mm = [count * edge for count, edge in zip(grid.shape, grid.voxel_mm, strict=True)]
-    shape = grid.shape if size is None else (size[2], size[1], size[0])
-    voxel = grid.voxel_mm if voxel_mm is None else (voxel_mm, voxel_mm, voxel_mm)
-    if size is None and voxel_mm is not None:
-        n_z, n_y, n_x = (max(1, round(extent / voxel_mm)) for extent in extent_mm)
-        shape = (n_z, n_y, n_x)
-    elif size is not None and voxel_mm is None:
-        # cubic voxels that let the wider of x and y reach across the field of view
-        edge = max(extent_mm[1] / shape[1], extent_mm[2] / shape[2])
-        voxel = (grid.voxel_mm[0] if shape[0] == grid.shape[0] == 1 else edge, edge, edge)
-    center = grid.center_mm if center_mm is None else (center_mm[2], center_mm[1], center_mm[0])
-    return VolumeGrid(shape=shape, voxel_mm=voxel, center_mm=center)
 
 
 def cluster_of(

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pacspark.ct.coverage import length_unit
 from pacspark.ct.geometry import FULL_CIRCLE_RAD, ConeBeamGeometry, Geometry, is_closed
 from pacspark.ct.opposite_rays import OppositeRays
 from pacspark.ct.sharpness import MiddlePlane, sharpness
@@ -318,10 +319,11 @@ def _candidate(
         trial.offset_u_mm, scan.stated_mm, abs_tol=1e-9 * scan.pixel_mm
     )
     best = trial.reversed_rotation == reverse and trial.offset_u_mm == best_mm
+    unit = length_unit(scan.geometry)
     sense = ", reversed" if trial.reversed_rotation else ""
     return Candidate(
         # drawn as the CT series will be: y downwards
-        ImagePlane(plane, (voxel_mm, voxel_mm), "1/mm"),
+        ImagePlane(plane, (voxel_mm, voxel_mm), f"1/{unit.removesuffix('s')}", length_unit=unit),
         f"{_offset_text(trial.offset_u_mm, scan)}{sense}: {trial.sharpness:.3f}",
         best=best,
         stated=stated,
@@ -331,7 +333,7 @@ def _candidate(
 def _offset_text(offset_mm: float, scan: MiddlePlane) -> str:
     """Write an offset to about a hundredth of a pixel."""
     decimals = max(2, 2 - math.floor(math.log10(scan.pixel_mm)) - 1)
-    return f"{offset_mm:+.{decimals}f} mm"
+    return f"{offset_mm:+.{decimals}f} {length_unit(scan.geometry)}"
 
 
 def _rotation(geometry: Geometry) -> str:

@@ -5,24 +5,24 @@ failed, 2 wrong usage, 130 interrupted. With ``--json`` the last thing on standa
 JSON value.
 """
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from pacspark import __version__
 from pacspark.archive import create_archive, open_archive
 from pacspark.ct.checks import require_positive
 from pacspark.ct.filtering import FDKOptions
 from pacspark.errors import GeometryError, PacsparkError, QueryError, UsageError
-from pacspark.progress import Progress, progress_for_stderr
+from pacspark.pictures import Window
+from pacspark.printing import readable, say, show_json, show_table
+from pacspark.progress import counted_unit
+from pacspark.spark.presets import SUBJECTS, plan_preset
 
 app = typer.Typer(
     name="pacspark",
@@ -32,7 +32,25 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version."),
+    ] = False,
+) -> None:
+    """Take what stands before a command; the help of the whole is that of `app`."""
+
 
 Root = Annotated[
     str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://... or s3://...")
@@ -62,31 +80,16 @@ Extrapolation = Annotated[
 EnergyBins = Annotated[
     str | None, typer.Option("--energy-bins", help="Indices like 0,2; all unless given.")
 ]
+PRESETS = "; ".join(
+    f"{name}, {' x '.join(map(str, subject.size_cm))} cm in {subject.n_angles} views"
+    for name, subject in SUBJECTS.items()
+)
 Executors = Annotated[int | None, typer.Option("--executors", help="Executors of the cluster.")]
 Cores = Annotated[int | None, typer.Option("--cores", help="Cores per executor.")]
 Memory = Annotated[
     str | None,
     typer.Option("--memory", help="For Python workers of an executor: GiB, or 512M."),
 ]
-
-
-def say(text: str) -> None:
-    """Print a line for people on standard error."""
-    print(_printable(text), file=sys.stderr)
-
-
-def _printable(text: str) -> str:
-    """Replace what is no letter: what others wrote must not steer a terminal."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
-
-
-def show_json(value: object) -> None:
-    """Print one JSON value as the last thing on standard output."""
-    print(json.dumps(value, default=str))
-
-
-def _progress() -> Progress:
-    return progress_for_stderr()
 
 
 @app.command(epilog="Example: pacspark init archive")
@@ -96,7 +99,7 @@ def init(root: Root, as_json: AsJson = False) -> None:
     if as_json:
         show_json({"root": archive.root, "tables": archive.table_names})
     else:
-        print(f"{archive.root}: {len(archive.table_names)} tables")
+        print(f"{archive.root}: an archive that is ready to take objects in")
 
 
 @app.command(epilog="Example: pacspark ingest archive incoming/ study.zip")
@@ -105,12 +108,12 @@ def ingest(
     paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, zips, DICOMDIRs.")],
     as_json: AsJson = False,
 ) -> None:
-    """Store DICOM objects: counts stored, duplicate, conflicting and rejected ones.
+    """Store DICOM objects and count what became of them.
 
     Paths may be URLs, with globs, on HDFS or S3; a zip there has to be named .zip. Paths of this
     machine are read by the tasks: on a cluster, all its machines have to see them.
     """
-    report = create_archive(root).ingest(paths, progress=_progress())
+    report = open_archive(root).ingest(paths)
     counts = {
         "stored": report.stored,
         "duplicate": report.duplicate,
@@ -141,8 +144,11 @@ def import_scan(
     scan: Annotated[Path, typer.Argument(help="The scan's description, SCAN.toml.")],
     as_json: AsJson = False,
 ) -> None:
-    """Store projections as DICOM; the last word is the series' UID."""
-    imported = create_archive(root).import_scan(scan, progress=_progress())
+    """Store the projections of a scan as DICOM.
+
+    The last word printed is the series' UID.
+    """
+    imported = open_archive(root).import_scan(scan)
     if as_json:
         show_json(asdict(imported))
     else:
@@ -163,7 +169,10 @@ def find(
     ] = "study",
     as_json: AsJson = False,
 ) -> None:
-    """Find by PS3.4 matching."""
+    """Find patients, studies, series or images.
+
+    A query is KEYWORD=VALUE as in PS3.4: wildcards * and ?, ranges like 20260101-, lists of UIDs.
+    """
     found = open_archive(root).find_table(level, _query(query or []))
     records = [
         {key: value for key, value in record.items() if value not in (None, "", [])}
@@ -172,15 +181,15 @@ def find(
     if as_json:
         show_json(records)
         return
-    columns = [name for name in FIND_COLUMNS[level] if name in found.column_names]
-    show_table(columns, [[record.get(name, "") for name in columns] for record in records])
+    columns = FIND_COLUMNS[level]
+    show_table(columns, [[record.get(name) for name in columns] for record in records])
 
 
 FIND_COLUMNS: Mapping[str, Sequence[str]] = {
     "patient": ["PatientID", "PatientName", "NumberOfPatientRelatedStudies"],
     "study": ["PatientID", "StudyDate", "StudyDescription", "ModalitiesInStudy",
               "NumberOfStudyRelatedInstances", "StudyInstanceUID"],
-    "series": ["PatientID", "Modality", "SeriesNumber", "SeriesDescription",
+    "series": ["PatientID", "StudyDate", "Modality", "SeriesNumber", "SeriesDescription",
                "NumberOfSeriesRelatedInstances", "SeriesInstanceUID"],
     "instance": ["Modality", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
                  "SOPInstanceUID"],
@@ -202,22 +211,6 @@ def _query(items: Sequence[str]) -> dict[str, str]:
     return query
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table: aligned for a person, tab-separated for a pipe."""
-    if not sys.stdout.isatty():
-        for row in rows:
-            print("\t".join(_cell(cell) for cell in row))
-        return
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(Text(_cell(cell)) for cell in row))
-    Console().print(table)
-
-
-def _cell(value: object) -> str:
-    return _printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))
-
-
 @app.command(
     epilog="Example: pacspark sql archive 'SELECT KVP, count(*) FROM instances GROUP BY ALL'"
 )
@@ -226,7 +219,10 @@ def sql(
     statement: Annotated[str, typer.Argument(help="A query; any DICOM keyword is a column.")],
     as_json: AsJson = False,
 ) -> None:
-    """Ask the tables in SQL; any DICOM attribute is a column of `instances`."""
+    """Ask the tables in SQL.
+
+    Every table is a view of its name; any DICOM keyword is a column of `instances`.
+    """
     from pacspark.spark.query import collect
 
     frame = open_archive(root).sql(statement)
@@ -246,7 +242,10 @@ def check(
     ),
     as_json: AsJson = False,
 ) -> None:
-    """Check a scan's geometry: candidate axis shifts and both rotation senses, as one picture."""
+    """Check a scan's geometry and draw the candidates.
+
+    Other axis offsets and both senses of rotation are compared; the picture has them side by side.
+    """
     result = open_archive(root).check(series_uid)
     result.picture.save(picture)
     if as_json:
@@ -270,7 +269,7 @@ def plan(
     memory: Memory = None,
     preset: Annotated[
         str | None,
-        typer.Option("--preset", help="stone, arteria, thorax, thorax-720 or full-body."),
+        typer.Option("--preset", help=f"A subject instead of a scan: {PRESETS}."),
     ] = None,
     price: Annotated[
         float | None, typer.Option("--price-per-core-hour", help="For the cost.")
@@ -278,8 +277,6 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Tell what a reconstruction would run and cost; runs nothing."""
-    from pacspark.spark.presets import plan_preset
-
     if price is not None and not (math.isfinite(price) and price >= 0):
         message = f"--price-per-core-hour: expected a number from 0 on, found {price}"
         raise UsageError(message)
@@ -305,16 +302,13 @@ def plan(
     if as_json:
         show_json(summary)
     else:
-        for name, value in summary.items():
-            print(f"{name:<22} {_human(name, value)}")
-
-
-def _human(name: str, value: float) -> str:
-    if name.endswith("bytes") or name == "bytes_per_task":
-        units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
-        power = min(len(units) - 1, max(0, (int(value).bit_length() - 1) // 10))
-        return f"{value / 1024**power:.1f} {units[power]}"
-    return f"{value:.2f}" if isinstance(value, float) else f"{value}"
+        human = {name: readable(name, value) for name, value in summary.items()}
+        print(
+            "{n_x} x {n_y} x {n_z} voxels in {tasks} tasks on {cores} cores: about {wall_seconds}, "
+            "{bytes_per_task} of {memory_per_task_bytes} per task".format(**human)
+        )
+        for name, value in human.items():
+            print(f"{name.removesuffix('_seconds').removesuffix('_bytes'):<22} {value}")
 
 
 def _cluster(executors: int | None, cores: int | None, memory: str | None) -> Any:
@@ -345,7 +339,10 @@ def reconstruct(
     memory: Memory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Reconstruct a scan with Spark; the last word is the UID of the CT series in the archive."""
+    """Reconstruct a scan with Spark into a CT series.
+
+    The last word printed is the UID of the CT series in the archive.
+    """
     try:
         options = FDKOptions(filter=filter_name, cutoff=cutoff, extrapolation=extrapolation)
         if water_mu is not None:
@@ -360,13 +357,13 @@ def reconstruct(
         energy_bins=None if energy_bins is None else _indices(energy_bins),
         water_mu_per_mm=water_mu,
         cluster=_cluster(executors, cores, memory),
-        progress=_progress(),
     )
     if as_json:
         show_json([report.summary() for report in reports])
         return
     for report in reports:
-        made = f"{'found' if report.found else 'made'} {report.n_slices} slices"
+        slices = f"{report.n_slices} {counted_unit(report.n_slices, 'slices')}"
+        made = f"found {slices}, not made again" if report.found else f"made {slices}"
         if report.clamped_voxels:
             made += f", {report.clamped_voxels} voxels clamped to the range of 16 bits"
         print(f"{made}: {report.series_instance_uid}")
@@ -397,23 +394,41 @@ def export(
         series=series,
         instance=instance,
         format=file_format,
-        progress=_progress(),
     )
     if as_json:
         show_json([str(file) for file in files])
     else:
-        print(f"{len(files)} files in {directory}")
+        print(f"{len(files)} {counted_unit(len(files), 'files')} in {directory}")
 
 
-@app.command(epilog="Example: pacspark view archive 1.2.3 slice.png")
+@app.command(epilog="Example: pacspark view archive 1.2.3 slice.png --plane z --slice 40")
 def view(
     root: Root,
     series_uid: SeriesUID,
     picture: Annotated[Path, typer.Argument(help="The PNG to write.")] = Path("view.png"),
+    plane: Annotated[
+        Literal["z", "y", "x"] | None,
+        typer.Option("--plane", help="One plane; without it, all three through the middle."),
+    ] = None,
+    index: Annotated[
+        int | None,
+        typer.Option("--slice", help="Its index, from 0; negative from the end; else the middle."),
+    ] = None,
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--window", help="Values shown.", metavar="CENTER WIDTH"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a CT series as orthogonal views into a PNG."""
-    open_archive(root).volume(series_uid).view().save(picture)
+    """Draw a CT series into a PNG."""
+    shown = Window.given(window)
+    volume = open_archive(root).volume(series_uid)
+    if plane is None and index is None:
+        volume.view(window=shown).save(picture)
+    else:
+        axis = plane or "z"
+        middle = volume.shape["zyx".index(axis)] // 2
+        volume.slice(**{axis: middle if index is None else index}, window=shown).save(picture)
     if as_json:
         show_json({"picture": str(picture)})
     else:
@@ -422,7 +437,7 @@ def view(
 
 @app.command(epilog="Example: pacspark history archive")
 def history(root: Root, as_json: AsJson = False) -> None:
-    """Tell which run changed which table, and when."""
+    """Tell which run changed which table, and when in UTC."""
     versions = open_archive(root).versions()
     if as_json:
         show_json(versions.to_dict("records"))

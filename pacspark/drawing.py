@@ -3,6 +3,9 @@
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pacspark.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -43,14 +46,18 @@ def round_length_mm(longest_mm: float) -> float:
     return max(length for length in lengths if length <= longest_mm * (1 + 1e-9))
 
 
-def length_text(length_mm: float) -> str:
-    """Write a length with the unit that keeps it readable: µm, mm or m."""
+def length_text(length_mm: float, unit: str = "mm") -> str:
+    """Write a length with the unit that keeps it readable: µm, mm or m; one in pixels stays so."""
+    if unit != "mm":
+        return f"{length_mm:.3g} {unit}"
     if length_mm < 0.1:
         return f"{length_mm * 1000:.3g} µm"
     return f"{length_mm:.3g} mm" if length_mm < 1000 else f"{length_mm / 1000:.3g} m"
 
 
-def draw_scale_bar(axes: "Axes", extent_mm: tuple[float, float], fontsize: float = 9) -> None:
+def draw_scale_bar(
+    axes: "Axes", extent_mm: tuple[float, float], unit: str = "mm", fontsize: float = 9
+) -> None:
     """Draw a scale bar of a round length into the lower right corner.
 
     Parameters
@@ -59,6 +66,8 @@ def draw_scale_bar(axes: "Axes", extent_mm: tuple[float, float], fontsize: float
         whose picture is `extent_mm` large
     extent_mm
         height and width
+    unit
+        of lengths, see `length_text`
     fontsize
         of its words
     """
@@ -83,11 +92,27 @@ def draw_scale_bar(axes: "Axes", extent_mm: tuple[float, float], fontsize: float
         axes,
         right - length_mm / width_mm / 2,
         lift,
-        length_text(length_mm),
+        length_text(length_mm, unit),
         ha="center",
         va="bottom",
         fontsize=fontsize,
     )
+
+
+def angle_ticks(degrees: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Give some views and their angles: round ones between views, where the angles only grow."""
+    from matplotlib.ticker import MaxNLocator
+
+    views = np.arange(len(degrees))
+    turns = np.diff(degrees)
+    if len(degrees) < 2 or not ((turns > 0).all() or (turns < 0).all()):
+        some = np.unique(np.linspace(0, len(degrees) - 1, min(len(degrees), 7)).round().astype(int))
+        return some, degrees[some]
+    order = slice(None) if turns[0] > 0 else slice(None, None, -1)
+    low, high = degrees[order][[0, -1]]
+    ticks = MaxNLocator(6, steps=[1, 1.5, 3, 4.5, 6, 9, 10]).tick_values(low, high)
+    ticks = ticks[(ticks > low - 1e-6) & (ticks < high + 1e-6)]
+    return np.interp(ticks, degrees[order], views[order]), ticks
 
 
 def write(axes: "Axes", x: float, y: float, text: str, **style: Any) -> None:

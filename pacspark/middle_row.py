@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from pacspark.ct.coverage import view_radius_mm
+from pacspark.ct.coverage import length_unit, view_radius_mm
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry
 from pacspark.ct.preprocess import line_integrals
 from pacspark.dicom.scan import StoredScan
@@ -31,6 +31,7 @@ def middle_row_sinogram(catalog: Catalog, series_uid: str, energy_bin: int = 0) 
         u_mm=scan.geometry.detector.u_mm,
         gantry_angles_rad=scan.geometry.gantry_angles_rad,
         title=f"detector row {middle_row(scan.geometry)}",
+        length_unit=length_unit(scan.geometry),
     )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pacspark.drawing import TEXT_COLOR, draw_scale_bar, new_figure, write
+from pacspark.drawing import TEXT_COLOR, angle_ticks, draw_scale_bar, new_figure, write
 from pacspark.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +60,18 @@ class Window:
                 f"found {self.center} and {self.width}"
             )
             raise UsageError(message)
+
+    @classmethod
+    def given(cls, window: "Window | tuple[float, float] | None") -> "Window | None":
+        """Take a window, or its center and width as a pair."""
+        if window is None or isinstance(window, Window):
+            return window
+        try:
+            center, width = (float(number) for number in window)
+        except (TypeError, ValueError):
+            message = f"window: expected Window(center, width) or a pair of them, found {window!r}"
+            raise UsageError(message) from None
+        return cls(center, width)
 
     @property
     def lower(self) -> float:
@@ -195,6 +207,8 @@ class ImagePlane(Drawable):
         distance of rows and of columns
     unit
         of the values: ``HU``, ``1/mm``
+    length_unit
+        of what is called mm: ``mm``, or ``pixels``
     title
         above the picture
     left, right, top, bottom
@@ -209,6 +223,7 @@ class ImagePlane(Drawable):
     values: NDArray[Any]
     pixel_mm: tuple[float, float]
     unit: str = ""
+    length_unit: str = "mm"
     title: str = ""
     left: str = ""
     right: str = ""
@@ -258,12 +273,15 @@ class Sinogram(Drawable):
         (n_angles,)
     title
         above the picture
+    length_unit
+        of `u_mm`: ``mm``, or ``pixels``
     """
 
     values: NDArray[Any]
     u_mm: NDArray[Any]
     gantry_angles_rad: NDArray[Any]
     title: str = ""
+    length_unit: str = "mm"
 
     def __post_init__(self) -> None:
         expected = (len(self.gantry_angles_rad), len(self.u_mm))
@@ -319,7 +337,8 @@ def draw_panels(rows: Sequence[Sequence[ImagePlane | Sinogram]], title: str = ""
     bottom = sum(heights)
     for line, line_sizes, line_height in zip(rows, sizes, heights, strict=True):
         bottom -= line_height
-        left = 0.0
+        across = sum(panel_width + LEFT_INCHES + RIGHT_INCHES for _, panel_width in line_sizes)
+        left = (width - across) / 2
         for panel, (panel_height, panel_width) in zip(line, line_sizes, strict=True):
             spare = line_height - TOP_INCHES - BOTTOM_INCHES - panel_height
             box = (
@@ -353,8 +372,9 @@ def draw_candidates(candidates: Sequence[Sequence[Candidate]], title: str = "") 
         for axes in axes_line[len(line) :]:
             axes.set_axis_off()
         for axes, candidate in zip(axes_line, line, strict=False):
-            _draw_values(axes, candidate.plane, window)
-            draw_scale_bar(axes, candidate.plane.extent_mm, fontsize=7)
+            plane = candidate.plane
+            _draw_values(axes, plane, window)
+            draw_scale_bar(axes, plane.extent_mm, plane.length_unit, fontsize=7)
             _frame(axes, candidate)
             axes.set_xlabel(candidate.caption, fontsize=9, color=TEXT_COLOR)
     figure.supxlabel(window.text(planes[0].unit), fontsize=8, color=TEXT_COLOR)
@@ -424,7 +444,7 @@ def _draw_plane(axes: "Axes", plane: ImagePlane) -> "AxesImage":
     window = plane.window or Window.of(plane.values)
     image = _draw_values(axes, plane, window)
     axes.set_title(plane.title, fontsize=11, color=TEXT_COLOR)
-    draw_scale_bar(axes, plane.extent_mm)
+    draw_scale_bar(axes, plane.extent_mm, plane.length_unit)
     for x, y, letter, horizontal, vertical in (
         (0.015, 0.5, plane.left, "left", "center"),
         (0.985, 0.5, plane.right, "right", "center"),
@@ -452,10 +472,10 @@ def _draw_sinogram(axes: "Axes", sinogram: Sinogram) -> "AxesImage":
         aspect="auto",
     )
     degrees = np.rad2deg(np.asarray(sinogram.gantry_angles_rad, dtype=np.float64))
-    views = np.unique(np.linspace(0, n_angles - 1, min(n_angles, 7)).round().astype(int))
-    axes.set_yticks(views, [f"{degrees[view]:.4g}°" for view in views], fontsize=8)
+    views, shown = angle_ticks(degrees)
+    axes.set_yticks(views, [f"{angle:.4g}°" for angle in shown], fontsize=8)
     axes.tick_params(labelsize=8, colors=TEXT_COLOR)
-    axes.set_xlabel("u on the detector, mm", fontsize=9, color=TEXT_COLOR)
+    axes.set_xlabel(f"u on the detector, {sinogram.length_unit}", fontsize=9, color=TEXT_COLOR)
     axes.set_ylabel("gantry angle", fontsize=9, color=TEXT_COLOR)
     axes.set_title(sinogram.title, fontsize=11, color=TEXT_COLOR)
     return image

@@ -36,6 +36,9 @@ class Stage:
 class Progress:
     """Shows nothing; the base of those that do."""
 
+    def say(self, text: str) -> None:
+        """Tell of a wait that has no stages."""
+
     @contextmanager
     def stage(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Stage]:
         """Enter one stretch of work."""
@@ -61,6 +64,10 @@ class _BarStage(Stage):
 class TerminalProgress(Progress):
     """Bars for a person at a terminal."""
 
+    def say(self, text: str) -> None:
+        """Print a line."""
+        Console(stderr=True).print(text, markup=False, highlight=False)
+
     @contextmanager
     def stage(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Stage]:
         """Enter one stretch of work, drawn as a bar."""
@@ -77,10 +84,20 @@ class TerminalProgress(Progress):
             yield _BarStage(bars, label, total, unit)
 
 
+def counted_unit(count: int, unit: str) -> str:
+    """Give the name of some things, for that many: ``objects`` are an ``object`` where it is one.
+
+    >>> counted_unit(1, "blocks of frames"), counted_unit(2, "slices")
+    ('block of frames', 'slices')
+    """
+    first, *rest = unit.split(" ")
+    return " ".join([first.removesuffix("s") if count == 1 else first, *rest])
+
+
 class _LineStage(Stage):
     def __init__(self, stream: TextIO, label: str, total: int | None, unit: str) -> None:
         self._stream, self._label, self._total, self._unit = stream, label, total, unit
-        self._done = 0
+        self._done, self._told = 0, -1
         self._started = self._spoken = time.monotonic()
 
     def advance(self, amount: int = 1) -> None:
@@ -93,26 +110,35 @@ class _LineStage(Stage):
             self.speak()
 
     def speak(self) -> None:
-        self._spoken = time.monotonic()
+        if self._done == self._told:
+            return
+        self._spoken, self._told = time.monotonic(), self._done
         of = "" if self._total is None else f" of {self._total}"
+        unit = counted_unit(self._done if self._total is None else self._total, self._unit)
         seconds = self._spoken - self._started
         print(
-            f"{self._label}: {self._done}{of} {self._unit}, {seconds:.1f} s".replace("  ", " "),
+            f"{self._label}: {self._done}{of} {unit}, {seconds:.1f} s".replace("  ", " "),
             file=self._stream,
             flush=True,
         )
 
 
 class LineProgress(Progress):
-    """A line when a stage ends, and every few seconds meanwhile: for logs and pipes."""
+    """A line when a stage begins and ends, every few seconds meanwhile: for logs and notebooks."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        print(text, file=self._stream or sys.stderr, flush=True)
 
     @contextmanager
     def stage(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Stage]:
         """Enter one stretch of work, told in lines."""
         line = _LineStage(self._stream or sys.stderr, label, total, unit)
+        if total:
+            line.speak()
         yield line
         line.speak()
 

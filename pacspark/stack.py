@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pacspark.dicom.encode import LENGTHS_IN_PIXELS
 from pacspark.dicom.enhanced_xa import MANUFACTURER
 from pacspark.errors import UsageError
 from pacspark.pictures import Window
@@ -25,6 +26,7 @@ HEADER_COLUMNS: Final = (
     *("pixel_representation", "pixel_spacing", "slice_thickness", "spacing_between_slices"),
     *("image_position_patient", "image_orientation_patient", "rescale_slope"),
     *("rescale_intercept", "rescale_type", "window_center", "window_width", "manufacturer"),
+    "derivation_description",
     *FRAME_COLUMNS,
     *LOCATION_COLUMNS,
 )
@@ -59,6 +61,8 @@ class SliceStack:
         (4, 4), from voxel indices (x, y, z, 1) to L, P, S
     unit
         of the rescaled values
+    length_unit
+        ``mm``, or ``pixels`` where the reconstructed scan says no pixel size
     window
         the middle image's own, None where it has none
     is_even
@@ -76,6 +80,7 @@ class SliceStack:
     axes_lps: NDArray[np.float64]
     affine_lps_mm: NDArray[np.float64]
     unit: str
+    length_unit: str
     window: Window | None
     is_even: bool
     notes: tuple[str, ...]
@@ -113,6 +118,7 @@ def stack_slices(series_uid: str, rows: Sequence[dict[str, Any]]) -> SliceStack:
     for row in rows:
         _require_image(series_uid, row)
     first = rows[0]
+    in_pixels = LENGTHS_IN_PIXELS in (first["derivation_description"] or "")
     n_y, n_x = first["rows"], first["columns"]
     _require_same(series_uid, "size", [(row["rows"], row["columns"]) for row in rows])
     _require_same(series_uid, "PixelSpacing", [tuple(row["pixel_spacing"]) for row in rows])
@@ -141,7 +147,8 @@ def stack_slices(series_uid: str, rows: Sequence[dict[str, Any]]) -> SliceStack:
         z_mm=z_mm,
         axes_lps=np.stack([x_axis, y_axis, normal]),
         affine_lps_mm=affine,
-        unit=_unit(series_uid, sorted_rows),
+        unit=_unit(series_uid, sorted_rows, "1/pixel" if in_pixels else "1/mm"),
+        length_unit="pixels" if in_pixels else "mm",
         window=_window(sorted_rows[len(rows) // 2]),
         is_even=not beside and (not uneven or len(rows) == 1),
         notes=(*uneven, *_tilt_notes(step, normal), *beside),
@@ -244,11 +251,11 @@ def _beside_notes(
     return [f"slices lie up to {apart_mm:.3g} mm beside the line of the others"]
 
 
-def _unit(series_uid: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _unit(series_uid: str, rows: Sequence[Mapping[str, Any]], attenuation: str) -> str:
     """Give the unit of rescaled values (PS3.3 C.11.1.1.2).
 
-    CT that has no type is in HU. The standard has no name for 1/mm: pacspark's own series that say
-    "unspecified" are in that.
+    CT that has no type is in HU. The standard has no name for the unit of attenuation: pacspark's
+    own series that say "unspecified" are in that.
     """
     types = {row["rescale_type"] for row in rows}
     if len(types) > 1:
@@ -257,7 +264,7 @@ def _unit(series_uid: str, rows: Sequence[Mapping[str, Any]]) -> str:
     if rescale_type in {None, ""}:
         return "HU" if rows[0]["modality"] == "CT" else ""
     if rescale_type == "US":
-        return "1/mm" if rows[0]["manufacturer"] == MANUFACTURER else ""
+        return attenuation if rows[0]["manufacturer"] == MANUFACTURER else ""
     return str(rescale_type)
 
 

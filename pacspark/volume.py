@@ -7,7 +7,8 @@
 import base64
 import html
 import io
-from typing import Any, Final
+import operator
+from typing import Any, Final, SupportsIndex
 
 import numpy as np
 import pydicom
@@ -49,7 +50,7 @@ class Volume(Drawable):
     Examples
     --------
     >>> volume = Volume(catalog, series_uid)                          # doctest: +SKIP
-    >>> volume.slice(z=100).show(); volume.to_numpy(100, 110).mean()  # doctest: +SKIP
+    >>> volume.slice(100).show(); volume[100:110].mean()              # doctest: +SKIP
     """
 
     def __init__(self, catalog: Catalog, series_uid: str) -> None:
@@ -83,8 +84,13 @@ class Volume(Drawable):
 
     @property
     def unit(self) -> str:
-        """Of the values: ``HU``, or what the rescale says; empty where nothing says it."""
+        """Of the values: ``HU``, ``1/mm``, what else the rescale says; empty where nothing does."""
         return self._stack.unit
+
+    @property
+    def length_unit(self) -> str:
+        """Of everything called mm: ``mm``, or ``pixels`` where the scan says no pixel size."""
+        return self._stack.length_unit
 
     @property
     def is_even(self) -> bool:
@@ -107,8 +113,26 @@ class Volume(Drawable):
         notes = "".join(f"; {note}" for note in self.notes)
         return (
             f"Volume({self.description!r}, {n_z} x {n_y} x {n_x} voxels (z, y, x) of "
-            f"{dz:.4g} x {dy:.4g} x {dx:.4g} mm, unit {self.unit or 'unknown'!r}{notes})"
+            f"{dz:.4g} x {dy:.4g} x {dx:.4g} {self.length_unit}, "
+            f"unit {self.unit or 'unknown'!r}{notes})"
         )
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, z: Any) -> NDArray[np.float32]:
+        """Read slices as an array does: ``volume[30]`` is [y, x], ``volume[30:40]`` [z, y, x]."""
+        places = np.arange(len(self))[z]
+        values = np.empty((places.size, *self.shape[1:]), np.float32)
+        for number, place in enumerate(np.atleast_1d(places)):
+            values[number] = self._read_rows(int(place), 0, self.shape[1])
+        return values.reshape(*places.shape, *self.shape[1:])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            message = "volume: expected copy=None or True, found False: voxels are read when asked"
+            raise ValueError(message)
+        return self.to_numpy().astype(dtype or np.float32, copy=False)
 
     def to_numpy(self, z_start: int = 0, z_stop: int | None = None) -> NDArray[np.float32]:
         """Read the slices ``z_start..z_stop`` (all, unless given) as float32 (n_z, n_y, n_x)."""
@@ -118,30 +142,29 @@ class Volume(Drawable):
                 f"slices: expected 0 <= start < stop <= {self.shape[0]}, found {z_start}, {stop}"
             )
             raise UsageError(message)
-        values = np.empty((stop - z_start, *self.shape[1:]), np.float32)
-        for place, z in enumerate(range(z_start, stop)):
-            values[place] = self._read_rows(z, 0, self.shape[1])
-        return values
+        return self[z_start:stop]
 
     def slice(
         self,
-        *,
         z: int | None = None,
+        *,
         y: int | None = None,
         x: int | None = None,
-        window: Window | None = None,
+        window: Window | tuple[float, float] | None = None,
     ) -> ImagePlane:
         """Read one plane: ``z=`` across the axis, ``y=`` or ``x=`` along it.
 
         The plane at z is an array [y, x] and drawn as it is stored; those at y and x are [z, x] and
-        [z, y], drawn with z upwards.
+        [z, y], drawn with z upwards. Letters at the edges are DICOM's axes of the patient, whatever
+        was scanned: x from R to L, y from A to P, z from F to H.
 
         Parameters
         ----------
         z, y, x
             exactly one index, from 0; negative ones count from the end
         window
-            of the picture; None: the series' own, else chosen from the values
+            of the picture, or its center and width; None: the series' own, else chosen from the
+            values
         """
         asked = {
             axis: index for axis, index in zip("zyx", (z, y, x), strict=True) if index is not None
@@ -151,7 +174,7 @@ class Volume(Drawable):
             raise UsageError(message)
         ((axis, index),) = asked.items()
         place = self._index(axis, index)
-        return self._plane(axis, place, self._values(axis, place), window)
+        return self._plane(axis, place, self._values(axis, place), Window.given(window))
 
     def view(
         self,
@@ -159,7 +182,7 @@ class Volume(Drawable):
         z: int | None = None,
         y: int | None = None,
         x: int | None = None,
-        window: Window | None = None,
+        window: Window | tuple[float, float] | None = None,
     ) -> Picture:
         """Draw the three orthogonal planes through a voxel, the middle one unless given."""
         given = {"z": z, "y": y, "x": x}
@@ -168,10 +191,10 @@ class Volume(Drawable):
             for axis, count in zip("zyx", self.shape, strict=True)
         }
         if self.shape[0] == 1:
-            return draw_panels([[self.slice(z=0, window=window)]], self._title())
+            return draw_panels([[self.slice(place["z"], window=window)]], self._title())
         values = {axis: self._values(axis, place[axis]) for axis in "zyx"}
         drawn = np.concatenate([plane.ravel() for plane in values.values()])
-        common = window or self._stack.window or Window.of(drawn)
+        common = Window.given(window) or self._stack.window or Window.of(drawn)
         planes = [self._plane(axis, place[axis], values[axis], common) for axis in "zyx"]
         return draw_panels([planes], self._title())
 
@@ -190,12 +213,12 @@ class Volume(Drawable):
     def _title(self) -> str:
         return "; ".join([self.description or "CT series", *self.notes])
 
-    def _index(self, axis: str, index: int | None) -> int:
+    def _index(self, axis: str, index: object) -> int:
         count = self.shape["zyx".index(axis)]
-        if index is None or not -count <= index < count:
+        if not isinstance(index, SupportsIndex) or not -count <= operator.index(index) < count:
             message = f"slice: expected {axis} from 0 to {count - 1}, found {index}"
             raise UsageError(message)
-        return index % count
+        return operator.index(index) % count
 
     def _values(self, axis: str, place: int) -> NDArray[np.float32]:
         n_z, n_y, _ = self.shape
@@ -210,7 +233,7 @@ class Volume(Drawable):
     ) -> ImagePlane:
         dz, dy, dx = self.voxel_mm
         x_axis, y_axis, z_axis = (patient_letters(axis) for axis in self._stack.axes_lps)
-        position_mm = self._position_mm(axis, place)
+        position = f"{self._position_mm(axis, place):+.4g} {self.length_unit}"
         names = {"z": "axial", "y": "coronal", "x": "sagittal"} if self._stack.is_axial else {}
         across = x_axis if axis in "zy" else y_axis
         # y grows downwards in an image, z is drawn upwards
@@ -219,7 +242,8 @@ class Volume(Drawable):
             values=values,
             pixel_mm={"z": (dy, dx), "y": (dz, dx), "x": (dz, dy)}[axis],
             unit=self.unit,
-            title=f"{names.get(axis, 'plane')}, {axis} = {place} ({position_mm:+.4g} mm)",
+            length_unit=self.length_unit,
+            title=f"{names.get(axis, 'plane')}, {axis} = {place} ({position})",
             left=across[0],
             right=across[1],
             top=upright[0],

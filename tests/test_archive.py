@@ -3,9 +3,10 @@
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import highdicom
 import numpy as np
@@ -18,6 +19,10 @@ from pacspark.archive import Archive, create_archive
 from pacspark.ct.fdk import reconstruct_fdk
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.scan import decode_frames, scan_from_headers
+from pacspark.errors import ArchiveNotFoundError, GeometryError, MemoryBudgetError, UsageError
+from pacspark.middle_row import middle_row_sinogram
+from pacspark.pictures import draw_panels
+from pacspark.progress import SILENT
 from pacspark.spark.partition import Cluster
 from pacspark.spark.reconstruct import ReconstructionRequest, reconstruct
 from tests.scan_files import phantom_geometry, write_phantom_scan
@@ -161,3 +166,104 @@ def test_plan__predicts_what_a_stored_scan_costs(tmp_path: Path) -> None:
     assert plan.projection_bytes == 4 * 40 * 24 * 36
     assert archive.grid(series_uid, size=(10, 12, 8)).shape == (8, 12, 10)
     assert archive.grid(series_uid).shape[0] == phantom_geometry().detector.n_rows
+
+
+def test_series__is_named_by_a_text(tmp_path: Path) -> None:
+    archive = create_archive(tmp_path / "archive")
+    asks: list[Callable[[Any], object]] = [archive.reconstruct, archive.volume, archive.check]
+    for ask in [*asks, archive.plan, archive.grid]:
+        with pytest.raises(UsageError, match="expected the UID of a series, a text, found list"):
+            ask(["1.2"])
+
+
+def test_open__of_no_archive_is_one_error_without_its_causes(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveNotFoundError, match="pacspark init") as error:
+        pacspark.open(tmp_path)
+    assert error.value.__suppress_context__
+
+
+def no_spark(archive: Archive) -> "SparkSession":
+    pytest.fail(f"{archive}: Spark was asked for")
+
+
+def test_what_cannot_be__is_refused_before_spark_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Archive, "spark", property(no_spark))
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    archive = create_archive(tmp_path / "archive")
+    series_uid = archive.import_scan(path).series_instance_uid
+    with pytest.raises(MemoryBudgetError, match="expected at least"):
+        archive.reconstruct(series_uid, GRID, cluster=Cluster(1, 1, 1 << 20))
+    with pytest.raises(GeometryError, match="within the field of view"):
+        archive.reconstruct(series_uid, replace(GRID, center_mm=(0.0, 0.0, 500.0)))
+    with pytest.raises(UsageError, match="water_mu_per_mm: expected"):
+        archive.reconstruct(series_uid, GRID, water_mu_per_mm=1e-9)
+    with pytest.raises(UsageError, match="found nothing there"):
+        archive.ingest(tmp_path / "missing")
+
+
+def test_progress__is_shown_unless_it_is_silent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    pacspark.create(tmp_path / "archive", progress=SILENT).import_scan(path)
+    assert capsys.readouterr() == ("", "")
+    pacspark.open(tmp_path / "archive").import_scan(path)
+    assert capsys.readouterr().err.startswith("import: 1 object, ")
+
+
+def test_find__shows_first_what_its_level_is_about(tmp_path: Path) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    archive = create_archive(tmp_path / "archive")
+    archive.import_scan(path)
+    series = archive.find(level="series", PatientComments="")
+    names = series.columns.to_list()
+    assert names[:4] == ["SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality"]
+    assert names.index("NumberOfSeriesRelatedInstances") < names.index("StudyDate")
+    assert "BodyPartExamined" not in names  # no series has one
+    assert "PatientComments" in names  # asked for
+    nothing = archive.find(level="series", PatientID="NOBODY")
+    assert set(nothing.columns) == set(archive.find_table("series", {}).column_names)
+
+
+PARALLEL_TOML = """format_version = 1
+[projections]
+files = "stack.npy"
+kind = "line_integrals"
+[geometry]
+beam = "parallel"
+{spacing}
+[angles]
+step_deg = 4.5
+[subject]
+PatientID = "PARALLEL"
+"""
+
+
+@pytest.mark.parametrize(
+    ("spacing", "length", "value"),
+    [("", "pixels", "1/pixel"), ("column_spacing_mm = 0.5", "mm", "1/mm")],
+)
+def test_lengths__are_pixels_where_a_scan_says_no_pixel_size(
+    spark: "SparkSession", tmp_path: Path, spacing: str, length: str, value: str
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    path.write_text(PARALLEL_TOML.format(spacing=spacing))
+    archive = create_archive(tmp_path / "archive", spark)
+    series_uid = archive.import_scan(path).series_instance_uid
+    volume = archive.reconstruct(series_uid, archive.grid(series_uid, size=(8, 8, 1)))
+    assert (volume.length_unit, volume.unit) == (length, value)
+    assert f"{length}, unit '{value}'" in repr(volume)
+    plane = volume.slice(0)
+    assert plane.title.endswith(f" {length})")
+    sinogram = middle_row_sinogram(archive.catalog, series_uid)
+    check = archive.check(series_uid)
+    assert f" {length}" in check.message
+    shown = check.shown[0][0].plane
+    assert (shown.unit, shown.length_unit) == (value, length)
+    drawn = draw_panels([[plane, sinogram]]).figure
+    words = {text.get_text() for axes in drawn.get_axes() for text in axes.texts}
+    assert [word for word in words if word.endswith(f" {length}")]
+    labels = {axes.get_xlabel() for axes in drawn.get_axes()}
+    assert f"u on the detector, {length}" in labels

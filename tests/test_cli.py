@@ -2,11 +2,13 @@
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +85,8 @@ def test_commands__lead_from_a_scan_to_files(
     status, out, _ = shell("reconstruct", root, series_uid, *SIZE)
     assert status == 0
     ct_uid = out.split()[-1]
+    _, out, _ = shell("reconstruct", root, series_uid, *SIZE)
+    assert out == f"found 6 slices, not made again: {ct_uid}"
     (report,) = shell.json("reconstruct", root, series_uid, *SIZE)
     assert report["found"] is True
     assert report["series_instance_uid"] == ct_uid
@@ -94,9 +98,16 @@ def test_commands__lead_from_a_scan_to_files(
     (study,) = shell.json("find", root)
     assert sorted(study["ModalitiesInStudy"]) == ["CT", "XA"]
     assert len(shell.json("find", root, "--level", "instance")) == 7
-    status, out, _ = shell("find", root)
-    assert status == 0
-    assert "CT, XA" in out
+    _, out, _ = shell("find", root)
+    header, line = (line.split("\t") for line in out.splitlines())
+    told = dict(zip(header, line, strict=True))
+    assert told["ModalitiesInStudy"] == "CT, XA"
+    assert told["StudyDescription"] == "-"
+    assert shell("find", root, "PatientID=NOBODY*") == (0, "", "no match")
+    _, out, _ = shell("sql", root, "SELECT Modality, count(*) AS images FROM instances GROUP BY 1")
+    assert sorted(out.splitlines()) == ["CT\t6", "Modality\timages", "XA\t1"]
+    _, out, _ = shell("history", root)
+    assert re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}", out.splitlines()[1].split("\t")[2])
     (row,) = shell.json("sql", root, "SELECT count(*) AS n FROM instances WHERE Modality = 'CT'")
     assert row == {"n": 6}
     files = shell.json("export", root, tmp_path / "out", "--series", ct_uid)
@@ -104,7 +115,15 @@ def test_commands__lead_from_a_scan_to_files(
     assert shell.json("export", root, tmp_path / "nii", "--series", ct_uid, "--format", "nifti")
     picture = shell.json("check", root, series_uid, "--picture", tmp_path / "check.png")
     assert Path(picture["picture"]).stat().st_size > 1000
-    assert shell("view", root, ct_uid, tmp_path / "view.png")[0] == 0
+    views = {}
+    for options in ("", "--plane y", "--slice 2", "--plane y --window 0 9", "--slice 2 --plane y"):
+        assert shell("view", root, ct_uid, tmp_path / "view.png", *options.split())[0] == 0
+        views[(tmp_path / "view.png").read_bytes()] = options
+    assert len(views) == 5
+    status, _, err = shell("view", root, ct_uid, "--slice", "6")
+    assert (status, err) == (2, "UsageError: slice: expected z from 0 to 5, found 6")
+    _, out, _ = shell("plan", root, series_uid, *SIZE)
+    assert re.match("20 x 20 x 6 voxels in [0-9]+ tasks on [0-9]+ cores?: about [0-9]+ s, ", out)
     assert {version["table"] for version in shell.json("history", root)} >= {"instances", "runs"}
 
     counts = shell.json("ingest", root, tmp_path / "out")
@@ -195,6 +214,8 @@ def test_extrapolation__is_an_option_of_the_run(shell: Shell, words: dict[str, s
         # failures of the work
         ("sql ROOT SELECT|raise_error('broken')", 1, "broken"),
         ("find nowhere-at-all", 1, "no archive here; `pacspark init"),
+        ("ingest FOLDER FILE", 1, "no archive here; `pacspark init"),
+        ("import-scan FOLDER FILE", 1, "no archive here; `pacspark init"),
         ("plan FILE SCAN", 1, "expected the folder of an archive, found a file"),
         ("plan FOLDER SCAN", 1, "no archive here; `pacspark init"),
         ("init FILE", 1, "a file stands where a folder should be"),
@@ -227,6 +248,28 @@ def test_errors__are_one_line_and_an_exit_status(
     assert len(err.splitlines()) == 1 or says == "No such command"
 
 
+def test_table_on_a_terminal__has_a_header_and_whole_uids(tmp_path: Path) -> None:
+    scan, _ = write_phantom_scan(tmp_path / "scan")
+    series_uid = create_archive(tmp_path / "archive").import_scan(scan).series_instance_uid
+    ours, theirs = pty.openpty()
+    asked = [
+        sys.executable,
+        "-m",
+        "pacspark",
+        "find",
+        str(tmp_path / "archive"),
+        "--level",
+        "series",
+    ]
+    environment = os.environ | {"COLUMNS": "40", "TERM": "dumb"}
+    subprocess.run(asked, stdout=theirs, check=True, env=environment)
+    os.close(theirs)
+    header, line = os.read(ours, 4096).decode().splitlines()
+    os.close(ours)
+    assert header.split()[0] == "PatientID"
+    assert line.split()[-1] == series_uid
+
+
 @pytest.mark.parametrize("bad", ["\x1b[2J", "\x07", "\r", "\u202e"])
 def test_what_is_printed__does_not_steer_a_terminal(
     shell: Shell, spark: "SparkSession", tmp_path: Path, bad: str
@@ -240,7 +283,8 @@ def test_what_is_printed__does_not_steer_a_terminal(
     assert (report.stored, report.rejected) == (1, 1)
     _, out, _ = shell("find", archive.root)
     assert "B" in out
-    assert out.replace("\t", "").isprintable()
+    header, line = out.split("\n")
+    assert (header + line).replace("\t", "").isprintable()
     _, _, err = shell("ingest", archive.root, tmp_path / f"notes{bad}")
     assert "notes\ufffd" in err
     assert err.replace("\n", "").isprintable()
@@ -266,18 +310,22 @@ def test_interrupt__ends_with_one_line_and_130(tmp_path: Path) -> None:
     assert process.returncode == 130, err
     assert out == ""
     assert err.splitlines()[-1] == "interrupted; the same command again finishes the work"
-    assert [line for line in err.splitlines()[:-1] if not line.startswith("ingest")] == []
+    told = {line.partition(":")[0] for line in err.splitlines()[:-1]}
+    assert told <= {"starting Spark", "ingest"}
 
 
 def test_every_command__has_help_with_an_example(shell: Shell) -> None:
     _, out, _ = shell("--help")
     commands = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
+    assert "..." not in out.partition("Commands:")[2]  # no line is cut
+    assert shell("--version") == (0, version("pacspark"), "")
     listed = [word for word in commands if word.isidentifier() or "-" in word.strip("-")]
     names = [name for name in listed if not name.startswith("-")]
     assert {"init", "ingest", "import-scan", "find", "sql", "check", "plan"} <= set(names)
     for name in ["init", "ingest", "import-scan", "find", "sql", "check", "plan", "reconstruct",
                  "export", "view", "history"]:  # fmt: skip
         status, out, _ = shell(name, "--help")
+        assert (status, out) == shell(name, "-h")[:2]
         assert status == 0
         assert f"Example: pacspark {name}" in out
         assert "--json" in out

@@ -294,7 +294,7 @@ def test_ingest__that_fails_leaves_no_file_of_the_tasks_that_were_done(
     monkeypatch.setattr("pacspark.spark.ingest.TASK_OBJECTS", 1)
     monkeypatch.setattr("pacspark.spark.ingest.take_in", _take_in_unless_second)
     with pytest.raises(StorageError, match="the disk fails"):
-        ingest(spark, storage, [tmp_path / "in"])
+        ingest(lambda: spark, storage, [tmp_path / "in"])
     assert object_files(storage) == set()
     (run,) = Catalog(storage).runs().to_pylist()
     assert (run["operation"], run["outcome"]) == ("ingest", "failed")

@@ -123,6 +123,34 @@ def test_sinogram__has_u_to_the_right_and_views_downwards() -> None:
     assert (labels[0], labels[-1]) == ("0°", "180°")
 
 
+@pytest.mark.parametrize(
+    ("degrees", "labels", "views"),
+    [
+        (np.arange(0, 360, 3), [0, 60, 120, 180, 240, 300], [0, 20, 40, 60, 80, 100]),
+        (-np.arange(0, 181, 60), [-180, -150, -120, -90, -60, -30, 0], np.arange(3, -0.1, -0.5)),
+        (np.array([0, 180, 90]), [0, 180, 90], [0, 1, 2]),
+        (np.array([7.0]), [7], [0]),
+    ],
+)
+def test_sinogram__has_round_angles_at_their_views(
+    degrees: np.ndarray[Any, Any], labels: list[int], views: Any
+) -> None:
+    sinogram = Sinogram(np.zeros((len(degrees), 4)), np.arange(4), np.deg2rad(degrees))
+    (axes,) = image_axes(sinogram.picture())
+    shown = [
+        float(label.get_text().rstrip("°").replace("\u2212", "-"))
+        for label in axes.get_yticklabels()
+    ]
+    assert shown == labels
+    np.testing.assert_allclose(axes.get_yticks(), views, atol=1e-6)
+
+
+def test_short_lines__stand_in_the_middle_of_the_sheet() -> None:
+    plane = ImagePlane(np.zeros((9, 9)), (1, 1))
+    boxes = [axes.get_position() for axes in image_axes(draw_panels([[plane], [plane, plane]]))]
+    assert boxes[0].x0 == pytest.approx((boxes[1].x0 + boxes[2].x0) / 2)
+
+
 def test_window__spans_the_values_without_their_outliers() -> None:
     values = np.linspace(0.0, 1.0, 10_001)
     values[0], values[-1] = -1e6, 1e6

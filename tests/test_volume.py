@@ -15,6 +15,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from pacspark.dicom import codecs
 from pacspark.errors import DicomDecodeError, SeriesNotFoundError, UsageError
+from pacspark.pictures import Window
 from pacspark.stack import patient_letters
 from pacspark.tables.catalog import Catalog
 from pacspark.volume import Volume, native_pixels
@@ -83,6 +84,39 @@ def test_slice__is_the_plane_of_the_volume(catalog: Catalog, axis: str, index: i
     np.testing.assert_array_equal(plane.to_numpy(), expected)
     spacings = dict(zip("zyx", volume.voxel_mm, strict=True))
     assert plane.pixel_mm == tuple(spacings[other] for other in "zyx" if other != axis)
+
+
+@pytest.mark.parametrize("index", [2, -1, np.int64(1), slice(1, 3), slice(None, None, -2), [0, 3]])
+def test_volume__is_indexed_as_an_array(catalog: Catalog, index: Any) -> None:
+    volume = Volume(catalog, SERIES_UID)
+    np.testing.assert_array_equal(volume[index], volume.to_numpy()[index])
+    np.testing.assert_array_equal(volume[2], volume.slice(2).to_numpy())
+
+
+def test_volume__is_an_array_to_numpy(catalog: Catalog) -> None:
+    volume = Volume(catalog, SERIES_UID)
+    assert len(volume) == 5
+    np.testing.assert_array_equal(np.asarray(volume), volume.to_numpy())
+    assert np.array(volume, np.int16).dtype == np.int16
+    with pytest.raises(ValueError, match="expected copy=None or True"):
+        np.array(volume, copy=False)
+    with pytest.raises(IndexError):
+        volume[5]
+
+
+@pytest.mark.parametrize("z", [1.5, 5, "1"])
+def test_slice__tells_which_indices_there_are(catalog: Catalog, z: Any) -> None:
+    with pytest.raises(UsageError, match=f"expected z from 0 to 4, found {z}"):
+        Volume(catalog, SERIES_UID).slice(z=z)
+
+
+def test_window__may_be_a_pair(catalog: Catalog) -> None:
+    volume = Volume(catalog, SERIES_UID)
+    assert volume.slice(3, window=(40, 400)).window == Window(40, 400)
+    assert volume.view(window=(40, 400)).to_png()
+    for wrong in ("soft", (1, 2, 3), 5):
+        with pytest.raises(UsageError, match="expected Window"):
+            volume.slice(3, window=wrong)  # type: ignore[arg-type]
 
 
 def test_slice__reads_only_its_bytes(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
-"""Whether a scan sees the voxels that it is asked to show."""
+"""What a scan says of space: the voxels that it sees, grids that fit, the unit of lengths."""
 
 import math
+from collections.abc import Sequence
 
-from pacspark.ct.geometry import Geometry, VolumeGrid
+from pacspark.ct.checks import require_count, require_positive
+from pacspark.ct.geometry import Geometry, ParallelBeamGeometry, VolumeGrid
 from pacspark.errors import GeometryError
 
 
@@ -13,6 +15,17 @@ def view_radius_mm(geometry: Geometry) -> float:
     """
     u_mm, half_mm = geometry.detector.u_mm, geometry.detector.column_spacing_mm / 2
     return geometry.axis_distance_mm(max(abs(u_mm[0] - half_mm), abs(u_mm[-1] + half_mm)))
+
+
+def length_unit(geometry: Geometry) -> str:
+    """Return ``mm``, or ``pixels`` for parallel rays on a detector whose pixel counts as 1 mm.
+
+    Parallel scans often come without a pixel size. What one of exactly 1 mm shows is as long in
+    pixels as in mm, so the word is true there too.
+    """
+    detector = geometry.detector
+    spacings = {detector.row_spacing_mm, detector.column_spacing_mm}
+    return "pixels" if isinstance(geometry, ParallelBeamGeometry) and spacings == {1.0} else "mm"
 
 
 def require_seen(geometry: Geometry, grid: VolumeGrid) -> None:
@@ -45,3 +58,31 @@ def require_seen(geometry: Geometry, grid: VolumeGrid) -> None:
             "mm; move center_mm"
         )
         raise GeometryError(message)
+
+
+def refit(
+    grid: VolumeGrid,
+    size: Sequence[int] | None,
+    voxel_mm: float | None,
+    center_mm: Sequence[float] | None,
+) -> VolumeGrid:
+    """Change a grid's size, voxels or centre; what is not given follows from the rest.
+
+    `size` and `center_mm` are along x, y, z, as on the command line.
+    """
+    for name, count in zip("xyz", size or (), strict=False):
+        require_count(f"size along {name}", count)
+    if voxel_mm is not None:
+        require_positive("voxel_mm", voxel_mm)
+    extent_mm = [count * edge for count, edge in zip(grid.shape, grid.voxel_mm, strict=True)]
+    shape = grid.shape if size is None else (size[2], size[1], size[0])
+    voxel = grid.voxel_mm if voxel_mm is None else (voxel_mm, voxel_mm, voxel_mm)
+    if size is None and voxel_mm is not None:
+        n_z, n_y, n_x = (max(1, round(extent / voxel_mm)) for extent in extent_mm)
+        shape = (n_z, n_y, n_x)
+    elif size is not None and voxel_mm is None:
+        # cubic voxels that let the wider of x and y reach across the field of view
+        edge = max(extent_mm[1] / shape[1], extent_mm[2] / shape[2])
+        voxel = (grid.voxel_mm[0] if shape[0] == grid.shape[0] == 1 else edge, edge, edge)
+    center = grid.center_mm if center_mm is None else (center_mm[2], center_mm[1], center_mm[0])
+    return VolumeGrid(shape=shape, voxel_mm=voxel, center_mm=center)

@@ -83,8 +83,8 @@ _PROMOTED_KEYWORDS: Final[dict[Level, str]] = {
 def column_name(keyword: str) -> str:
     """Give the column of a DICOM keyword: its words in lower case, joined by underscores.
 
-    A word starts at a capital letter; a run of capitals is one word, up to the capital that starts
-    the next one.
+    A word starts at a capital letter; a run of capitals is one word, with the ``s`` of its plural,
+    up to the capital that starts the next one.
 
     Parameters
     ----------
@@ -93,10 +93,11 @@ def column_name(keyword: str) -> str:
 
     Examples
     --------
-    >>> [column_name(keyword) for keyword in ("SOPInstanceUID", "KVP", "XRayTubeCurrent")]
-    ['sop_instance_uid', 'kvp', 'x_ray_tube_current']
+    >>> [column_name(keyword) for keyword in ("SOPInstanceUID", "OtherPatientIDs", "KVP")]
+    ['sop_instance_uid', 'other_patient_ids', 'kvp']
     """
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", keyword).lower()
+    word = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z](?!s(?![a-z]))[a-z])"
+    return re.sub(word, "_", keyword).lower()
 
 
 def kind_of_vr(vr: str) -> Kind:

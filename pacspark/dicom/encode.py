@@ -25,6 +25,7 @@ from pydicom.tag import Tag
 from pydicom.uid import CTImageStorage
 
 from pacspark import __version__
+from pacspark.ct.coverage import length_unit
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.enhanced_xa import MANUFACTURER, file_meta
 from pacspark.dicom.numbers import decimal_string
@@ -34,6 +35,8 @@ from pacspark.errors import GeometryError
 
 HU_INTERCEPT: Final = -1024
 MAX_EDGE: Final = 65535
+LENGTHS_IN_PIXELS: Final = "lengths are in pixels of the detector, of which the scan says no size"
+"""Ends the Derivation Description of such a series, where the standard has only mm."""
 
 _COPIED: Final = (
     "SpecificCharacterSet PatientName PatientID IssuerOfPatientID PatientBirthDate PatientSex "
@@ -174,6 +177,7 @@ class CTSeries:
             derivation=(
                 f"FDK reconstruction, {filter_name} filter, of {scan.geometry.n_angles} views of "
                 f"series {scan.series_instance_uid}{energies} by pacspark {__version__}"
+                + (f"; {LENGTHS_IN_PIXELS}" if length_unit(scan.geometry) == "pixels" else "")
             ),
             series_description=f"{given or 'scan'}, FDK {filter_name}{energies}"[:64],
             series_number=100 + energy_bin,

@@ -36,7 +36,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import (
+    dictionary_VM,
+    dictionary_VR,
+    keyword_dict,
+    keyword_for_tag,
+    tag_for_keyword,
+)
 
 from pacspark.dicom.attributes import (
     BY_KEYWORD,
@@ -130,7 +136,8 @@ def _key(name: str) -> QueryKey:
         raise QueryError(message)
     tag = int(name, 16) if re.fullmatch("[0-9A-Fa-f]{8}", name) else tag_for_keyword(name)
     if tag is None:
-        near = difflib.get_close_matches(name, BY_KEYWORD, n=1)
+        near = [known for known in keyword_dict if known.lower() == name.lower()]
+        near = near or difflib.get_close_matches(name, BY_KEYWORD, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         message = f"{shown}: expected a DICOM keyword or a tag of eight hex digits{hint}"
         raise QueryError(message)
@@ -226,6 +233,9 @@ def _text(key: QueryKey, text: str, *, ignore_case: bool) -> Condition:
     wildcard = any(map(has_wildcard, parts))
     if wildcard and key.vr not in _WILDCARD_VRS:
         message = f"{key.keyword}: expected no wildcard in VR {key.vr}, found {text[:64]!r}"
+        raise QueryError(message)
+    if key.vr == "AS" and not all(re.fullmatch("[0-9]{3}[DWMY]", part) for part in parts):
+        message = f"{key.keyword}: expected an age like 045Y, found {text[:64]!r}"
         raise QueryError(message)
     person_name = key.vr == "PN"
     if wildcard or person_name or ignore_case:

@@ -6,7 +6,7 @@ durable, and a killed ingest, begun again, finds the committed batches as duplic
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ TASK_OBJECTS = 256
 
 
 def ingest(
-    spark: SparkSession,
+    session: Callable[[], SparkSession],
     storage: Storage,
     paths: Iterable[str | Path],
     *,
@@ -39,8 +39,8 @@ def ingest(
 
     Parameters
     ----------
-    spark
-        Any session; it needs no Delta.
+    session
+        Gives any session, without Delta; asked only when all paths are found.
     storage
         The archive, whose tables exist.
     paths
@@ -59,6 +59,7 @@ def ingest(
     started, versions = time.monotonic(), versions_now(storage)
     named = list(paths)
     sources = list(expand_sources(named))
+    spark = session()
     with (
         recorded_run(
             storage, run_id, "ingest", versions, options={"paths": [str(path) for path in named]}

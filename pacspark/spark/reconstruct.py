@@ -161,22 +161,18 @@ def reconstruct(
     catalog = Catalog(storage)
     stored = read_stored_scan(catalog, request.series_instance_uid)
     request = _with_water(request, stored.scan)
-    run_id, grid = request.run_id(), request.grid
+    run_id = request.run_id()
     if (found := find_result(catalog, stored.scan, request)) is not None:
         return found
-    geometry = stored.scan.geometry
-    plan = plan_reconstruction(
-        geometry,
-        grid,
+    plan, values = prepared(
+        catalog,
+        stored,
+        request,
         cluster,
         n_slabs=n_slabs,
         angle_block=angle_block,
         n_angle_groups=n_angle_groups,
     )
-    values = None
-    if request.water_mu_per_mm is not None:
-        values = ValueMap.hounsfield(request.water_mu_per_mm)
-        _require_fitting(catalog, stored, request.energy_bin, values)
     watch.lap("plan")
     with recorded_run(
         storage, run_id, "reconstruct", versions, **_run_columns(request, stored.scan)
@@ -184,6 +180,23 @@ def reconstruct(
         report = _make(spark, storage, request, stored, values, plan, cluster, watch, progress)
         run["metrics"] = {"report": report.summary(), "plan": dict(plan.summary())}
     return report
+
+
+def prepared(
+    catalog: Catalog,
+    stored: ScanFrames,
+    request: ReconstructionRequest,
+    cluster: Cluster,
+    **cuts: Any,
+) -> tuple[ReconstructionPlan, ValueMap | None]:
+    """Plan a request and choose its unit; what cannot be is refused here, without Spark."""
+    request = _with_water(request, stored.scan)
+    plan = plan_reconstruction(stored.scan.geometry, request.grid, cluster, **cuts)
+    if request.water_mu_per_mm is None:
+        return plan, None
+    values = ValueMap.hounsfield(request.water_mu_per_mm)
+    _require_fitting(catalog, stored, request.energy_bin, values)
+    return plan, values
 
 
 def _make(

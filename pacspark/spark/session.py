@@ -19,6 +19,7 @@ from types import MappingProxyType
 from pyspark.sql import SparkSession
 
 from pacspark.errors import MissingDependencyError, UsageError
+from pacspark.progress import SILENT, Progress
 from pacspark.spark.cluster import PROPERTIES, cluster_of_properties, this_machine
 from pacspark.spark.partition import Cluster
 
@@ -67,7 +68,9 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
 """What a session made here gets unless told otherwise; good for a laptop."""
 
 
-def session_for(root: str, spark: SparkSession | None = None) -> SparkSession:
+def session_for(
+    root: str, spark: SparkSession | None = None, progress: Progress = SILENT
+) -> SparkSession:
     """Return the session to use for an archive.
 
     Parameters
@@ -76,13 +79,19 @@ def session_for(root: str, spark: SparkSession | None = None) -> SparkSession:
         The archive; one on S3 needs S3A in a session that is made.
     spark
         The caller's session: it is returned as it is.
+    progress
+        Told where one is made, which takes seconds.
 
     Returns
     -------
     SparkSession
         The given one, else the active one, else the one of ``spark-submit``, else a new local one.
     """
-    return existing_session(spark) or local_session(s3=root.startswith(("s3://", "s3a://")))
+    found = existing_session(spark)
+    if found is None:
+        progress.say("starting Spark")
+        found = local_session(s3=root.startswith(("s3://", "s3a://")))
+    return found
 
 
 def existing_session(spark: SparkSession | None = None) -> SparkSession | None:

@@ -8,14 +8,22 @@
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pacspark.dicom.attributes import COUNTS, LEVELS, PROMOTED, STUDY_LISTS, UNIQUE_KEYS, Level
+from pacspark.dicom.attributes import (
+    BY_KEYWORD,
+    COUNTS,
+    LEVELS,
+    PROMOTED,
+    STUDY_LISTS,
+    UNIQUE_KEYS,
+    Level,
+)
 from pacspark.dicom.conditions import Condition, Query, QueryKey
 from pacspark.dicom.values import person_name
 from pacspark.tables.schema import INSTANCES
@@ -67,6 +75,36 @@ def search(snapshot: Snapshot, query: Query) -> pa.Table:
             answer = answer.append_column(requested.keyword, pa.array(texts, pa.string()))
     answer = answer.replace_schema_metadata(None)
     return answer.sort_by([(name, "ascending") for name in _ORDER[query.level]])
+
+
+def columns_to_show(answer: pa.Table, level: str, asked: Iterable[str]) -> list[str]:
+    """Name the columns of an answer that tell something, those of its own level first.
+
+    Parameters
+    ----------
+    answer
+        from :func:`search`
+    level
+        of its query
+    asked
+        keywords that are shown in any case
+    """
+    keys = [key.keyword for key in UNIQUE_KEYS.values() if key.keyword in answer.column_names]
+    own = [name for name in answer.column_names if _level(name) in {level, None}]
+    kept = {*keys, *asked}
+    return [
+        name
+        for name in dict.fromkeys([*reversed(keys), *own, *answer.column_names])
+        if name in kept or not answer.num_rows or _tells(answer[name])
+    ]
+
+
+def _tells(column: pa.ChunkedArray) -> bool:
+    return any(value not in (None, "", []) for value in column.to_pylist())
+
+
+def _level(keyword: str) -> Level | None:
+    return BY_KEYWORD[keyword].level if keyword in BY_KEYWORD else None
 
 
 def _matching(snapshot: Snapshot, query: Query, key: str) -> pa.Table:

@@ -28,6 +28,9 @@ from pacspark.dicom.attributes import (
         ("XRayTubeCurrent", "x_ray_tube_current"),
         ("TimezoneOffsetFromUTC", "timezone_offset_from_utc"),
         ("Rows", "rows"),
+        ("OtherPatientIDs", "other_patient_ids"),
+        ("OtherPatientIDsSequence", "other_patient_ids_sequence"),
+        ("ComponentWelderIDs", "component_welder_ids"),
     ],
 )
 def test_column_name__does_follow_the_words_of_the_keyword(keyword: str, column: str) -> None:

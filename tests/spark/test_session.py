@@ -103,6 +103,18 @@ def test_made_session__says_nothing_and_leaves_the_exit_status(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_session__that_is_made_for_an_archive_is_told_of(tmp_path: Path) -> None:
+    code = (
+        "from pacspark.archive import create_archive\n"
+        "archive = create_archive('archive')\n"
+        "print(archive.spark is archive.spark is create_archive('archive').spark)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "starting Spark\n")
+
+
 def test_delta__is_asked_for_with_the_properties_to_set() -> None:
     without = cast(SparkSession, Session(Conf(spark_sql_extensions="org.example.Other")))
     with pytest.raises(UsageError, match=r"spark\.sql\.extensions=io\.delta") as error:
