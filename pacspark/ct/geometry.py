@@ -34,11 +34,17 @@ from pacspark.errors import GeometryError
 
 RowOrder = Literal["top_down", "bottom_up"]
 
+LEAST_OVERLAP_COLUMNS = 8
+"""Columns that a half-fan sees beyond the axis. Of a water cylinder with fewer the middle is wrong,
+by how the axis falls between columns: with 6 by 10 HU, 4 by 70, 2 by 700, none by thousands."""
 FULL_CIRCLE_RAD = 2 * math.pi
+LEAST_VIEWS = 3
+"""Directions that a scan has at least."""
+LARGEST_GAP_STEPS = 3.5
+"""A larger arc without views, in mean steps of the others, is a hole or the end of a scan."""
 LARGEST_GAP_RAD = math.radians(20)
-"""A larger arc without views is where a scan ends, unless its steps are that coarse."""
-COARSEST_GAP_STEPS = 1.5
-"""The largest arc without views of a closed scan of few views, in steps of an even scan."""
+"""So is a larger one than this, where it is no step: more than `COARSEST_STEPS` mean ones."""
+COARSEST_STEPS = 1.5
 HALF_FAN_PART = 0.1
 """A detector is a half-fan's when its middle is further from the shadow of the axis than this part
 of its half width; RTK decides alike."""
@@ -215,18 +221,32 @@ class _Views(ABC):
         shifted = abs(self.detector.offset_u_mm) > HALF_FAN_PART * half_mm
         return shifted and is_closed(self.gantry_angles_rad, FULL_CIRCLE_RAD)
 
-    def _half_view_mm(self) -> float:
-        """Return how far from the axis' shadow the detector sees all round; half-fans turn it."""
+    def half_view_mm(self) -> float:
+        """Return how far along u from the axis' shadow the object is seen all round.
+
+        Raises
+        ------
+        GeometryError
+            When the detector does not see the axis, or a half-fan's sees too little beyond it.
+        """
         detector = self.detector
         edges_mm = (-float(detector.u_mm[0]), float(detector.u_mm[-1]))
         half_mm = min(edges_mm) + detector.column_spacing_mm / 2
         if half_mm <= 0:
             message = (
                 "detector.offset_u_mm: expected a detector that sees the rotation axis, found one "
-                f"whose edge is {-half_mm:g} mm beside it; give a grid, or correct the offset"
+                f"whose edge is {-half_mm:g} mm beside it; correct the offset"
             )
             raise GeometryError(message)
-        return max(edges_mm) + detector.column_spacing_mm / 2 if self.is_half_fan else half_mm
+        if not self.is_half_fan:
+            return half_mm
+        if half_mm < LEAST_OVERLAP_COLUMNS * detector.column_spacing_mm:
+            message = (
+                f"detector.offset_u_mm: expected a half-fan with at least {LEAST_OVERLAP_COLUMNS} "
+                f"columns beyond the axis, found {half_mm / detector.column_spacing_mm:.1f}"
+            )
+            raise GeometryError(message)
+        return max(edges_mm) + detector.column_spacing_mm / 2
 
     def _check(self) -> None:
         object.__setattr__(self, "gantry_angles_rad", _checked_angles(self.gantry_angles_rad))
@@ -364,7 +384,7 @@ class ConeBeamGeometry(_Views):
         The field of view is the cylinder that every view sees whole; its ends are where the cone
         still sees the axis.
         """
-        radius_mm = self.axis_distance_mm(self._half_view_mm())
+        radius_mm = self.axis_distance_mm(self.half_view_mm())
         return _fitted(self.detector, radius_mm, self.magnification)
 
 
@@ -402,7 +422,7 @@ class ParallelBeamGeometry(_Views):
 
     def fit_grid(self) -> VolumeGrid:
         """Return the cylinder that every view sees whole, at the detector's resolution."""
-        return _fitted(self.detector, self._half_view_mm(), 1.0)
+        return _fitted(self.detector, self.half_view_mm(), 1.0)
 
 
 Geometry = ConeBeamGeometry | ParallelBeamGeometry
@@ -410,8 +430,23 @@ Geometry = ConeBeamGeometry | ParallelBeamGeometry
 
 def is_closed(angles_rad: NDArray[np.float64], period_rad: float) -> bool:
     """Say whether angles leave out no more of a circle (or half one) than steps between views."""
-    gap_rad = float(angular_gaps(np.sort(np.mod(angles_rad, period_rad)), period_rad).max())
-    return gap_rad <= max(LARGEST_GAP_RAD, COARSEST_GAP_STEPS * period_rad / len(angles_rad))
+    turned = np.sort(np.mod(angles_rad, period_rad))
+    return not is_hole(angular_gaps(turned, period_rad)).any()
+
+
+def is_hole(gaps_rad: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Say which gaps around a circle are holes, and which are steps between views.
+
+    A gap is held against the mean step of the others, so few views may lie far apart.
+    """
+    steps = gaps_rad[gaps_rad > TWINS_RAD]
+    if len(steps) < LEAST_VIEWS:
+        return np.ones(len(gaps_rad), np.bool_)
+    ordered = np.sort(steps)
+    # of the largest itself the mean of the others, of the others that without the largest
+    step_rad = float(ordered[:-1].mean())
+    coarse = np.maximum(LARGEST_GAP_RAD, COARSEST_STEPS * step_rad)
+    return np.asarray((gaps_rad > LARGEST_GAP_STEPS * step_rad) | (gaps_rad > coarse))
 
 
 def angular_gaps(ordered_rad: NDArray[np.float64], period_rad: float) -> NDArray[np.float64]:

@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 
 from pacspark.ct.geometry import (
     FULL_CIRCLE_RAD,
+    LEAST_VIEWS,
     TWINS_RAD,
     ConeBeamGeometry,
     Geometry,
     angular_gaps,
     is_closed,
+    is_hole,
 )
 from pacspark.errors import GeometryError
 
@@ -53,6 +55,7 @@ class Redundancy:
     """
 
     def __init__(self, geometry: Geometry) -> None:
+        geometry.half_view_mm()
         angles = geometry.gantry_angles_rad
         cone = isinstance(geometry, ConeBeamGeometry)
         period_rad = FULL_CIRCLE_RAD if cone or geometry.is_half_fan else math.pi
@@ -63,8 +66,8 @@ class Redundancy:
         self.is_short_scan = False
         """Whether the views end before they close the circle."""
         if not closed:
-            if not isinstance(geometry, ConeBeamGeometry):
-                raise GeometryError(_gap_message(angles))
+            _require_no_holes(angles, period_rad, 1 if cone else 0)
+        if not closed and isinstance(geometry, ConeBeamGeometry):
             self.is_short_scan = True
             self._turns_rad, self._overscan_rad = _short_scan(geometry, angles)
         self.arcs_rad = shared_arcs(angles, period_rad, closed=closed)
@@ -199,9 +202,25 @@ def _missing_columns(geometry: Geometry) -> tuple[int, int]:
     return (count, 0) if before_mm < after_mm else (0, count)
 
 
-def _gap_message(angles_rad: NDArray[np.float64]) -> str:
-    gap_rad = angular_gaps(np.sort(np.mod(angles_rad, math.pi)), math.pi).max()
-    return (
-        "gantry_angles_rad: expected parallel views all around 180 degrees, found none for "
-        f"{math.degrees(gap_rad):.1f} degrees"
-    )
+def _require_no_holes(angles_rad: NDArray[np.float64], period_rad: float, allowed: int) -> None:
+    """Refuse views with more gaps than the one where a short scan ends."""
+    turned = np.sort(np.mod(angles_rad, period_rad))
+    gaps = angular_gaps(turned, period_rad)
+    count = int((gaps > TWINS_RAD).sum())
+    if count < LEAST_VIEWS:
+        message = (
+            f"gantry_angles_rad: expected at least {LEAST_VIEWS} directions, found {max(count, 1)}"
+        )
+        raise GeometryError(message)
+    holes = np.flatnonzero(is_hole(gaps))
+    if len(holes) > allowed:
+        # of a short scan with holes, the largest is its end
+        hole = holes[np.argsort(gaps[holes])[-1 - allowed]]
+        start_deg = math.degrees(turned[hole])
+        gap_deg = math.degrees(gaps[hole])
+        message = (
+            f"gantry_angles_rad: expected views all around {math.degrees(period_rad):.0f} degrees"
+            f"{' or a short scan' if allowed else ''}, found none for {gap_deg:.1f} degrees from "
+            f"{start_deg:.1f} on"
+        )
+        raise GeometryError(message)

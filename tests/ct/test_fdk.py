@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import pytest
 import scipy.fft
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -49,9 +49,8 @@ SCANS: dict[str, Geometry] = {
     "coarse rows": replace(CONE, detector=replace(PANEL, row_spacing_mm=9.0)),
     "wide cone": ConeBeamGeometry(30.0, 45.0, CIRCLE, PANEL),
     "off the axis": replace(CONE, detector=replace(PANEL, offset_u_mm=-1.4, offset_v_mm=6.0)),
-    "half-fan": replace(CONE, detector=replace(PANEL, offset_u_mm=-9.0, offset_v_mm=6.0)),
+    "half-fan": replace(CONE, detector=replace(PANEL, offset_u_mm=-3.0, offset_v_mm=6.0)),
     "half-fan, other side": replace(CONE, detector=replace(PANEL, offset_u_mm=5.0)),
-    "beside the axis": replace(CONE, detector=replace(PANEL, offset_u_mm=19.0)),
     "short scan": replace(CONE, gantry_angles_rad=np.radians(np.arange(40, 240, 5.0))),
     "short scan, clockwise": replace(CONE, gantry_angles_rad=np.radians(np.arange(9, -190, -7.0))),
     "over-scan, uneven": replace(CONE, gantry_angles_rad=np.sort(UNEVEN)[:20]),
@@ -61,7 +60,7 @@ SCANS: dict[str, Geometry] = {
     "fan": ConeBeamGeometry(120.0, 200.0, CIRCLE, FlatPanel(1, 26, 1.4, 1.1, offset_u_mm=-0.4)),
     "parallel, half": ParallelBeamGeometry(np.arange(20) * math.pi / 20, PANEL),
     "parallel, half with its end": ParallelBeamGeometry(np.linspace(0, math.pi, 21), PANEL),
-    "parallel, half-fan": ParallelBeamGeometry(CIRCLE, replace(PANEL, offset_u_mm=7.0)),
+    "parallel, half-fan": ParallelBeamGeometry(CIRCLE, replace(PANEL, offset_u_mm=4.0)),
     "parallel, full": ParallelBeamGeometry(CIRCLE, replace(PANEL, row_order="bottom_up")),
 }
 
@@ -125,7 +124,7 @@ def test_reconstruct__does_every_filter(name: str, cutoff: float) -> None:
 @settings(deadline=None, max_examples=25)
 @given(
     st.integers(1, 30),
-    st.integers(2, 30),
+    st.integers(2, 60),
     st.floats(0.3, 5.0),
     st.floats(-8.0, 8.0),
     st.floats(-8.0, 8.0),
@@ -148,6 +147,9 @@ def test_reconstruct__does_what_brute_force_does_anywhere(
     panel = FlatPanel(n_rows, n_columns, row_spacing_mm, 1.3, offset_u_mm, offset_v_mm)
     geometry = replace(CONE, gantry_angles_rad=CIRCLE[::3], detector=panel)
     grid = VolumeGrid(shape, (dz_mm, 3.0, 2.0), (center_z_mm, 1.0, -2.0))
+    half_mm = n_columns * 1.3 / 2
+    least_mm = 8 * 1.3 if geometry.is_half_fan else 0.0  # others are refused
+    assume(half_mm - abs(offset_u_mm) > least_mm + 1e-9)
     projections = noise(geometry)
     expected = fdk(projections, geometry, grid)
     # of the peak that such projections have where they are seen: here there may be only an edge
@@ -221,7 +223,7 @@ def test_reconstruct__refuses_threads_and_variants_that_are_not_there() -> None:
     [
         (np.radians(np.arange(180)), "179.0"),
         (np.radians(np.arange(0, 150, 2)), "148.0"),
-        (np.array([0.0, 0.1]), "5.7"),
+        (np.array([0.0, 0.1, 0.2]), "11.5"),
     ],
 )
 def test_reconstruct__refuses_too_short_a_scan(angles: NDArray[np.float64], found: str) -> None:

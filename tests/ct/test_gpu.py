@@ -21,10 +21,10 @@ from pacspark.ct import (
 )
 
 angles = np.arange(5) * 2 * math.pi / 5
-panel = FlatPanel(9, 12, 1.4, 1.1, offset_u_mm=0.5, offset_v_mm=-0.7)
+panel = FlatPanel(9, 24, 1.4, 0.6, offset_u_mm=0.5, offset_v_mm=-0.7)
 cone = ConeBeamGeometry(40.0, 60.0, angles, panel)
 wobble = np.stack([2 * np.cos(angles), np.sin(angles)], axis=1)
-half_fan = replace(panel, offset_u_mm=3.0)
+half_fan = replace(panel, offset_u_mm=1.5)
 grid = VolumeGrid((19, 3, 4), (0.4, 1.5, 1.2), (0.5, 0.0, 1.0))
 for geometry in (
     cone,
@@ -32,7 +32,7 @@ for geometry in (
     replace(cone, detector=half_fan),
     ParallelBeamGeometry(angles / 2, replace(panel, row_order="bottom_up")),
 ):
-    projections = np.random.default_rng(0).standard_normal((5, 9, 12)).astype(np.float32)
+    projections = np.random.default_rng(0).standard_normal((5, 9, 24)).astype(np.float32)
     ours = reconstruct_fdk(projections, geometry, grid)
     theirs = reconstruct_fdk(projections, geometry, grid, backend="cuda")
     print(np.abs(ours - theirs).max() / np.abs(ours).max())

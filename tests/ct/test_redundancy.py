@@ -174,6 +174,7 @@ def test_reconstruct__gives_of_a_half_fan_what_it_gives_of_a_whole_one(
     whole: Geometry = scan(0, 359, 360)
     if parallel:
         whole = ParallelBeamGeometry(whole.gantry_angles_rad, FlatPanel(9, 100, 1.2, 1.2))
+        offset_columns = offset_columns * 3 // 5
     columns = whole.detector.n_columns - 2 * abs(offset_columns)
     offset_u_mm = offset_columns * whole.detector.column_spacing_mm
     panel = replace(whole.detector, n_columns=columns, offset_u_mm=offset_u_mm)
@@ -219,12 +220,54 @@ def test_redundancy__of_blocks_of_views_is_that_of_all(name: str) -> None:
     [
         (scan(0, 180, 181), r"180 degrees and the fan's 30\.0, found views over 180\.0"),
         (ParallelBeamGeometry(np.radians(np.arange(150)), FlatPanel(1, 9, 1.0, 1.0)),
-         r"around 180 degrees, found none for 31\.0"),
+         r"all around 180 degrees, found none for 31\.0 degrees from 149\.0 on"),
     ],
 )  # fmt: skip
 def test_redundancy__refuses_views_that_leave_out_rays(geometry: Geometry, message: str) -> None:
     with pytest.raises(GeometryError, match=message):
         Redundancy(geometry)
+
+
+RANGES = {
+    "a short scan with a hole": [*range(60), *range(80, 202)],
+    "a view that stands alone": [*range(202), 280],
+    "views that stand far apart": [*range(202), *range(220, 355, 19)],
+    "a circle with two holes": [*range(60), *range(120, 300), *range(330, 360)],
+    "one view": [0],
+    "two views": [0, 90],
+    "two opposite views": [0, 180, 0, 180],
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("first_deg", [0, 77])
+def test_redundancy__refuses_holes(name: str, first_deg: int) -> None:
+    angles = np.radians(np.random.default_rng(0).permutation(RANGES[name]) + first_deg)
+    geometry = replace(scan(0, 359, 360), gantry_angles_rad=angles)
+    with pytest.raises(GeometryError, match=r"found none for|at least 3 directions"):
+        Redundancy(geometry)
+    with pytest.raises(GeometryError, match=r"found none for|at least 3 directions"):
+        Redundancy(ParallelBeamGeometry(angles / 2, geometry.detector))
+
+
+@pytest.mark.parametrize(("last_deg", "short"), [(357, False), (355, True), (340, True)])
+def test_redundancy__of_a_circle_with_a_gap_is_that_of_a_long_short_scan(
+    last_deg: int, *, short: bool
+) -> None:
+    geometry = scan(0, last_deg, last_deg + 1)
+    assert Redundancy(geometry).is_short_scan == short
+    full = middle(scan(0, 359, 360))
+    assert np.abs(middle(geometry) - full).max() < 0.02 * full.max()
+
+
+def test_redundancy__wants_some_columns_of_a_half_fan_beyond_the_axis() -> None:
+    spacing_mm = scan(0, 359, 360).detector.column_spacing_mm
+    Redundancy(scan(0, 359, 360, offset_u_mm=51 * spacing_mm))
+    for columns, message in ((53, "at least 8 columns beyond the axis, found 7.0"),
+                             (61, "sees the rotation axis")):  # fmt: skip
+        for sign in (-1, 1):
+            with pytest.raises(GeometryError, match=message):
+                Redundancy(scan(0, 359, 360, offset_u_mm=sign * columns * spacing_mm))
 
 
 def test_redundancy__of_a_short_scan_does_without_half_fans() -> None:
