@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pacspark.ct.coverage import length_unit
 from pacspark.ct.geometry import FULL_CIRCLE_RAD, ConeBeamGeometry, Geometry, is_closed
 from pacspark.ct.opposite_rays import OppositeRays
+from pacspark.ct.redundancy import Redundancy
 from pacspark.ct.sharpness import MiddlePlane, sharpness
 from pacspark.errors import ProjectionDataError
 from pacspark.middle_row import read_middle_row
@@ -73,7 +74,7 @@ class GeometryCheck:
     decided
         whether the scan tells at all; else the best is the stated, and the message has the reason
     gain
-        how much sharper the best is than the stated
+        how many times better the best fits than the stated, by the measure that the message names
     trials
         the candidates at full resolution, by sense and offset
     message
@@ -176,6 +177,7 @@ def check_geometry(sinogram: NDArray[np.floating[Any]], geometry: Geometry) -> G
         raise ProjectionDataError(message)
     values = np.asarray(sinogram, np.float32)
     reach_pixels = SEARCHED_PART * geometry.detector.n_columns
+    Redundancy(geometry)  # refuses views that leave out rays
     plane = MiddlePlane(values, geometry, reach_pixels)
     if is_closed(geometry.gantry_angles_rad, FULL_CIRCLE_RAD):
         # never by sharpness: the shares of half-fans change with the offset, and noise with them
@@ -188,10 +190,13 @@ class _Measure(Protocol):
 
     reach_pixels: float
     doubt: str
+    praise: str
 
     def scores(
         self, offsets_mm: Sequence[float], *, reverse: bool, binning: int = 1
     ) -> list[float]: ...
+
+    def gain(self, better: tuple[float, bool], worse: tuple[float, bool]) -> float: ...
 
     def tells(self, better: tuple[float, bool], worse: tuple[float, bool]) -> bool: ...
 
@@ -206,6 +211,9 @@ class _Found:
     rotation_known: bool = False
     undecided: str = ""
     """The reason."""
+    gain: float = 1.0
+    praise: str = "x{:.2f}"
+    """What the gain means."""
 
 
 def _find(measure: _Measure, geometry: Geometry) -> _Found:
@@ -239,7 +247,8 @@ def _find(measure: _Measure, geometry: Geometry) -> _Found:
         return _Found(stated_mm, senses=senses, undecided=undecided)
     if not reverse and beside_pixels < WRONG_PIXELS:
         return _Found(stated_mm, False, senses, rotation_known)
-    return _Found(best_mm[reverse], reverse, senses, rotation_known)
+    gain = measure.gain(best, (stated_mm, False))
+    return _Found(best_mm[reverse], reverse, senses, rotation_known, "", gain, measure.praise)
 
 
 def _search(measure: _Measure, geometry: Geometry, *, reverse: bool) -> float:
@@ -299,11 +308,7 @@ def _show(scan: MiddlePlane, found: _Found) -> GeometryCheck:
         best_rotation=other if found.reverse else rotation,
         rotation_known=found.rotation_known,
         decided=not found.undecided,
-        gain=next(
-            trial.sharpness
-            for trial in trials
-            if (trial.offset_u_mm, trial.reversed_rotation) == (best_mm, found.reverse)
-        ),
+        gain=found.gain,
         trials=tuple(trials),
         message="",
         shown=tuple(lines),
@@ -348,7 +353,7 @@ def _message(check: GeometryCheck, scan: MiddlePlane, found: _Found) -> str:
         return f"{stated}: undecided, {found.undecided}"
     better = (
         f"{_offset_text(check.best_offset_u_mm, scan)} (rotation_axis_column = "
-        f"{check.best_rotation_axis_column:.2f}) fits better (x{check.gain:.2f} as sharp)"
+        f"{check.best_rotation_axis_column:.2f}) fits better ({found.praise.format(check.gain)})"
     )
     if check.best_rotation != check.stated_rotation:
         told = (

@@ -182,15 +182,32 @@ def test_best_at_the_edge__decides_nothing(counts: int) -> None:
     assert "undecided, the best lies at the edge of what was searched" in found.message
 
 
-@pytest.mark.parametrize("stated_pixels", [25.0, 40.0, 50.0, 60.0])
+@pytest.mark.parametrize("stated_pixels", [25.0, 40.0, 50.0, 54.0])
 def test_half_fan__is_judged_by_what_both_sides_see(stated_pixels: float) -> None:
     truth = wide_fan(stated_pixels + 2.0)
     found = check_geometry(counted("head", truth, 20_000), wide_fan(stated_pixels))
-    # 2 columns beside the axis are too few
-    assert found.decided == (stated_pixels < 60)
-    assert found.ok == (not found.decided)
-    if found.decided:
-        assert offset_is_found(found, truth), found
+    assert found.decided
+    assert not found.ok
+    assert offset_is_found(found, truth), found
+
+
+def test_half_fan__that_cannot_be_reconstructed_is_not_judged() -> None:
+    with pytest.raises(GeometryError, match="at least 8 columns beyond the axis, found 4"):
+        check_geometry(counted("head", wide_fan(60.0), 20_000), wide_fan(60.0))
+
+
+@pytest.mark.parametrize("stated_pixels", [-10.0, -8.0])
+def test_short_scan__is_judged_although_some_candidates_cannot_be(stated_pixels: float) -> None:
+    """Nearer to the middle the fan is wider, and the scan too short for it."""
+    wide = wide_fan(-10.0)
+    edge_mm = 54 * wide.detector.column_spacing_mm
+    fan_deg = 2 * math.degrees(math.atan(edge_mm / wide.source_to_detector_mm))
+    angles = np.radians(np.linspace(0, 180 + fan_deg + 1, 150))
+    truth = replace(wide, gantry_angles_rad=angles)
+    stated = with_offset(truth, stated_pixels * wide.detector.column_spacing_mm)
+    found = check_geometry(counted("spheres", truth, None), stated)
+    assert found.decided
+    assert offset_is_found(found, truth), found
 
 
 def test_parallel_full_circle__is_judged_by_opposite_rays() -> None:

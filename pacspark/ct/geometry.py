@@ -40,10 +40,12 @@ by how the axis falls between columns: with 6 by 10 HU, 4 by 70, 2 by 700, none 
 FULL_CIRCLE_RAD = 2 * math.pi
 LEAST_VIEWS = 3
 """Directions that a scan has at least."""
-LARGEST_GAP_STEPS = 3.5
-"""A larger arc without views, in mean steps of the others, is a hole or the end of a scan."""
+SMALLEST_HOLE_RAD = math.radians(5)
+"""A smaller arc without views hardly shows in the image, whatever the steps."""
+LARGEST_GAP_STEPS = 2.5
+"""A larger arc without views, in steps of the others, is a hole or the end of a scan."""
 LARGEST_GAP_RAD = math.radians(20)
-"""So is a larger one than this, where it is no step: more than `COARSEST_STEPS` mean ones."""
+"""So is a larger one than this, where it is no step: more than `COARSEST_STEPS`."""
 COARSEST_STEPS = 1.5
 HALF_FAN_PART = 0.1
 """A detector is a half-fan's when its middle is further from the shadow of the axis than this part
@@ -435,18 +437,18 @@ def is_closed(angles_rad: NDArray[np.float64], period_rad: float) -> bool:
 
 
 def is_hole(gaps_rad: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Say which gaps around a circle are holes, and which are steps between views.
-
-    A gap is held against the mean step of the others, so few views may lie far apart.
-    """
-    steps = gaps_rad[gaps_rad > TWINS_RAD]
+    """Say which gaps around a circle are holes, and which are steps between views."""
+    # views of several turns fall almost together: what lies between them is no step
+    mean_rad = (gaps_rad.sum() - gaps_rad.max()) / max(len(gaps_rad) - 1, 1)
+    steps = gaps_rad[gaps_rad > max(0.1 * mean_rad, TWINS_RAD)]
     if len(steps) < LEAST_VIEWS:
         return np.ones(len(gaps_rad), np.bool_)
-    ordered = np.sort(steps)
-    # of the largest itself the mean of the others, of the others that without the largest
-    step_rad = float(ordered[:-1].mean())
-    coarse = np.maximum(LARGEST_GAP_RAD, COARSEST_STEPS * step_rad)
-    return np.asarray((gaps_rad > LARGEST_GAP_STEPS * step_rad) | (gaps_rad > coarse))
+    step_rad = float(np.median(steps))
+    largest_rad = min(
+        max(SMALLEST_HOLE_RAD, LARGEST_GAP_STEPS * step_rad),
+        max(LARGEST_GAP_RAD, COARSEST_STEPS * step_rad),
+    )
+    return np.asarray(gaps_rad > largest_rad)
 
 
 def angular_gaps(ordered_rad: NDArray[np.float64], period_rad: float) -> NDArray[np.float64]:

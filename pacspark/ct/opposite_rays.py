@@ -58,6 +58,8 @@ class OppositeRays:
 
     doubt = "too little structure, too much noise, or too few rays measured from both ends"
     """Why nothing may stand out."""
+    praise = "rays measured from both ends differ x{:.2f} less"
+    """What a `gain` means."""
 
     def __init__(
         self, sinogram: NDArray[np.float32], geometry: Geometry, reach_pixels: float
@@ -91,6 +93,14 @@ class OppositeRays:
             -float(self.misfits(offset_mm, reverse=reverse, binning=binning).sum())
             for offset_mm in offsets_mm
         ]
+
+    def gain(self, better: tuple[float, bool], worse: tuple[float, bool]) -> float:
+        """Return how many times less the rays differ at one (offset, reverse) than at another."""
+        least, other = (
+            float(self.misfits(offset_mm, reverse=reverse).sum())
+            for offset_mm, reverse in (better, worse)
+        )
+        return other / least if least else 1.0
 
     def tells(self, better: tuple[float, bool], worse: tuple[float, bool]) -> bool:
         """Say whether noise cannot explain why one (offset, reverse) agrees better than another.

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from pacspark.ct.geometry import (
     FULL_CIRCLE_RAD,
+    LARGEST_GAP_RAD,
     LEAST_VIEWS,
     TWINS_RAD,
     ConeBeamGeometry,
@@ -173,7 +174,7 @@ def _short_scan(
     turns = np.mod(angles_rad - first_rad, FULL_CIRCLE_RAD)
     turns[turns > FULL_CIRCLE_RAD - TWINS_RAD] = 0.0
     span_rad = float(turns.max())
-    step_rad = span_rad / max(len(np.unique(turns)) - 1, 1)
+    step_rad = min(span_rad / max(len(np.unique(turns)) - 1, 1), LARGEST_GAP_RAD)
     fan_rad = 2 * math.atan2(min(_edges(geometry)), geometry.source_to_detector_mm)
     # the last view that a scan misses is worth a step
     if span_rad + step_rad < math.pi + fan_rad:

@@ -10,7 +10,8 @@ of sharpness mean anything, and only for one scan.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from scipy.ndimage import gaussian_filter
 from pacspark.ct.fdk import reconstruct_fdk
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
+from pacspark.errors import GeometryError
 
 OPTIONS: Final = FDKOptions(filter="hann")
 """Noise has no offset: less of it, and what is left is the object."""
@@ -68,6 +70,8 @@ class MiddlePlane:
 
     doubt = "too little structure in the middle plane, or too much noise"
     """Why nothing may stand out."""
+    praise = "x{:.2f} as sharp"
+    """What a `gain` means."""
 
     def __init__(
         self, sinogram: NDArray[np.float32], geometry: Geometry, reach_pixels: float
@@ -90,13 +94,16 @@ class MiddlePlane:
 
     def slices(
         self,
-        offsets_mm: Iterable[float],
+        offsets_mm: Sequence[float],
         *,
         reverse: bool,
         binning: int = 1,
         blur_pixels: float = 0.0,
     ) -> NDArray[np.float32]:
-        """Reconstruct the plane with each of some offsets, columns binned: (n, n_y, n_x), 1/mm."""
+        """Reconstruct the plane with each of some offsets, columns binned: (n, n_y, n_x), 1/mm.
+
+        Planes with an offset for which the scan cannot be reconstructed are empty.
+        """
         grid = self.grid(binning)
         n_columns = self.geometry.detector.n_columns // binning
         used = n_columns * binning
@@ -107,29 +114,20 @@ class MiddlePlane:
         angles = self.geometry.gantry_angles_rad * (-1.0 if reverse else 1.0)
         # small slices are done before a second thread has begun
         n_threads = 1 if len(angles) * grid.shape[1] ** 2 < SMALL_UPDATES else None
-        return np.concatenate(
-            [
-                reconstruct_fdk(
-                    binned,
-                    replace(
-                        self.geometry,
-                        gantry_angles_rad=angles,
-                        detector=replace(
-                            self.geometry.detector,
-                            n_rows=1,
-                            n_columns=n_columns,
-                            column_spacing_mm=self.pixel_mm * binning,
-                            offset_u_mm=offset_mm + shift_mm,
-                            offset_v_mm=0.0,
-                        ),
-                    ),
-                    grid,
-                    OPTIONS,
-                    n_threads,
-                )
-                for offset_mm in offsets_mm
-            ]
-        )
+        planes = np.zeros((len(offsets_mm), *grid.shape[1:]), np.float32)
+        for plane, offset_mm in zip(planes, offsets_mm, strict=True):
+            detector = replace(
+                self.geometry.detector,
+                n_rows=1,
+                n_columns=n_columns,
+                column_spacing_mm=self.pixel_mm * binning,
+                offset_u_mm=offset_mm + shift_mm,
+                offset_v_mm=0.0,
+            )
+            tried = replace(self.geometry, gantry_angles_rad=angles, detector=detector)
+            with suppress(GeometryError):
+                plane[:] = reconstruct_fdk(binned, tried, grid, OPTIONS, n_threads)[0]
+        return planes
 
     def grid(self, binning: int = 1) -> VolumeGrid:
         """Give one plane that holds the circle of `radius_mm`."""
@@ -150,9 +148,13 @@ class MiddlePlane:
         slices = self.slices(offsets_mm, reverse=reverse, binning=binning, blur_pixels=BLUR_PIXELS)
         return [sharpness(one[inside]) for one in slices]
 
-    def tells(self, better: tuple[float, bool], worse: tuple[float, bool]) -> bool:
-        """Say whether noise cannot explain why one (offset, reverse) is sharper than another."""
+    def gain(self, better: tuple[float, bool], worse: tuple[float, bool]) -> float:
+        """Return how many times as sharp as another one (offset, reverse) is."""
         sharper, other = (
             self.scores([offset_mm], reverse=reverse)[0] for offset_mm, reverse in (better, worse)
         )
-        return sharper > BEYOND_NOISE * other
+        return sharper / other if other else 1.0
+
+    def tells(self, better: tuple[float, bool], worse: tuple[float, bool]) -> bool:
+        """Say whether noise cannot explain why one (offset, reverse) is sharper than another."""
+        return self.gain(better, worse) > BEYOND_NOISE

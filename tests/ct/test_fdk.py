@@ -223,7 +223,7 @@ def test_reconstruct__refuses_threads_and_variants_that_are_not_there() -> None:
     [
         (np.radians(np.arange(180)), "179.0"),
         (np.radians(np.arange(0, 150, 2)), "148.0"),
-        (np.array([0.0, 0.1, 0.2]), "11.5"),
+        (np.array([0.0, 0.05, 0.1]), "5.7"),
     ],
 )
 def test_reconstruct__refuses_too_short_a_scan(angles: NDArray[np.float64], found: str) -> None:

@@ -205,6 +205,10 @@ def test_fit_grid__is_inside_what_the_detector_sees(geometry: Geometry) -> None:
             geometry.fit_grid()
         return
     if geometry.is_half_fan:
+        if half_mm < 8 * detector.column_spacing_mm:
+            with pytest.raises(GeometryError, match="at least 8 columns beyond the axis"):
+                geometry.fit_grid()
+            return
         half_mm = max(edges_mm) + detector.column_spacing_mm / 2
     grid = geometry.fit_grid()
     assert grid.shape[1] == grid.shape[2]
@@ -225,7 +229,8 @@ def test_fit_grid__of_a_half_fan_reaches_as_far_as_the_long_side() -> None:
 @given(st.one_of(cone_geometries(), parallel_geometries()))
 def test_require_seen__takes_the_field_of_view_and_the_middle_of_it(geometry: Geometry) -> None:
     detector = geometry.detector
-    assume(min(-detector.u_mm[0], detector.u_mm[-1]) > 0)
+    seen_columns = min(-detector.u_mm[0], detector.u_mm[-1]) / detector.column_spacing_mm + 0.5
+    assume(seen_columns > (8.1 if geometry.is_half_fan else 0.5))
     fitted = geometry.fit_grid()
     if isinstance(geometry, ConeBeamGeometry):
         assume(math.hypot(fitted.x_mm[-1], fitted.y_mm[-1]) < geometry.source_to_isocenter_mm)

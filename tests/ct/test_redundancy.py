@@ -250,7 +250,35 @@ def test_redundancy__refuses_holes(name: str, first_deg: int) -> None:
         Redundancy(ParallelBeamGeometry(angles / 2, geometry.detector))
 
 
-@pytest.mark.parametrize(("last_deg", "short"), [(357, False), (355, True), (340, True)])
+RNG = np.random.default_rng(5)
+WHOLE = {
+    "six turns that do not quite meet": RNG.normal(0, 0.002, 2160) + np.arange(2160),
+    "five turns, each a bit on": np.arange(1800) * 1.00005,
+    "views by chance": RNG.uniform(0, 360, 720),
+    "the golden angle": np.arange(400) * 137.50776 % 360,
+    "three frames lost": np.delete(np.arange(360.0), [50, 51, 52]),
+    "three views": np.array([0.0, 120.0, 240.0]),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_redundancy__takes_any_views_from_all_sides(name: str) -> None:
+    geometry = replace(scan(0, 359, 360), gantry_angles_rad=np.radians(WHOLE[name]))
+    assert not Redundancy(geometry).is_short_scan
+    Redundancy(ParallelBeamGeometry(geometry.gantry_angles_rad, geometry.detector))
+    if "three views" not in name:
+        half = ParallelBeamGeometry(geometry.gantry_angles_rad / 2, geometry.detector)
+        assert Redundancy(half).arcs_rad.sum() == pytest.approx(math.pi)
+
+
+def test_redundancy__takes_a_step_for_no_more_than_it_is() -> None:
+    angles = np.radians([0.0, 50.0, 100.0, 150.0])
+    geometry = replace(scan(0, 359, 360), gantry_angles_rad=angles)
+    with pytest.raises(GeometryError, match=r"fan's 30\.0, found views over 150\.0"):
+        Redundancy(geometry)
+
+
+@pytest.mark.parametrize(("last_deg", "short"), [(355, False), (353, True), (340, True)])
 def test_redundancy__of_a_circle_with_a_gap_is_that_of_a_long_short_scan(
     last_deg: int, *, short: bool
 ) -> None:
