@@ -375,9 +375,7 @@ class Archive:
         )
         bins = range(scan.n_energy_bins) if energy_bins is None else energy_bins
         for energy_bin in bins:
-            if not 0 <= energy_bin < scan.n_energy_bins:
-                message = f"energy bin: expected 0 to {scan.n_energy_bins - 1}, found {energy_bin}"
-                raise UsageError(message)
+            scan.require_energy_bin(energy_bin)
         cluster = cluster or cluster_of(spark=self._spark)
         reports = []
         for energy_bin in bins:

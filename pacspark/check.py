@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pacspark.ct.coverage import length_unit
 from pacspark.ct.geometry import FULL_CIRCLE_RAD, ConeBeamGeometry, Geometry, is_closed
 from pacspark.ct.opposite_rays import OppositeRays
-from pacspark.ct.redundancy import Redundancy
+from pacspark.ct.redundancy import require_rays
 from pacspark.ct.sharpness import MiddlePlane, sharpness
 from pacspark.errors import ProjectionDataError
 from pacspark.middle_row import read_middle_row
@@ -177,7 +177,7 @@ def check_geometry(sinogram: NDArray[np.floating[Any]], geometry: Geometry) -> G
         raise ProjectionDataError(message)
     values = np.asarray(sinogram, np.float32)
     reach_pixels = SEARCHED_PART * geometry.detector.n_columns
-    Redundancy(geometry)  # refuses views that leave out rays
+    require_rays(geometry)
     plane = MiddlePlane(values, geometry, reach_pixels)
     if is_closed(geometry.gantry_angles_rad, FULL_CIRCLE_RAD):
         # never by sharpness: the shares of half-fans change with the offset, and noise with them

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pacspark.ct.coverage import length_unit, view_radius_mm
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry
 from pacspark.ct.preprocess import line_integrals
+from pacspark.ct.redundancy import Redundancy
 from pacspark.dicom.scan import StoredScan
-from pacspark.errors import UsageError
 from pacspark.pictures import Sinogram
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.scans import ScanFrames, read_all, read_stored_scan
@@ -46,7 +46,8 @@ def middle_row(geometry: Geometry) -> int:
 def mean_attenuation_per_mm(catalog: Catalog, stored: ScanFrames, energy_bin: int) -> float:
     """Estimate the mean attenuation in the field of view, 1/mm, from the middle row of one view.
 
-    The line integrals of a view sum to what the slice attenuates in all.
+    The line integrals of a view sum to what the slice attenuates in all; of a half-fan, which sees
+    a part of it twice, by what each counts.
     """
     scan, row = stored.scan, middle_row(stored.scan.geometry)
     view = stored.located(scan.projections, energy_bin)[0]
@@ -57,6 +58,9 @@ def mean_attenuation_per_mm(catalog: Catalog, stored: ScanFrames, energy_bin: in
         darks=read_all(catalog, stored.located(scan.darks, energy_bin), row),
         unattenuated_counts=scan.unattenuated_counts,
     )
+    if scan.geometry.is_half_fan:
+        redundancy = Redundancy(scan.geometry)
+        integrals = integrals * (2 * redundancy.weights(slice(1)) / redundancy.arcs_rad[0])
     width_mm = scan.geometry.detector.column_spacing_mm / scan.geometry.magnification
     area_mm2 = math.pi * view_radius_mm(scan.geometry) ** 2
     return float(integrals.sum(dtype=np.float64)) * width_mm / area_mm2
@@ -68,9 +72,7 @@ def read_middle_row(
     """Read a scan's headers and the line integrals (n_angles, n_columns) of its middle row."""
     stored = read_stored_scan(catalog, series_uid)
     scan = stored.scan
-    if not 0 <= energy_bin < scan.n_energy_bins:
-        message = f"energy bin: expected 0 to {scan.n_energy_bins - 1}, found {energy_bin}"
-        raise UsageError(message)
+    scan.require_energy_bin(energy_bin)
     values, flats, darks = (
         read_all(catalog, stored.located(runs, energy_bin), middle_row(scan.geometry))
         for runs in (scan.projections, scan.flats, scan.darks)

@@ -1,8 +1,9 @@
 """What the command line prints: lines, tables and figures for people, JSON for machines."""
 
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from rich.console import Console
@@ -24,7 +25,16 @@ def _printable(text: str) -> str:
 
 def show_json(value: object) -> None:
     """Print one JSON value as the last thing on standard output."""
-    print(json.dumps(value, default=str))
+    print(json.dumps(_finite(value), default=str))
+
+
+def _finite(value: object) -> object:
+    """Replace what JSON has no number for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

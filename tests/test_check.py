@@ -170,7 +170,7 @@ def test_noisy_half_circle__is_judged_rightly_or_not_at_all(
         decided += found.decided
         if found.decided:
             assert offset_is_found(found, truth), found
-    assert decided == len(SHIFTS) or (counts or math.inf) < 20_000
+    assert decided == len(SHIFTS) or (counts or math.inf) < 5_000
 
 
 @pytest.mark.parametrize("counts", [2_000, 20_000])

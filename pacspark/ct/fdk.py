@@ -142,6 +142,9 @@ class SlabReconstruction:
         angle_start
             Index in the scan of the first of them.
         """
+        if self._slab is None:
+            message = "slab: expected one that is still held, found one whose last result was taken"
+            raise UsageError(message)
         geometry, grid = self._geometry, self._grid
         detector = geometry.detector
         views = slice(angle_start, angle_start + len(filtered))
@@ -209,6 +212,8 @@ class SlabReconstruction:
                 turn(slab, self._lead, volume, start, stop)
                 if last and self._pages is not None:
                     self._pages.give_back(start, stop)
+        if last:
+            self._pages = self._slab = None
         return volume
 
 

@@ -72,6 +72,14 @@ class FDKOptions:
             )
             raise GeometryError(message)
 
+    def __str__(self) -> str:
+        words = [self.filter]
+        if self.cutoff != 1:
+            words.append(f"cut off at {self.cutoff:g}")
+        if self.extrapolation:
+            words.append(f"rows longer by {self.extrapolation:g}")
+        return ", ".join(words)
+
 
 def ramp_response(
     n_columns: int, spacing_mm: float, options: FDKOptions

@@ -432,8 +432,7 @@ Geometry = ConeBeamGeometry | ParallelBeamGeometry
 
 def is_closed(angles_rad: NDArray[np.float64], period_rad: float) -> bool:
     """Say whether angles leave out no more of a circle (or half one) than steps between views."""
-    turned = np.sort(np.mod(angles_rad, period_rad))
-    return not is_hole(angular_gaps(turned, period_rad)).any()
+    return not is_hole(angular_gaps(angles_rad, period_rad)[1]).any()
 
 
 def is_hole(gaps_rad: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -451,9 +450,12 @@ def is_hole(gaps_rad: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(gaps_rad > largest_rad)
 
 
-def angular_gaps(ordered_rad: NDArray[np.float64], period_rad: float) -> NDArray[np.float64]:
-    """Return the gap from each angle to the next, around the circle."""
-    return np.diff(ordered_rad, append=ordered_rad[:1] + period_rad)
+def angular_gaps(
+    angles_rad: NDArray[np.float64], period_rad: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return angles in order around a circle, and the gap from each to the next."""
+    ordered = np.sort(np.mod(angles_rad, period_rad))
+    return ordered, np.diff(ordered, append=ordered[:1] + period_rad)
 
 
 def _reach_mm(grid: VolumeGrid) -> float:

@@ -71,7 +71,7 @@ class OppositeRays:
         self.n_columns = max(1, int(seen - self.reach_pixels))
         angles = geometry.gantry_angles_rad
         # orders that turn further than half a circle from view to view are not seen
-        gap_rad = angular_gaps(np.sort(np.mod(angles, FULL_CIRCLE_RAD)), FULL_CIRCLE_RAD).max()
+        gap_rad = angular_gaps(angles, FULL_CIRCLE_RAD)[1].max()
         count = max(1, min(int(math.pi / gap_rad), detector.n_columns // 2, MOST_HARMONICS))
         self._orders = np.arange(count)[:, None]
         shares = shared_arcs(angles, FULL_CIRCLE_RAD) / FULL_CIRCLE_RAD

@@ -88,6 +88,17 @@ class Redundancy:
         return np.asarray(self.arcs_rad[views, None] * shares, np.float32)
 
 
+def require_rays(geometry: Geometry) -> None:
+    """Refuse a scan whose views leave out rays that a reconstruction needs.
+
+    Raises
+    ------
+    GeometryError
+        When they do.
+    """
+    Redundancy(geometry)
+
+
 def shared_arcs(
     angles_rad: NDArray[np.float64], period_rad: float, *, closed: bool = True
 ) -> NDArray[np.float64]:
@@ -108,7 +119,7 @@ def shared_arcs(
     turned = np.mod(angles_rad, period_rad)
     # rounding may leave an angle of exactly one period just below it: the gaps absorb that
     order = np.argsort(turned, kind="stable")
-    gaps = angular_gaps(turned[order], period_rad)
+    _, gaps = angular_gaps(angles_rad, period_rad)
     before = np.roll(gaps, 1)
     # views of several turns coincide but for rounding: each group shares its arc, so all count
     apart = before > TWINS_RAD
@@ -167,8 +178,7 @@ def _short_scan(
     geometry: ConeBeamGeometry, angles_rad: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
     """Return the gantry angles from the first view on, and half of what exceeds half a circle."""
-    turned = np.sort(np.mod(angles_rad, FULL_CIRCLE_RAD))
-    gaps = angular_gaps(turned, FULL_CIRCLE_RAD)
+    turned, gaps = angular_gaps(angles_rad, FULL_CIRCLE_RAD)
     last = int(gaps.argmax())
     first_rad = turned[(last + 1) % len(turned)]
     turns = np.mod(angles_rad - first_rad, FULL_CIRCLE_RAD)
@@ -205,8 +215,7 @@ def _missing_columns(geometry: Geometry) -> tuple[int, int]:
 
 def _require_no_holes(angles_rad: NDArray[np.float64], period_rad: float, allowed: int) -> None:
     """Refuse views with more gaps than the one where a short scan ends."""
-    turned = np.sort(np.mod(angles_rad, period_rad))
-    gaps = angular_gaps(turned, period_rad)
+    turned, gaps = angular_gaps(angles_rad, period_rad)
     count = int((gaps > TWINS_RAD).sum())
     if count < LEAST_VIEWS:
         message = (

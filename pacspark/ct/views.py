@@ -29,6 +29,8 @@ SQUARE = 1e-3
 """By how much the axes of a panel may be off a right angle, or a pixel off its stated size."""
 STRAIGHT_MM = 1e-6
 """Sources that are nearer to a perfect circle are on it."""
+LEAST_DEPTH = 0.1
+"""Of a panel's corner, held against its depth on the panel itself: upright ones would be huge."""
 STEEPEST = math.cos(math.radians(60))
 """Of the angle between a panel's normal and the horizontal ray from the source through the axis."""
 
@@ -266,8 +268,16 @@ class Rectification:
         places = np.einsum(
             "nij,cj->nci", upright @ np.linalg.inv(_pixel_homographies(views)), corners
         )
-        with np.errstate(divide="ignore", invalid="ignore"):
-            places = places[..., :2] / places[..., 2:]
+        # along rays of unit depth on the raw panel; a mirrored one counts depth the other way
+        depths = places[..., 2] * np.sign(places[..., 2].mean(axis=1))[:, None]
+        if depths.min() < LEAST_DEPTH:
+            view = int(depths.min(axis=1).argmin())
+            message = (
+                f"views[{view}]: expected a panel that is upright but for some tilt, found one "
+                "with a corner that no upright panel sees"
+            )
+            raise GeometryError(message)
+        places = places[..., :2] / places[..., 2:]
         # pixels fall on those of the first view's corner: what is upright already stays as it is
         on_pixel = places[0, 0] % 1
         low = np.floor(places.min(axis=(0, 1)) - on_pixel + SQUARE) + on_pixel

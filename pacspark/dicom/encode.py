@@ -154,9 +154,9 @@ class CTSeries:
         grid: VolumeGrid,
         values: ValueMap,
         energy_bin: int,
-        filter_name: str,
+        how: str,
     ) -> "CTSeries":
-        """Make the series of a reconstruction of a stored scan."""
+        """Make the series of a reconstruction of a stored scan; `how` it was filtered, in words."""
         if max(grid.shape[1:]) > MAX_EDGE:
             message = (
                 f"grid.shape: expected at most {MAX_EDGE} rows and columns, found {grid.shape}"
@@ -175,11 +175,11 @@ class CTSeries:
             grid=grid,
             values=values,
             derivation=(
-                f"FDK reconstruction, {filter_name} filter, of {scan.geometry.n_angles} views of "
+                f"FDK reconstruction, filter {how}, of {scan.geometry.n_angles} views of "
                 f"series {scan.series_instance_uid}{energies} by pacspark {__version__}"
                 + (f"; {LENGTHS_IN_PIXELS}" if length_unit(scan.geometry) == "pixels" else "")
             ),
-            series_description=f"{given or 'scan'}, FDK {filter_name}{energies}"[:64],
+            series_description=f"{given or 'scan'}, FDK {how}{energies}"[:64],
             series_number=100 + energy_bin,
         )
 

@@ -30,7 +30,7 @@ from pacspark.dicom.enhanced_xa import (
 )
 from pacspark.dicom.private import CREATOR, ELEMENTS, read_block
 from pacspark.dicom.survey import LARGEST_STORED, Frames, Survey, survey_frames
-from pacspark.errors import PacsparkError, ProjectionDataError, SeriesNotFoundError
+from pacspark.errors import PacsparkError, ProjectionDataError, SeriesNotFoundError, UsageError
 from pacspark.scans.description import ScanDescription
 
 INSTANCE_BYTES: Final = 32 << 20
@@ -121,6 +121,18 @@ class StoredScan:
     flats: tuple[FrameRun, ...]
     darks: tuple[FrameRun, ...]
     header: str
+
+    def require_energy_bin(self, energy_bin: int) -> None:
+        """Refuse an energy bin that the scan has not.
+
+        Raises
+        ------
+        UsageError
+            When it is out of range.
+        """
+        if not 0 <= energy_bin < self.n_energy_bins:
+            message = f"energy bin: expected 0 to {self.n_energy_bins - 1}, found {energy_bin}"
+            raise UsageError(message)
 
 
 def encode_scan(description: ScanDescription, frames: Frames) -> Iterator[EncodedInstance]:

@@ -23,7 +23,7 @@ from pacspark.ct.geometry import (
     RowOrder,
 )
 from pacspark.ct.preprocess import KINDS, Kind
-from pacspark.ct.redundancy import Redundancy
+from pacspark.ct.redundancy import require_rays
 from pacspark.errors import GeometryError, ScanDescriptionError
 from pacspark.scans.arrays import AXES, ArraySource, AxedStack, read_array_source
 from pacspark.scans.toml import TomlTable, read_text, read_toml
@@ -201,7 +201,7 @@ def _require_axes(images: TomlTable, stack: AxedStack) -> None:
 def _warn_of_gaps(path: Path, geometry: Geometry) -> None:
     """Tell of a scan that can be stored, but not reconstructed: its views leave out rays."""
     try:
-        Redundancy(geometry)
+        require_rays(geometry)
     except GeometryError as error:
         logging.getLogger(__name__).warning(
             "%s: can be stored, but not reconstructed: %s", path, error

@@ -56,7 +56,8 @@ class Marks:
     def begin(self) -> None:
         """Forget marks of an earlier, killed job of the same run."""
         self.clear()
-        self.storage.filesystem.create_dir(self._folder, recursive=True)
+        with suppress(Exception):
+            self.storage.filesystem.create_dir(self._folder, recursive=True)
 
     def count(self) -> int:
         """Count the marks that are there."""
@@ -66,7 +67,7 @@ class Marks:
 
     def clear(self) -> None:
         """Remove all marks."""
-        if self.storage.filesystem.get_file_info(self._folder).type != pafs.FileType.NotFound:
+        with suppress(Exception):
             self.storage.filesystem.delete_dir(self._folder)
 
 

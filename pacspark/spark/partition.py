@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 from pacspark.ct.coverage import require_seen
 from pacspark.ct.geometry import Geometry, VolumeGrid
-from pacspark.ct.redundancy import Redundancy
+from pacspark.ct.redundancy import require_rays
 from pacspark.errors import MemoryBudgetError, UsageError
 
 WORKER_BYTES = 480 << 20
@@ -175,6 +175,7 @@ def plan_reconstruction(
     cluster: Cluster,
     *,
     n_energy_bins: int = 1,
+    extrapolation: float = 0.0,
     n_slabs: int | None = None,
     angle_block: int | None = None,
     n_angle_groups: int | None = None,
@@ -189,6 +190,8 @@ def plan_reconstruction(
         What it runs on.
     n_energy_bins
         Reconstructed one after the other.
+    extrapolation
+        By which part of their length rows are made longer on either side.
     n_slabs, angle_block, n_angle_groups
         Forced values, for tests and experts; the memory bound is checked all the same.
 
@@ -207,10 +210,11 @@ def plan_reconstruction(
     UsageError
         When a forced value is out of range.
     """
-    Redundancy(geometry)  # refuses views that leave out rays
+    require_rays(geometry)
     require_seen(geometry, grid)
     n_z = grid.shape[0]
     n_angles = len(geometry.gantry_angles_rad)
+    columns = _filtered_columns(geometry, extrapolation)
     _check_forced("n_slabs", n_slabs, n_z)
     _check_forced("angle_block", angle_block, n_angles)
     _check_forced("n_angle_groups", n_angle_groups, n_angles)
@@ -226,22 +230,22 @@ def plan_reconstruction(
         some = {0, len(bounds) // 2, len(bounds) - 1}
         band_rows = max(_band_rows(geometry, grid.slab(*bounds[slab])) for slab in some)
         block = angle_block or _angle_block(geometry, band_rows, math.ceil(n_angles / groups))
-        task_bytes = _task_bytes(geometry, grid, largest[1] - largest[0], band_rows, block)
+        task_bytes = _task_bytes(columns, grid, largest[1] - largest[0], band_rows, block)
         if task_bytes <= budget or (n_slabs and angle_block):
             break
         if angle_block is None and block > 1:
             smaller = _fitting_block(
-                geometry, grid, largest[1] - largest[0], band_rows, block, budget
+                columns, grid, largest[1] - largest[0], band_rows, block, budget
             )
             if smaller:
                 block = smaller
-                task_bytes = _task_bytes(geometry, grid, largest[1] - largest[0], band_rows, block)
+                task_bytes = _task_bytes(columns, grid, largest[1] - largest[0], band_rows, block)
                 break
         if n_slabs or slabs >= n_z:
             break
         slabs = min(n_z, slabs * 2)
     if task_bytes > budget:
-        smallest = _smallest_task_bytes(geometry, grid) if not n_slabs else task_bytes
+        smallest = _smallest_task_bytes(geometry, columns, grid) if not n_slabs else task_bytes
         message = (
             f"memory: expected at least {smallest / 2**30:.2f} GiB per task for a grid of "
             f"{grid.shape[2]} x {grid.shape[1]} x {n_z} voxels, found "
@@ -341,27 +345,32 @@ def _angle_block(geometry: Geometry, band_rows: int, n_angles: int) -> int:
     return max(1, min(n_angles, ANGLE_BLOCK_BYTES // frame_bytes))
 
 
-def _task_bytes(
-    geometry: Geometry, grid: VolumeGrid, slices: int, band_rows: int, block: int
-) -> int:
+def _filtered_columns(geometry: Geometry, extrapolation: float) -> int:
+    """Return how long the rows are that are filtered, at most.
+
+    Those of a half-fan go on where its detector does not see, at most for its length.
+    """
+    longer = max(1 + 2 * extrapolation, 2.0 if geometry.is_half_fan else 1.0)
+    return math.ceil(geometry.detector.n_columns * longer)
+
+
+def _task_bytes(columns: int, grid: VolumeGrid, slices: int, band_rows: int, block: int) -> int:
     _, n_y, n_x = grid.shape
     slab_bytes = 4 * n_y * n_x * (SLAB_COPIES * slices + PADDING_SLICES)
-    # the filter widens a half-fan's rows by what the detector does not see, at most once more
-    n_columns = geometry.detector.n_columns * (2 if geometry.is_half_fan else 1)
-    block_bytes = 4 * block * (band_rows + 64) * n_columns
+    block_bytes = 4 * block * (band_rows + 64) * columns
     return WORKER_BYTES + slab_bytes + BLOCK_COPIES * block_bytes + 16 * n_y * n_x
 
 
 def _fitting_block(
-    geometry: Geometry, grid: VolumeGrid, slices: int, band_rows: int, block: int, budget: int
+    columns: int, grid: VolumeGrid, slices: int, band_rows: int, block: int, budget: int
 ) -> int:
     """Return the largest block <= `block` that fits and is worth a pass over the slab, or 0."""
-    fixed = _task_bytes(geometry, grid, slices, band_rows, 0)
-    per_angle = _task_bytes(geometry, grid, slices, band_rows, 1) - fixed
+    fixed = _task_bytes(columns, grid, slices, band_rows, 0)
+    per_angle = _task_bytes(columns, grid, slices, band_rows, 1) - fixed
     fitting = min(block, max(0, budget - fixed) // per_angle)
     return fitting if fitting >= min(block, 8) else 0
 
 
-def _smallest_task_bytes(geometry: Geometry, grid: VolumeGrid) -> int:
+def _smallest_task_bytes(geometry: Geometry, columns: int, grid: VolumeGrid) -> int:
     band_rows = max(_band_rows(geometry, grid.slab(z, z + 1)) for z in {0, grid.shape[0] - 1})
-    return _task_bytes(geometry, grid, 1, band_rows, min(8, len(geometry.gantry_angles_rad)))
+    return _task_bytes(columns, grid, 1, band_rows, min(8, len(geometry.gantry_angles_rad)))

@@ -191,7 +191,14 @@ def prepared(
 ) -> tuple[ReconstructionPlan, ValueMap | None]:
     """Plan a request and choose its unit; what cannot be is refused here, without Spark."""
     request = _with_water(request, stored.scan)
-    plan = plan_reconstruction(stored.scan.geometry, request.grid, cluster, **cuts)
+    stored.scan.require_energy_bin(request.energy_bin)
+    plan = plan_reconstruction(
+        stored.scan.geometry,
+        request.grid,
+        cluster,
+        extrapolation=request.options.extrapolation,
+        **cuts,
+    )
     if request.water_mu_per_mm is None:
         return plan, None
     values = ValueMap.hounsfield(request.water_mu_per_mm)
@@ -219,7 +226,7 @@ def _make(
         grid,
         values or ValueMap.linear(0.0, 0.0, 0.0),  # until the range of values is known
         request.energy_bin,
-        request.options.filter,
+        str(request.options),
     )
 
     marks = Marks(storage, run_id)

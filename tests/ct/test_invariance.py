@@ -31,6 +31,7 @@ SCANS: dict[str, Geometry] = {
 }
 GRID = VolumeGrid((53, 9, 10), (0.6, 1.3, 1.1), (0.77, 0.3, -0.4))
 PROJECTIONS = np.random.default_rng(1).standard_normal((21, 61, 37)).astype(np.float32)
+from pacspark.errors import UsageError
 
 
 def in_slabs(geometry: Geometry, cuts: list[int], variant: str) -> NDArray[np.float32]:
@@ -87,6 +88,17 @@ def test_threads_and_work_space__do_not_change_a_bit(monkeypatch: pytest.MonkeyP
     slab = SlabReconstruction(CONE, GRID, n_threads=2)
     slab.add(PROJECTIONS[:, slice(*slab.row_band)])
     np.testing.assert_array_equal(slab.result(), whole)
+
+
+def test_result__that_was_the_last_takes_no_more() -> None:
+    slab = SlabReconstruction(CONE, GRID)
+    band = slice(*slab.row_band)
+    slab.add(PROJECTIONS[:, band], 0)
+    np.testing.assert_array_equal(
+        slab.result(last=True), in_slabs(CONE, [], available_variants()[0])
+    )
+    with pytest.raises(UsageError, match="found one whose last result was taken"):
+        slab.add(PROJECTIONS[:, band], 0)
 
 
 def test_result__can_be_asked_for_in_between() -> None:

@@ -47,7 +47,7 @@ def projections(
 def series(
     scan: StoredScan, values: ValueMap = HU, grid: VolumeGrid = GRID, **more: Any
 ) -> CTSeries:
-    fields: dict[str, Any] = {"run_id": "run-1", "energy_bin": 0, "filter_name": "hann"} | more
+    fields: dict[str, Any] = {"run_id": "run-1", "energy_bin": 0, "how": "hann"} | more
     return CTSeries.of_scan(scan, grid=grid, values=values, **fields)
 
 
@@ -200,7 +200,7 @@ def test_ct_series__does_belong_to_patient_study_and_frame_of_the_projections() 
     assert related.SeriesInstanceUID == source.SeriesInstanceUID
     assert related.StudyInstanceUID == source.StudyInstanceUID
     assert image.SeriesDescription == "Größe, FDK hann"
-    assert "hann filter, of 7 views" in image.DerivationDescription
+    assert "filter hann, of 7 views" in image.DerivationDescription
     assert "PixelData" not in scan.header
 
 

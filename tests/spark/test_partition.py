@@ -42,7 +42,7 @@ def covered(plan: ReconstructionPlan) -> list[tuple[int, int]]:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    n_angles=st.integers(1, 80),
+    n_angles=st.integers(3, 80),
     n_z=st.integers(1, 40),
     executors=st.integers(1, 5),
     cores=st.integers(1, 9),
@@ -139,3 +139,14 @@ def test_presets__hold_as_much_data_as_the_subject(name: str) -> None:
 def test_cluster__refuses_nothing_to_run_on() -> None:
     with pytest.raises(UsageError, match=r"cluster.executors: expected at least 1, found 0"):
         Cluster(executors=0)
+
+
+def test_plan__counts_rows_that_the_filter_makes_longer() -> None:
+    grid = VolumeGrid(shape=(8, 24, 20), voxel_mm=(1.0, 1.0, 1.0))
+    plain, longer = (
+        plan_reconstruction(scan(), grid, Cluster(1, 2, 8 << 30), extrapolation=part)
+        for part in (0.0, 1.0)
+    )
+    row_band = plain.tasks[0].row_stop - plain.tasks[0].row_start
+    least = 4 * plain.angle_block * row_band * 2 * 40  # two detector widths, at least once
+    assert longer.task_bytes - plain.task_bytes >= least
