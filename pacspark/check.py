@@ -16,8 +16,9 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pacspark.ct.angles import FULL_CIRCLE_RAD, is_closed
 from pacspark.ct.coverage import length_unit
-from pacspark.ct.geometry import FULL_CIRCLE_RAD, ConeBeamGeometry, Geometry, is_closed
+from pacspark.ct.geometry import ConeBeamGeometry, Geometry
 from pacspark.ct.opposite_rays import OppositeRays
 from pacspark.ct.redundancy import require_rays
 from pacspark.ct.sharpness import MiddlePlane, sharpness

@@ -19,12 +19,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 
-from pacspark.ct.geometry import (
-    FULL_CIRCLE_RAD,
-    ConeBeamGeometry,
-    Geometry,
-    angular_gaps,
-)
+from pacspark.ct.angles import FULL_CIRCLE_RAD, angular_gaps
+from pacspark.ct.geometry import ConeBeamGeometry, Geometry
 from pacspark.ct.redundancy import shared_arcs
 
 MOST_HARMONICS: Final = 256

@@ -21,17 +21,16 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from pacspark.ct.geometry import (
+from pacspark.ct.angles import (
     FULL_CIRCLE_RAD,
     LARGEST_GAP_RAD,
     LEAST_VIEWS,
     TWINS_RAD,
-    ConeBeamGeometry,
-    Geometry,
     angular_gaps,
     is_closed,
     is_hole,
 )
+from pacspark.ct.geometry import ConeBeamGeometry, Geometry
 from pacspark.errors import GeometryError
 
 

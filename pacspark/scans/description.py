@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pacspark.ct.angles import TWINS_RAD
 from pacspark.ct.geometry import (
     MAX_SPAN_RAD,
-    TWINS_RAD,
     ConeBeamGeometry,
     FlatPanel,
     Geometry,

@@ -19,6 +19,7 @@ from pacspark.ct.geometry import (
     VolumeGrid,
 )
 from pacspark.ct.kernels.variants import available_variants
+from pacspark.errors import UsageError
 
 PANEL = FlatPanel(61, 37, 0.9, 1.1, offset_u_mm=0.3, offset_v_mm=1.7)
 ANGLES = np.arange(21) * 2 * math.pi / 21
@@ -31,7 +32,6 @@ SCANS: dict[str, Geometry] = {
 }
 GRID = VolumeGrid((53, 9, 10), (0.6, 1.3, 1.1), (0.77, 0.3, -0.4))
 PROJECTIONS = np.random.default_rng(1).standard_normal((21, 61, 37)).astype(np.float32)
-from pacspark.errors import UsageError
 
 
 def in_slabs(geometry: Geometry, cuts: list[int], variant: str) -> NDArray[np.float32]:
