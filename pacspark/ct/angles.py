@@ -17,8 +17,6 @@ LARGEST_GAP_RAD = math.radians(20)
 COARSEST_STEPS = 1.5
 TWINS_RAD = 1e-6
 """Views that are no further apart are one direction, seen again."""
-ROW_MARGIN = 2
-"""Rows that a band has beyond the outermost interpolated one."""
 
 
 def is_closed(angles_rad: NDArray[np.float64], period_rad: float) -> bool:

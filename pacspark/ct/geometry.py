@@ -43,6 +43,8 @@ HALF_FAN_PART = 0.1
 of its half width; RTK decides alike."""
 MAX_SPAN_RAD = 32 * math.pi
 """Angles that reach further than 16 turns are degrees by mistake."""
+ROW_MARGIN = 2
+"""Rows that a band has beyond the outermost interpolated one."""
 
 
 @dataclass(frozen=True, slots=True)
