@@ -125,12 +125,12 @@ _PLANS = frozenset(
     """.split()
 )
 """What a statement may consist of; all else, known or new in a later Spark, is refused."""
-_FUNCTIONS = {
-    "ExpressionWithUnresolvedIdentifier",
-    "UnresolvedFunction",
-    "UnresolvedGenerator",
-    "UnresolvedTableValuedFunction",
-}
+_FUNCTIONS = frozenset(
+    """
+    ExpressionWithUnresolvedIdentifier UnresolvedFunction UnresolvedGenerator
+    UnresolvedTableValuedFunction
+    """.split()
+)
 _ROW_MAKERS = frozenset(
     """
     explode explode_outer inline inline_outer json_tuple posexplode posexplode_outer range stack
@@ -151,6 +151,9 @@ def _require_query(spark: SparkSession, statement: str) -> None:
 
     Analysis alone would do harm already: it runs EXECUTE IMMEDIATE and lists the files of a path.
     """
+    if "${" in statement:  # the parser would put in the process's environment, keys and all
+        message = "sql: expected a query, found ${...}, which would read variables of the process"
+        raise QueryError(message)
     known, named = set(TABLES), []
     for package, kind, node, is_plan in _nodes(spark, statement):
         if is_plan and not (package in _PACKAGES and kind in _PLANS):

@@ -128,6 +128,7 @@ def existing_session(spark: SparkSession | None = None) -> SparkSession | None:
     return found
 
 
+@spark_alive()
 def session_cluster(spark: SparkSession | None = None) -> Cluster:
     """Describe what a session's tasks may use; where there is no session yet, this machine."""
     session = existing_session(spark)

@@ -98,6 +98,7 @@ COMMANDS = [
     "SELECT TRANSFORM(Rows) USING 'touch ROOT/ran' AS (y) FROM instances",
     "WITH a AS (SELECT TRANSFORM(Rows) USING 'touch ROOT/ran' AS (y) FROM runs) SELECT * FROM a",
     "SELECT * FROM STREAM instances",
+    "SELECT '${env:HOME}'",
     "SELECT * FROM IDENTIFIER('te' || 'xt.`ROOT/secret`')",
 ]
 FUNCTIONS = [
