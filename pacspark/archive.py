@@ -21,6 +21,7 @@ from pacspark.ct.coverage import refit
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.matching import parse_query
+from pacspark.dicom.uids import require_uid
 from pacspark.errors import ArchiveNotFoundError, GeometryError, ProjectionDataError, UsageError
 from pacspark.progress import Progress, progress_for_stderr
 from pacspark.spark.partition import Cluster, ReconstructionPlan, plan_reconstruction
@@ -75,7 +76,12 @@ def open_archive(
     ------
     ArchiveNotFoundError
         When there is none; `create_archive` makes one.
+    UsageError
+        When `as_of` is neither a version nor a time.
     """
+    if type(as_of) not in {int, type(None)} and not isinstance(as_of, datetime):
+        message = f"as_of: expected a version, a whole number, or a datetime, found {as_of!r:.80}"
+        raise UsageError(message)
     storage = open_storage(root)
     try:
         check_tables(storage)
@@ -261,7 +267,7 @@ class Archive:
         """Read the sinogram of the middle detector row of a scan, and nothing else of it."""
         from pacspark.middle_row import middle_row_sinogram
 
-        return middle_row_sinogram(self.catalog, series_uid, energy_bin)
+        return middle_row_sinogram(self.catalog, require_uid("series", series_uid), energy_bin)
 
     # what is reconstructed
 
@@ -393,13 +399,13 @@ class Archive:
         """Open a CT series as a volume; lazy."""
         from pacspark.volume import Volume
 
-        return Volume(self.catalog, _uid(series_uid))
+        return Volume(self.catalog, require_uid("series", series_uid))
 
     def check(self, series_uid: str) -> "GeometryCheck":
         """Look for a wrong axis offset or rotation sense of a scan."""
         from pacspark.check import check_series
 
-        return check_series(self.catalog, _uid(series_uid))
+        return check_series(self.catalog, require_uid("series", series_uid))
 
     # what goes out
 
@@ -446,19 +452,12 @@ class Archive:
     def _scan_frames(self, series_uid: str) -> "ScanFrames":
         from pacspark.tables.scans import read_stored_scan
 
-        return read_stored_scan(self.catalog, _uid(series_uid))
+        return read_stored_scan(self.catalog, require_uid("series", series_uid))
 
     def _require_now(self) -> None:
         if self._as_of is not None:
             message = "expected an archive opened without as_of to write into, found one as of then"
             raise UsageError(message)
-
-
-def _uid(value: object) -> str:
-    if not isinstance(value, str):
-        message = f"expected the UID of a series, a text, found {type(value).__name__}: {value!r}"
-        raise UsageError(message)
-    return value
 
 
 def _query_text(value: object) -> object:

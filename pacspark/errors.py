@@ -17,7 +17,7 @@ that it pickles through Spark. A message says what was expected, what was found,
     │   ├── InstanceNotFoundError
     │   └── SeriesNotFoundError
     ├── CommitConflictError(RuntimeError)     other writers won every attempt
-    ├── JobError(RuntimeError)                a Spark task that failed otherwise
+    ├── JobError(RuntimeError)                Spark, or a task of it, that failed otherwise
     └── MissingDependencyError(ImportError)   an optional package or program
 """
 
@@ -79,7 +79,7 @@ class CommitConflictError(PacsparkError, RuntimeError):
 
 
 class JobError(PacsparkError, RuntimeError):
-    """A Spark task ended in an error that is none of pacspark's."""
+    """Spark ended, or a task of it in an error that is none of pacspark's."""
 
 
 class MissingDependencyError(PacsparkError, ImportError):

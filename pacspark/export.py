@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.dicom.matching import parse_query
-from pacspark.dicom.uids import is_uid
+from pacspark.dicom.uids import require_uid
 from pacspark.errors import MissingDependencyError, NotInArchiveError, StorageError, UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.tables.catalog import Catalog
@@ -79,14 +79,18 @@ def export(
     NotInArchiveError
         When the archive does not hold it.
     UsageError
-        When the format does not exist or does not fit, or a file there holds something else or
-        stands in the place of the folder.
+        When it is not one UID, the format does not exist or does not fit, or a file there holds
+        something else or stands in the place of the folder.
     """
     if file_format not in FORMATS:
         message = f"format: expected one of {', '.join(FORMATS)}, found {file_format!r}"
         raise UsageError(message)
     if level not in LEVELS:
         message = f"level: expected one of {', '.join(LEVELS)}, found {level!r}"
+        raise UsageError(message)
+    require_uid(level, uid)
+    if "\0" in str(directory):
+        message = f"directory: expected the name of a folder, found {str(directory)!r:.80}"
         raise UsageError(message)
     if os.path.lexists(directory) and not directory.is_dir():
         message = f"directory: expected a folder, found the file {directory}"
@@ -123,7 +127,7 @@ def _series_of(catalog: Catalog, level: str, uid: str) -> list[str]:
     query = parse_query({"StudyInstanceUID": uid}, "series")
     found = catalog.find(query)["SeriesInstanceUID"].to_pylist()
     if not found:
-        message = f"{catalog.storage.root}: no study {uid[:64]!r}"
+        message = f"{catalog.storage.root}: no study {uid!r}"
         raise NotInArchiveError(message)
     return sorted(found)
 
@@ -136,10 +140,7 @@ def file_name(uid: str, suffix: str) -> str:
     UsageError
         For anything but digits and single dots, at most 64 characters.
     """
-    if not is_uid(uid):
-        message = f"file name: expected a UID, found {uid[:80]!r}"
-        raise UsageError(message)
-    return uid + suffix
+    return require_uid("file name", uid) + suffix
 
 
 def _dicom_path(directory: Path, level: str, row: Mapping[str, Any]) -> Path:

@@ -168,12 +168,20 @@ def test_plan__predicts_what_a_stored_scan_costs(tmp_path: Path) -> None:
     assert archive.grid(series_uid).shape[0] == phantom_geometry().detector.n_rows
 
 
-def test_series__is_named_by_a_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("uid", [["1.2"], None, "", "*", "1.2.*", "1.2,1.3", "1.2\\1.3", "../1"])
+def test_a_uid__is_one_and_no_query(tmp_path: Path, uid: Any) -> None:
     archive = create_archive(tmp_path / "archive")
     asks: list[Callable[[Any], object]] = [archive.reconstruct, archive.volume, archive.check]
-    for ask in [*asks, archive.plan, archive.grid]:
-        with pytest.raises(UsageError, match="expected the UID of a series, a text, found list"):
-            ask(["1.2"])
+    for ask in [*asks, archive.plan, archive.grid, archive.sinogram]:
+        with pytest.raises(UsageError, match="series: expected a UID"):
+            ask(uid)
+
+
+@pytest.mark.parametrize("as_of", ["x", "1", 1.5, True, b"1"])
+def test_open__takes_versions_and_times_alone(tmp_path: Path, as_of: Any) -> None:
+    create_archive(tmp_path)
+    with pytest.raises(UsageError, match="as_of: expected a version, a whole number, or a date"):
+        pacspark.open(tmp_path, as_of=as_of)
 
 
 def test_open__of_no_archive_is_one_error_without_its_causes(tmp_path: Path) -> None:

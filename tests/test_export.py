@@ -60,6 +60,24 @@ def test_dicom__comes_out_byte_for_byte(tmp_path: Path) -> None:
     assert all(pydicom.dcmread(path).SOPInstanceUID == path.stem for path in written)
 
 
+@pytest.mark.parametrize("level", ["study", "series", "instance"])
+@pytest.mark.parametrize(
+    "uid", ["", "*", "?", f"{STUDY_UID[:-1]}*", f"{STUDY_UID},1", "1\\2", '""']
+)
+def test_what_is_no_single_uid__exports_nothing(
+    catalog: Catalog, tmp_path: Path, level: str, uid: str
+) -> None:
+    for file_format in ("dicom", "nifti"):
+        with pytest.raises(UsageError, match=f"^{level}: expected a UID"):
+            export(catalog, tmp_path / "out", level, uid, file_format)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder__has_a_name_that_can_be(catalog: Catalog) -> None:
+    with pytest.raises(UsageError, match="directory: expected the name of a folder"):
+        export(catalog, Path("a\0b"), "series", SERIES_UID)
+
+
 def test_series_and_instance__lie_flat(catalog: Catalog, tmp_path: Path) -> None:
     export(catalog, tmp_path / "series", "series", SERIES_UID)
     export(catalog, tmp_path / "one", "instance", f"{SERIES_UID}.8")

@@ -1,9 +1,23 @@
 """Numbers that a scanner can have."""
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pacspark.errors import GeometryError
+
+SHORTEST_MM: Final = 1e-6
+LONGEST_MM: Final = 1e7
+"""From the resolution of an X-ray microscope to ten kilometres of beam; what is beyond is a slip of
+the unit or of the keyboard, and its squares and quotients would not be numbers."""
+LARGEST_MAGNIFICATION: Final = 1e6
+MOST_ALONG_AXIS: Final = 1 << 20
+MOST_VOXELS: Final = 1 << 54
+"""A whole body at 5 micrometres; more would not be planned in reasonable time or memory."""
 
 
 def require_count(name: str, value: object) -> int:
@@ -51,3 +65,77 @@ def require_positive(name: str, value: object) -> float:
         message = f"{name}: expected a number > 0, found {value!r}"
         raise GeometryError(message)
     return number
+
+
+def require_length(name: str, value: object, shortest_mm: float = SHORTEST_MM) -> float:
+    """Return a length in mm as a float.
+
+    Raises
+    ------
+    GeometryError
+        When it is not a number > 0, or no scanner can be so small or so large.
+    """
+    length = require_positive(name, value)
+    if not shortest_mm <= length <= LONGEST_MM:
+        message = f"{name}: expected {shortest_mm:g} to {LONGEST_MM:g} mm, found {length!r}"
+        raise GeometryError(message)
+    return length
+
+
+def require_place(name: str, value: object, furthest_mm: float = LONGEST_MM) -> float:
+    """Return a position along an axis in mm as a float.
+
+    Raises
+    ------
+    GeometryError
+        When it is not finite, or further than can be from 0.
+    """
+    place = require_finite(name, value)
+    if abs(place) > furthest_mm:
+        message = f"{name}: expected at most {furthest_mm:g} mm to either side, found {place!r}"
+        raise GeometryError(message)
+    return place
+
+
+def require_voxel_edge(name: str, value: object) -> float:
+    """Return the edge of a voxel in mm, which magnification makes smaller than any pixel."""
+    return require_length(name, value, SHORTEST_MM / LARGEST_MAGNIFICATION)
+
+
+def require_voxels(name: str, shape: Sequence[int]) -> None:
+    """Check that a grid of so many voxels can be planned.
+
+    Raises
+    ------
+    GeometryError
+        When it has too many along an axis, or in all.
+    """
+    if max(shape) > MOST_ALONG_AXIS or math.prod(shape) > MOST_VOXELS:
+        message = (
+            f"{name}: expected at most {MOST_ALONG_AXIS} voxels along an axis and {MOST_VOXELS} in "
+            f"all, found {' x '.join(map(str, shape)):.80}; make fewer or larger voxels"
+        )
+        raise GeometryError(message)
+
+
+def require_shifts(shifts: NDArray[np.float64], n_angles: int) -> NDArray[np.float64]:
+    """Return the shifts of the source as an array of its own, read-only.
+
+    Raises
+    ------
+    GeometryError
+        When they are not two finite numbers for each view.
+    """
+    try:
+        checked = np.array(shifts, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        message = f"source_shifts_mm: expected numbers, found {error}"
+        raise GeometryError(message) from error
+    if checked.shape != (n_angles, 2) or not np.isfinite(checked).all():
+        message = (
+            f"source_shifts_mm: expected ({n_angles}, 2) finite numbers, found shape "
+            f"{checked.shape}"
+        )
+        raise GeometryError(message)
+    checked.flags.writeable = False
+    return checked

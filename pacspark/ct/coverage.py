@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from pacspark.ct.checks import require_count, require_positive
+from pacspark.ct.checks import require_count, require_voxel_edge
 from pacspark.ct.geometry import Geometry, ParallelBeamGeometry, VolumeGrid
 from pacspark.errors import GeometryError
 
@@ -73,7 +73,7 @@ def refit(
     for name, count in zip("xyz", size or (), strict=False):
         require_count(f"size along {name}", count)
     if voxel_mm is not None:
-        require_positive("voxel_mm", voxel_mm)
+        require_voxel_edge("voxel_mm", voxel_mm)
     extent_mm = [count * edge for count, edge in zip(grid.shape, grid.voxel_mm, strict=True)]
     shape = grid.shape if size is None else (size[2], size[1], size[0])
     voxel = grid.voxel_mm if voxel_mm is None else (voxel_mm, voxel_mm, voxel_mm)

@@ -30,7 +30,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.ct.angles import FULL_CIRCLE_RAD, is_closed
-from pacspark.ct.checks import require_count, require_finite, require_positive
+from pacspark.ct.checks import (
+    LARGEST_MAGNIFICATION,
+    require_count,
+    require_length,
+    require_place,
+    require_shifts,
+    require_voxel_edge,
+    require_voxels,
+)
 from pacspark.errors import GeometryError
 
 RowOrder = Literal["top_down", "bottom_up"]
@@ -75,11 +83,12 @@ class FlatPanel:
         for name in ("n_rows", "n_columns"):
             value = require_count(f"detector.{name}", getattr(self, name))
             object.__setattr__(self, name, value)
-        for name in ("row_spacing_mm", "column_spacing_mm"):
-            length = require_positive(f"detector.{name}", getattr(self, name))
+        # of a description without row_spacing_mm, which is then the columns', the key that it has
+        for name in ("column_spacing_mm", "row_spacing_mm"):
+            length = require_length(f"detector.{name}", getattr(self, name))
             object.__setattr__(self, name, length)
         for name in ("offset_u_mm", "offset_v_mm"):
-            length = require_finite(f"detector.{name}", getattr(self, name))
+            length = require_place(f"detector.{name}", getattr(self, name))
             object.__setattr__(self, name, length)
         if self.row_order not in {"top_down", "bottom_up"}:
             message = (
@@ -132,8 +141,8 @@ class VolumeGrid:
     def __post_init__(self) -> None:
         for name, check in (
             ("shape", require_count),
-            ("voxel_mm", require_positive),
-            ("center_mm", require_finite),
+            ("voxel_mm", require_voxel_edge),
+            ("center_mm", require_place),
         ):
             values = getattr(self, name)
             if not isinstance(values, Sequence | np.ndarray) or len(values) != 3:
@@ -144,6 +153,7 @@ class VolumeGrid:
                 for axis, value in zip("zyx", values, strict=True)
             ]
             object.__setattr__(self, name, tuple(checked))
+        require_voxels("grid.shape", self.shape)
         whole = self.shape[0] if self.parent_n_z is None else self.parent_n_z
         if not 0 <= self.z_start <= whole - self.shape[0]:
             message = (
@@ -302,7 +312,9 @@ class ConeBeamGeometry(_Views):
 
     def __post_init__(self) -> None:
         for name in ("source_to_isocenter_mm", "source_to_detector_mm"):
-            object.__setattr__(self, name, require_positive(name, getattr(self, name)))
+            object.__setattr__(self, name, require_length(name, getattr(self, name)))
+        shortest_mm = self.source_to_detector_mm / LARGEST_MAGNIFICATION
+        require_length("source_to_isocenter_mm", self.source_to_isocenter_mm, shortest_mm)
         if self.source_to_detector_mm < self.source_to_isocenter_mm:
             message = (
                 "source_to_detector_mm: expected a detector behind the rotation axis, at least "
@@ -311,8 +323,12 @@ class ConeBeamGeometry(_Views):
             )
             raise GeometryError(message)
         self._check()
+        for name in ("offset_u_mm", "offset_v_mm"):
+            # a detector beyond is further than 45 degrees from the ray through the isocenter
+            offset_mm = getattr(self.detector, name)
+            require_place(f"detector.{name}", offset_mm, self.source_to_detector_mm)
         if self.source_shifts_mm is not None:
-            shifts = _checked_shifts(self.source_shifts_mm, self.n_angles)
+            shifts = require_shifts(self.source_shifts_mm, self.n_angles)
             object.__setattr__(self, "source_shifts_mm", shifts)
             if self.source_radii_mm.min() <= 0:
                 message = (
@@ -469,22 +485,6 @@ def _checked_angles(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np
         message = (
             f"gantry_angles_rad: expected radians, found a span of {span:g}, which looks like "
             "degrees; convert with numpy.radians"
-        )
-        raise GeometryError(message)
-    checked.flags.writeable = False
-    return checked
-
-
-def _checked_shifts(shifts: NDArray[np.float64], n_angles: int) -> NDArray[np.float64]:
-    try:
-        checked = np.array(shifts, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        message = f"source_shifts_mm: expected numbers, found {error}"
-        raise GeometryError(message) from error
-    if checked.shape != (n_angles, 2) or not np.isfinite(checked).all():
-        message = (
-            f"source_shifts_mm: expected ({n_angles}, 2) finite numbers, found shape "
-            f"{checked.shape}"
         )
         raise GeometryError(message)
     checked.flags.writeable = False

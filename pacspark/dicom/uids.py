@@ -7,6 +7,8 @@ import hashlib
 import re
 from typing import Final
 
+from pacspark.errors import UsageError
+
 _SYNTAX: Final = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 _MOST_CHARACTERS: Final = 64
 
@@ -20,6 +22,20 @@ def is_uid(text: str) -> bool:
     (True, False, False)
     """
     return len(text) <= _MOST_CHARACTERS and _SYNTAX.fullmatch(text) is not None
+
+
+def require_uid(name: str, value: object) -> str:
+    """Return one UID as it is.
+
+    Raises
+    ------
+    UsageError
+        For all else: a list of UIDs, a wildcard or nothing would be a query for several.
+    """
+    if not isinstance(value, str) or not is_uid(value):
+        message = f"{name}: expected a UID, at most 64 digits and dots, found {value!r:.80}"
+        raise UsageError(message)
+    return value
 
 
 def derived_uid(*parts: str | bytes) -> str:

@@ -341,5 +341,6 @@ def _geometry(table: TomlTable, angles: NDArray[np.float64], stack: AxedStack) -
             return ConeBeamGeometry(distances[0], distances[1], angles, panel)
         return ParallelBeamGeometry(angles, panel)
     except GeometryError as error:
-        message = f"{table.path}: geometry: {error}"
+        told = str(error).removeprefix("detector.").replace("offset_", "detector_offset_", 1)
+        message = f"{table.path}: geometry.{told}"
         raise ScanDescriptionError(message) from error

@@ -23,6 +23,7 @@ from pyspark.sql.functions import broadcast
 
 from pacspark import errors
 from pacspark.progress import SILENT, Progress, Stage
+from pacspark.spark.session import spark_alive
 from pacspark.tables.storage import Storage
 
 T = TypeVar("T")
@@ -71,6 +72,7 @@ class Marks:
             self.storage.filesystem.delete_dir(self._folder)
 
 
+@spark_alive()
 def run_tasks(spark: SparkSession, tasks: Sequence[T], work: Callable[[T], R]) -> list[R]:
     """Run ``work(task)`` for each task in a Spark task of its own; return the results in order.
 
@@ -93,6 +95,7 @@ def run_tasks(spark: SparkSession, tasks: Sequence[T], work: Callable[[T], R]) -
     return _collect(_spread(spark, tasks).mapInArrow(body, RESULT_SCHEMA))
 
 
+@spark_alive()
 def run_summed(
     spark: SparkSession,
     tasks: Sequence[T],

@@ -1,8 +1,11 @@
 """The tables as Spark sees them, and SQL in which any DICOM keyword is a column of `instances`."""
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
-from py4j.java_gateway import is_instance_of
+from py4j.java_gateway import JavaObject
+from py4j.protocol import Py4JJavaError
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pyspark.errors import AnalysisException, ParseException, PySparkException
 from pyspark.logger import PySparkLogger
@@ -11,6 +14,7 @@ from pyspark.sql import functions as sf
 
 from pacspark.dicom.attributes import PROMOTED, kind_of_vr
 from pacspark.errors import JobError, QueryError
+from pacspark.spark.session import spark_alive
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.schema import TABLES
 
@@ -71,6 +75,7 @@ def attribute(keyword: str) -> Column:
     return sf.try_variant_get(sf.parse_json(sf.col("dicom_json")), path, kind).alias(keyword)
 
 
+@spark_alive()
 def sql(spark: SparkSession, catalog: Catalog, statement: str) -> DataFrame:
     """Run a query over the tables of an archive, all as `catalog` sees them.
 
@@ -80,7 +85,7 @@ def sql(spark: SparkSession, catalog: Catalog, statement: str) -> DataFrame:
     Raises
     ------
     QueryError
-        When the statement is not SQL or names what is not there.
+        When the statement is not SQL, names what is not there, or does more than ask.
     """
     try:
         _require_query(spark, statement)
@@ -92,32 +97,142 @@ def sql(spark: SparkSession, catalog: Catalog, statement: str) -> DataFrame:
         return spark.sql(statement)
     except (ParseException, AnalysisException) as error:
         raise QueryError(_first_line(error)) from error
+    except Py4JJavaError as error:  # the parser recurses as SQL nests
+        if "StackOverflowError" not in str(error.java_exception):
+            raise
+        message = "sql: expected a query that Spark can follow, found one nested too deeply"
+        raise QueryError(message) from error
 
 
-_LOGICAL = "org.apache.spark.sql.catalyst.plans.logical"
-_ASKS = ("Show", "Describe", "Explain")
+_PACKAGES = tuple(
+    f"org.apache.spark.sql.{package}"
+    for package in (
+        "catalyst.plans.logical",
+        "catalyst.analysis",
+        "catalyst.expressions",
+        "execution.command",
+    )
+)
+_PLANS = frozenset(
+    """
+    Aggregate CurrentNamespace$ DescribeColumn DescribeQueryCommand DescribeRelation Distinct Except
+    ExplainCommand Filter Generate GlobalLimit Intersect Join LateralJoin LimitAll LocalLimit
+    LocalRelation Offset OneRowRelation PipeOperator Pivot Project RepartitionByExpression Sample
+    ShowColumns ShowTables Sort SubqueryAlias Union UnresolvedHaving UnresolvedHint
+    UnresolvedInlineTable UnresolvedQualify UnresolvedRelation UnresolvedSubqueryColumnAliases
+    UnresolvedTVFAliases UnresolvedTableOrView UnresolvedTableValuedFunction UnresolvedWith Unpivot
+    WithWindowDefinition
+    """.split()
+)
+"""What a statement may consist of; all else, known or new in a later Spark, is refused."""
+_FUNCTIONS = frozenset(
+    """
+    ExpressionWithUnresolvedIdentifier UnresolvedFunction UnresolvedGenerator
+    UnresolvedTableValuedFunction
+    """.split()
+)
+_ROW_MAKERS = frozenset(
+    """
+    explode explode_outer inline inline_outer json_tuple posexplode posexplode_outer range stack
+    variant_explode variant_explode_outer
+    """.split()
+)
+_REACHING_OUT = frozenset(
+    """
+    from_avro from_protobuf from_xml identifier java_method reflect schema_of_avro schema_of_xml
+    to_avro to_protobuf try_reflect
+    """.split()
+)
+"""Built-in functions that run any Java, or can read files; no query can add others."""
 
 
 def _require_query(spark: SparkSession, statement: str) -> None:
-    """Refuse what changes something: an archive is written by its own commands alone."""
-    gateway = spark.sparkContext._gateway  # noqa: SLF001 -- only Spark's own parser knows its SQL
-    plans = [spark._jsparkSession.sessionState().sqlParser().parsePlan(statement)]  # noqa: SLF001
-    while plans:
-        plan = plans.pop()
-        name = plan.getClass().getSimpleName()
-        if name.startswith("Insert") or (
-            not name.startswith(_ASKS)
-            and any(
-                is_instance_of(gateway, plan, f"{_LOGICAL}.{kind}")
-                for kind in ("Command", "ParsedStatement")
-            )
-        ):
-            message = f"sql: expected a query, found {plan.nodeName()}, which changes something"
+    """Refuse all but questions to the archive's tables, before Spark looks at what they name.
+
+    Analysis alone would do harm already: it runs EXECUTE IMMEDIATE and lists the files of a path.
+    """
+    if "${" in statement:  # the parser would put in the process's environment, keys and all
+        message = "sql: expected a query, found ${...}, which would read variables of the process"
+        raise QueryError(message)
+    known, named = set(TABLES), []
+    for package, kind, node, is_plan in _nodes(spark, statement):
+        if is_plan and not (package in _PACKAGES and kind in _PLANS):
+            found = kind.removeprefix("Unresolved").rstrip("$")
+            message = f"sql: expected a query, found {found}, which may do more than ask"
             raise QueryError(message)
-        children = plan.children()
-        plans += [children.apply(index) for index in range(children.size())]
+        if kind in {"UnresolvedRelation", "UnresolvedTableOrView"}:
+            named.append(_words(node.multipartIdentifier()))
+        elif kind == "UnresolvedWith":
+            relations = _items(node.cteRelations())
+            known |= {relation.productElement(0).lower() for relation in relations}
+        elif kind in _FUNCTIONS:
+            _require_harmless(kind, node)
+    for words in named:
+        if len(words) != 1 or words[0].lower() not in known:
+            message = (
+                f"sql: expected a table of the archive ({', '.join(TABLES)}), found "
+                f"{'.'.join(words)[:80]!r}"
+            )
+            raise QueryError(message)
 
 
+def _nodes(spark: SparkSession, statement: str) -> Iterator[tuple[str, str, Any, bool]]:
+    """Give all that a parsed statement consists of: package, class, itself, and if it is a plan."""
+    jvm: Any = spark._jvm  # noqa: SLF001 -- only Spark's own parser knows its SQL
+    session: Any = spark._jsparkSession  # noqa: SLF001
+    is_plan, is_iterable, is_product = (
+        jvm.java.lang.Class.forName(name).isInstance
+        for name in (
+            "org.apache.spark.sql.catalyst.plans.logical.LogicalPlan",
+            "scala.collection.IterableOnce",
+            "scala.Product",
+        )
+    )
+    # by their fields, not their children: subqueries stand in expressions, names of CTEs in pairs
+    nodes = [session.sessionState().sqlParser().parsePlan(statement)]
+    while nodes:
+        node = nodes.pop()
+        if not isinstance(node, JavaObject):
+            continue
+        package, _, kind = node.getClass().getName().rpartition(".")
+        if kind == "Literal" or package == "org.apache.spark.sql.types":
+            continue  # the most frequent ones, which hold no others
+        yield package, kind, node, is_plan(node)
+        if is_iterable(node):
+            nodes += _items(node)
+        elif is_product(node):
+            nodes += _items(node.productIterator())
+
+
+def _require_harmless(kind: str, function: Any) -> None:
+    if kind == "ExpressionWithUnresolvedIdentifier":
+        words = ["identifier"]  # which makes the name of a function while the query is analysed
+    elif kind == "UnresolvedGenerator":
+        words = [function.name().funcName()]
+    elif kind == "UnresolvedFunction":
+        words = _words(function.nameParts())
+    else:
+        words = _words(function.name())
+    name = words[-1].lower()
+    makes_rows = kind == "UnresolvedTableValuedFunction"
+    if name in _REACHING_OUT or (makes_rows and name not in _ROW_MAKERS):
+        message = f"sql: expected functions of values alone, found {'.'.join(words)[:80]!r}"
+        raise QueryError(message)
+
+
+def _items(iterable: Any) -> list[Any]:
+    iterator = iterable.iterator()
+    found = []
+    while iterator.hasNext():
+        found.append(iterator.next())
+    return found
+
+
+def _words(names: Any) -> list[str]:
+    return [str(word) for word in _items(names)]
+
+
+@spark_alive()
 def collect(frame: DataFrame) -> list[Row]:
     """Run a query and return its rows.
 

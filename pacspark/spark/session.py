@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.sql import SparkSession
 
-from pacspark.errors import MissingDependencyError, UsageError
+from pacspark.errors import JobError, MissingDependencyError, UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.cluster import PROPERTIES, cluster_of_properties, this_machine
 from pacspark.spark.partition import Cluster
@@ -68,6 +69,29 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
 """What a session made here gets unless told otherwise; good for a laptop."""
 
 
+@contextmanager
+def spark_alive() -> Iterator[None]:
+    """Give the end of Spark's process while something runs in it as one line.
+
+    Raises
+    ------
+    JobError
+        When it ended; also when it fails in a way that Spark has no error for.
+    """
+    try:
+        yield
+    except Py4JJavaError as error:
+        told = error.java_exception.getMessage() or "it ran out of memory or of stack"
+        message = f"Spark failed: {told.strip().splitlines()[0]}"
+        raise JobError(message) from error
+    except (Py4JError, ConnectionError) as error:
+        message = (
+            "Spark ended unexpectedly: its process was killed or ran out of memory; the same "
+            "command again finishes the work"
+        )
+        raise JobError(message) from error
+
+
 def session_for(
     root: str, spark: SparkSession | None = None, progress: Progress = SILENT
 ) -> SparkSession:
@@ -94,6 +118,7 @@ def session_for(
     return found
 
 
+@spark_alive()
 def existing_session(spark: SparkSession | None = None) -> SparkSession | None:
     """Return the given session, else the active one, else the one of ``spark-submit``, if any."""
     found = spark or SparkSession.getActiveSession()
@@ -103,6 +128,7 @@ def existing_session(spark: SparkSession | None = None) -> SparkSession | None:
     return found
 
 
+@spark_alive()
 def session_cluster(spark: SparkSession | None = None) -> Cluster:
     """Describe what a session's tasks may use; where there is no session yet, this machine."""
     session = existing_session(spark)
@@ -147,6 +173,7 @@ def local_session(
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     logging.getLogger("py4j").setLevel(logging.ERROR)
+    logging.getLogger().addFilter(_is_not_of_py4j)
     properties = dict(SETTINGS) | _jar_properties(s3=s3) | _quiet_properties()
     if s3:
         properties |= s3a_properties(os.environ)
@@ -157,6 +184,12 @@ def local_session(
         return builder.getOrCreate()
 
 
+def _is_not_of_py4j(record: logging.LogRecord) -> bool:
+    """Keep out what Py4J logs of a killed Spark, past its own logger; `spark_alive` tells of it."""
+    return record.module != "java_gateway"
+
+
+@spark_alive()
 def require_delta(spark: SparkSession) -> None:
     """Check that a session can read Delta tables.
 

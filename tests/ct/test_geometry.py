@@ -2,9 +2,11 @@
 
 import math
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pacspark.ct.coverage import require_seen
+from pacspark.ct.fdk import reconstruct_fdk
 from pacspark.ct.geometry import (
     ConeBeamGeometry,
     FlatPanel,
@@ -57,6 +60,19 @@ def test_import__does_not_load_a_compiler() -> None:
         ("source_to_isocenter_mm", True, "expected a finite number, found True"),
         ("source_to_isocenter_mm", 10**400, "expected a finite number, found 1000"),
         ("source_to_detector_mm", 400.0, "are the two swapped"),
+        ("source_to_isocenter_mm", 1e-300, "source_to_isocenter_mm: expected 1e-06 to 1e.07 mm"),
+        ("source_to_isocenter_mm", 1e-5, "source_to_isocenter_mm: expected 0.001 to 1e.07 mm"),
+        ("source_to_detector_mm", 1e308, "source_to_detector_mm: expected 1e-06 to 1e.07 mm"),
+        (
+            "detector",
+            replace(PANEL, offset_v_mm=1e5),
+            "detector.offset_v_mm: expected at most 1000",
+        ),
+        (
+            "detector",
+            replace(PANEL, offset_u_mm=-1e5),
+            "detector.offset_u_mm: expected at most 1000",
+        ),
         ("gantry_angles_rad", [], "expected a list of angles, found shape"),
         ("gantry_angles_rad", [[0.0]], "expected a list of angles, found shape"),
         ("gantry_angles_rad", [0.0, math.inf], r"gantry_angles_rad\[1\]: expected a number"),
@@ -77,6 +93,11 @@ def test_cone_beam__refuses_what_cannot_be(field: str, value: object, message: s
         ("n_rows", 2.0),
         ("n_columns", True),
         ("row_spacing_mm", -1.0),
+        ("row_spacing_mm", 1e-09),
+        ("row_spacing_mm", 1e308),
+        ("column_spacing_mm", 5e-324),
+        ("column_spacing_mm", 1e-300),
+        ("offset_v_mm", 1e308),
         ("column_spacing_mm", math.inf),
         ("offset_u_mm", math.nan),
         ("offset_v_mm", None),
@@ -84,7 +105,8 @@ def test_cone_beam__refuses_what_cannot_be(field: str, value: object, message: s
     ],
 )
 def test_flat_panel__names_the_field_that_is_wrong(field: str, value: Any) -> None:
-    with pytest.raises(GeometryError, match=f"detector.{field}: expected .*, found {value!r}"):
+    found = re.escape(repr(value))
+    with pytest.raises(GeometryError, match=f"detector.{field}: expected .*, found {found}"):
         replace(PANEL, **{field: value})
 
 
@@ -96,6 +118,10 @@ def test_flat_panel__names_the_field_that_is_wrong(field: str, value: Any) -> No
         ((1, 0, 1), (1, 1, 1), (0, 0, 0), r"grid.shape\[y\]"),
         ((1, 1, 1), (1, 1, 0), (0, 0, 0), r"grid.voxel_mm\[x\]"),
         ((1, 1, 1), (1, 1, 1), (math.nan, 0, 0), r"grid.center_mm\[z\]"),
+        ((1, 1, 1), (1, 1e300, 1), (0, 0, 0), r"grid.voxel_mm\[y\]"),
+        ((1, 1, 1), (1, 1, 1), (0, 0, 1e300), r"grid.center_mm\[x\]"),
+        ((1, 1, 2**20 + 1), (1, 1, 1), (0, 0, 0), "grid.shape: expected at most 1048576 voxels al"),
+        ((2**19, 2**19, 2**19), (1, 1, 1), (0, 0, 0), "grid.shape: .* make fewer or larger voxels"),
     ],
 )
 def test_grid__names_the_field_that_is_wrong(
@@ -176,6 +202,29 @@ def test_row_band__refuses_a_grid_that_reaches_the_source() -> None:
     grid = VolumeGrid((1, 3, 3), (1.0, 400.0, 400.0))
     with pytest.raises(GeometryError, match="from the rotation axis, found 565"):
         cone().row_band(grid)
+
+
+EXTREMES_MM = (1e-6, 1.0, 1e3, 1e7)
+
+
+@pytest.mark.parametrize("to_isocenter_mm", EXTREMES_MM)
+@pytest.mark.parametrize("to_detector_mm", EXTREMES_MM)
+def test_scanners__can_be_reconstructed_or_are_refused(
+    to_isocenter_mm: float, to_detector_mm: float
+) -> None:
+    made = 0
+    for row_mm, column_mm, offset_v_mm in product(EXTREMES_MM, EXTREMES_MM, (0.0, 1.0, 1e3)):
+        panel = FlatPanel(2, 3, row_mm, column_mm, offset_v_mm=offset_v_mm)
+        try:
+            geometry = ConeBeamGeometry(to_isocenter_mm, to_detector_mm, CIRCLE, panel)
+        except GeometryError:
+            continue
+        grid = geometry.fit_grid()
+        require_seen(geometry, grid)
+        volume = reconstruct_fdk(np.ones((36, 2, 3), np.float32), geometry, grid)
+        assert np.isfinite(volume).all()
+        made += 1
+    assert bool(made) == (to_isocenter_mm <= to_detector_mm <= 1e6 * to_isocenter_mm)
 
 
 def test_fit_grid__is_the_field_of_view_at_the_detectors_resolution() -> None:
