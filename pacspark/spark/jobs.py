@@ -66,8 +66,10 @@ class Marks:
 
     def clear(self) -> None:
         """Remove all marks."""
-        if self.storage.filesystem.get_file_info(self._folder).type != pafs.FileType.NotFound:
-            self.storage.filesystem.delete_dir(self._folder)
+        # as in `set`: another job of this run may remove them at the same time
+        with suppress(OSError):
+            if self.storage.filesystem.get_file_info(self._folder).type != pafs.FileType.NotFound:
+                self.storage.filesystem.delete_dir(self._folder)
 
 
 def run_tasks(spark: SparkSession, tasks: Sequence[T], work: Callable[[T], R]) -> list[R]:
