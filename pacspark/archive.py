@@ -29,6 +29,7 @@ from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import IngestReport
 from pacspark.tables.schema import TABLES, check_tables, create_tables
 from pacspark.tables.search import columns_to_show
+from pacspark.tables.sources import require_path
 from pacspark.tables.storage import Storage, open_storage
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class Archive:
         from pacspark.tables.runs import describe_geometry, recorded_run, versions_now
 
         self._require_now()
-        scan = read_scan_description(description)
+        scan = read_scan_description(require_path(description, "a scan description"))
         run_id, series_uid = uuid.uuid4().hex, ""
         with recorded_run(
             self._storage,
@@ -420,10 +421,7 @@ class Archive:
     ) -> list[Path]:
         """Write a study, a series or an instance as files.
 
-        Returns
-        -------
-        list[Path]
-            The files.
+        Returns the files.
         """
         from pacspark.export import export
 
@@ -433,7 +431,8 @@ class Archive:
             message = f"export: expected one of study, series, instance, found {len(chosen)}"
             raise UsageError(message)
         ((level, uid),) = chosen.items()
-        return export(self.catalog, Path(directory), level, uid, format, self.progress)
+        folder = Path(require_path(directory, "a folder"))
+        return export(self.catalog, folder, level, uid, format, self.progress)
 
     def _table(self, name: str) -> "DataFrame":
         from pacspark.spark.query import table

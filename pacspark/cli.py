@@ -141,7 +141,7 @@ def ingest(
 )
 def import_scan(
     root: Root,
-    scan: Annotated[Path, typer.Argument(help="The scan's description, SCAN.toml.")],
+    scan: Annotated[str, typer.Argument(help="The scan's description, SCAN.toml.")],
     as_json: AsJson = False,
 ) -> None:
     """Store the projections of a scan as DICOM.
@@ -380,7 +380,7 @@ def _indices(text: str) -> list[int]:
 @app.command(epilog="Example: pacspark export archive out --series 1.2.3 --format nifti")
 def export(
     root: Root,
-    directory: Annotated[Path, typer.Argument(help="Where the files go.")],
+    directory: Annotated[str, typer.Argument(help="Where the files go.")],
     study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
     series: Annotated[str | None, typer.Option("--series", help="Series Instance UID.")] = None,
     instance: Annotated[str | None, typer.Option("--instance", help="SOP Instance UID.")] = None,

@@ -37,6 +37,15 @@ class ProjectionDataError(PacsparkError, ValueError):
 class ScanDescriptionError(PacsparkError, ValueError):
     """A ``SCAN.toml`` that cannot be followed, or files that are not as it says."""
 
+    def __init__(self, message: str) -> None:
+        # keys, values and names of files are anybody's: escaped, they steer no terminal
+        super().__init__(
+            "".join(
+                letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+                for letter in message
+            )
+        )
+
 
 class DicomDecodeError(PacsparkError, ValueError):
     """Bytes that are not readable DICOM."""

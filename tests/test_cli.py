@@ -68,6 +68,20 @@ def test_reconstruct__tells_of_what_cannot_be_shown(
     assert re.fullmatch("made 6 slices, [1-9][0-9]* voxels clamped to the range .*: [0-9.]+", out)
 
 
+def test_commands__refuse_an_empty_path(shell: Shell, tmp_path: Path) -> None:
+    """A shell's variable that is not set is not the working directory."""
+    root = tmp_path / "archive"
+    shell("init", root)
+    for asked in (
+        ("ingest", root, ""),
+        ("import-scan", root, ""),
+        ("export", root, "", "--series", "1"),
+    ):
+        status, out, told = shell(*asked)
+        assert (status, out) == (2, "")
+        assert "found an empty text; give . for this folder" in told
+
+
 def test_commands__lead_from_a_scan_to_files(
     shell: Shell, spark: "SparkSession", tmp_path: Path
 ) -> None:

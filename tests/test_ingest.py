@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -77,7 +78,63 @@ def test_expand_sources__names_what_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "real").write_bytes(b"x")
     os.mkfifo(tmp_path / "pipe")
     found = [Path(source.path).name for source in expand_sources([tmp_path])]
-    assert found == ["dangling", "real"]
+    assert found == ["dangling", "pipe", "real"]
+
+
+def test_expand_sources__follows_links_to_folders_once(tmp_path: Path) -> None:
+    """Scans lie on other disks, and links lead back."""
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "disk" / "a.dcm").write_bytes(b"a")
+    (tmp_path / "disk" / "deep" / "b.dcm").write_bytes(b"b")
+    (tmp_path / "disk" / "deep" / "back").symlink_to(tmp_path / "in")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "one").symlink_to(tmp_path / "disk")
+    (tmp_path / "in" / "two").symlink_to(tmp_path / "disk" / "deep")
+    found = [source.path for source in expand_sources([tmp_path / "in"])]
+    assert found == [f"{tmp_path}/in/one/{name}" for name in ("a.dcm", "deep/b.dcm")]
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_intake__refuses_what_is_no_regular_file(tmp_path: Path, scheme: str) -> None:
+    archive = create_archive(tmp_path / "archive")
+    (tmp_path / "in").mkdir()
+    os.mkfifo(tmp_path / "in" / "pipe")
+    (tmp_path / "in" / "zero").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp_path / "in" / "socket"))  # of short names only
+    intake = Intake(archive._storage, "run")
+    for source in expand_sources([f"{scheme}{tmp_path}/in"]):
+        intake.add_source(source)
+    report = commit_intake(archive._storage, [intake.finish()], "run", "ingest")
+    assert (report.inputs, report.rejected) == (3, 3)
+    refused = {Path(one.source).name: one.message for one in report.refused}
+    assert refused == {
+        "pipe": "expected a readable file, found a pipe",
+        "socket": "expected a readable file, found a socket",
+        "zero": "expected a readable file, found a device",
+    }
+    (source,) = expand_sources([tmp_path / "in" / "pipe"])
+    assert source.size_bytes == 0
+
+
+def test_ingest__leaves_the_archive_itself_out(
+    archive_root: str, spark: "SparkSession", caplog: pytest.LogCaptureFixture
+) -> None:
+    data = ct_slice("1.2.1", 1)
+    url = upload(archive_root, {"in/a.dcm": data, "in/archives.dcm": data})
+    archive = create_archive(f"{url}/in/archive", spark)
+    folders = [url]
+    if url.startswith("file://"):
+        local = Path(open_storage(url).path())
+        (local / "in" / "link").symlink_to(local / "in" / "archive")
+        folders = [url, str(local)]
+    for folder in folders:
+        for _ in range(2):
+            caplog.clear()
+            assert archive.ingest(folder).inputs == 2
+            assert caplog.text.count("left out: the archive itself") >= 1
+    assert archive.catalog.rejects().num_rows == 0
 
 
 def dicomdir(*files: str) -> bytes:
@@ -453,6 +510,8 @@ def test_ingest__refuses_a_path_that_names_nothing(spark: "SparkSession", tmp_pa
         archive.ingest(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="expected files that match, found none"):
         archive.ingest(str(tmp_path / "*.dcm"))
+    with pytest.raises(UsageError, match="expected a file, a folder or a glob, found an empty"):
+        archive.ingest(["", tmp_path])
 
 
 def run_and_kill(arguments: list[str], root: Path, table: str) -> None:

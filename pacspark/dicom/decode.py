@@ -8,7 +8,9 @@ What is lenient and what is not:
 
 * values never refuse an object: a text that is no number gives a null column, unknown character
   sets and broken characters give U+FFFD, overlong texts are cut in their column;
-* structure does: every byte that a length promises has to be there;
+* structure does: every byte that a length promises has to be there, those of rows, columns and
+  frames of native pixel data included, and each tag once in a data set or item, or nobody could
+  tell which of two patients is meant;
 * so do the four UIDs that make an object findable: trailing spaces and NULs and leading zeros of a
   component pass, everything else outside PS3.5 clause 9 does not.
 
@@ -126,6 +128,10 @@ def index_instance(data: bytes | BinaryIO) -> InstanceIndex:
         _refuse_directory()
     for keyword, column in _REQUIRED_UIDS.items():
         _check_uid(keyword, row[column])
+    n_frames = row["number_of_frames"]
+    if isinstance(n_frames, int) and n_frames < 0:
+        message = f"NumberOfFrames: expected a number from 1 on, found {n_frames}"
+        raise DicomDecodeError(message)
     return InstanceIndex(
         row,
         dicom_json,
@@ -236,11 +242,12 @@ def _frames(
     walk: DataSetWalk, stream: ByteStream, row: dict[str, ColumnValue], transfer_syntax_uid: str
 ) -> FrameIndex:
     pixel_data = walk.pixel_data
+    deflated = isinstance(stream, InflatedStream)
     if pixel_data is None:
         return FrameIndex()
-    if isinstance(stream, InflatedStream):
-        return FrameIndex("deflated")
     if pixel_data.fragments is not None:
+        if deflated:
+            return FrameIndex("deflated")
         return encapsulated_frames(
             row,
             transfer_syntax_uid,
@@ -250,13 +257,14 @@ def _frames(
             lambda end: stream.peek(end - END_OF_IMAGE_REACH_BYTES, END_OF_IMAGE_REACH_BYTES),
         )
     bits = row["bits_allocated"] if pixel_data.tag == PIXEL_DATA else _FLOAT_BITS[pixel_data.tag]
-    return native_frames(
+    index = native_frames(
         row,
         transfer_syntax_uid,
         pixel_data.offset,
         pixel_data.length,
         bits if isinstance(bits, int) and bits > 0 else 0,
     )
+    return FrameIndex("deflated") if deflated else index
 
 
 _FLOAT_BITS: Final = {0x7FE00008: 32, 0x7FE00009: 64}

@@ -2,6 +2,7 @@
 
 import io
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -357,6 +358,10 @@ def _subject_problem(keyword: str, value: str) -> str:
             "expected a keyword of patient, study or series with a plain value, found one that the "
             "scan itself sets"
         )
+    # text is UTF-8: no value needs the escape sequences of PS3.5 6.1.2.5
+    allowed = "\t\n\f\r" if vr in {"LT", "ST", "UT"} else ""
+    if any(unicodedata.category(letter) == "Cc" and letter not in allowed for letter in value):
+        return f"expected text without control characters, found {value[:64]!r}"
     try:
         for part in [value] if vr in {"LT", "ST", "UT"} else value.split("\\"):
             validate_value(vr, part, RAISE)

@@ -12,6 +12,8 @@ from typing import Final, Literal
 
 from pydicom.uid import AllTransferSyntaxes
 
+from pacspark.errors import DicomDecodeError
+
 FrameKind = Literal["none", "native", "encapsulated", "deflated"]
 
 _VIDEO: Final = re.compile(r"1\.2\.840\.10008\.1\.2\.(4\.10[0-8](\.1)?|7\.[0-9]+)")
@@ -34,8 +36,8 @@ class FrameIndex:
         ``none`` without pixel data, ``deflated`` where the pixel data have no bytes of their own in
         the stream
     count
-        frames that have a place here; 0 where none can be told, as in video or in pixel data that
-        contradict their header
+        frames that have a place here; 0 where none can be told, as in video or in pixel data
+        without rows and columns
     pixel_data_offset, pixel_data_length
         the value field of the pixel data; of encapsulated ones from the item of the basic offset
         table up to the end of the last fragment
@@ -130,6 +132,11 @@ def native_frames(
         the value field, in bytes
     sample_bits
         1, or a multiple of 8; 32 and 64 for float and double float pixel data
+
+    Raises
+    ------
+    DicomDecodeError
+        where the frames are longer than the value field
     """
     frame_size_bits = (
         _positive(row, "rows")
@@ -140,9 +147,15 @@ def native_frames(
     if row["photometric_interpretation"] in {"YBR_FULL_422", "YBR_PARTIAL_422"}:
         frame_size_bits = frame_size_bits * 2 // 3
     count = frame_count(row)
-    compressed = transfer_syntax_uid in _ENCAPSULATED
-    if compressed or not frame_size_bits or count * frame_size_bits > length * 8:
+    if transfer_syntax_uid in _ENCAPSULATED or not frame_size_bits:
         return FrameIndex("native", 0, offset, length)
+    expected_bytes = -(-count * frame_size_bits // 8)
+    if expected_bytes > length:
+        message = (
+            f"pixel data at byte {offset}: expected {expected_bytes} bytes (Rows {row['rows']}, "
+            f"Columns {row['columns']}, frames {count}), found {length}"
+        )
+        raise DicomDecodeError(message)
     return FrameIndex("native", count, offset, length, frame_size_bits)
 
 

@@ -166,6 +166,8 @@ class DataSetWalk:
 
     def _element(self, header: ElementHeader, scope: _Scope, depth: int) -> int:
         tag, stated_vr, length, value = header
+        if tag in scope.json:
+            self._fail(tag, value, "expected each tag once (PS3.5 7.1), found it again")
         if length == UNDEFINED_LENGTH:
             return self._undefined_length(header, scope, depth)
         vr = stated_vr

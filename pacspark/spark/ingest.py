@@ -58,7 +58,7 @@ def ingest(
     report = IngestReport(run_id)
     started, versions = time.monotonic(), versions_now(storage)
     named = list(paths)
-    sources = list(expand_sources(named))
+    sources = list(expand_sources(named, storage))
     spark = session()
     with (
         recorded_run(

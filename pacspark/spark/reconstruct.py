@@ -281,7 +281,9 @@ def find_result(
     # a few slices alone may have come from elsewhere: then the others are made
     if catalog.count_of(series_uid) < n_slices:
         return None
+    # what was killed between its commit and its end left both
     recover_run(catalog.storage, run_id, "reconstruct", **_run_columns(request, scan))
+    Marks(catalog.storage, run_id).clear()
     return ReconstructionReport(series_uid, run_id, n_slices, found=True)
 
 

@@ -21,7 +21,7 @@ from pacspark.errors import (
     UsageError,
 )
 from pacspark.tables.datafile import PIECE_BYTES
-from pacspark.tables.lookup import find_rows
+from pacspark.tables.lookup import find_rows, refused_in
 from pacspark.tables.schema import INSTANCES, TABLES
 from pacspark.tables.search import search
 from pacspark.tables.snapshot import Snapshot
@@ -104,15 +104,7 @@ class Catalog:
         set
             of name and SHA-256; None where the bytes could not be read
         """
-        wanted = pa.array(dict.fromkeys(names), pa.string())
-        if not len(wanted):
-            return set()
-        source, uid = ds.field("source"), ds.field("sop_instance_uid")
-        columns = ["source", "sop_instance_uid", "sha256"]
-        rows = self._snapshot("rejects").read(columns, source.isin(wanted) | uid.isin(wanted))
-        return {
-            (row["sop_instance_uid"] or row["source"], row["sha256"]) for row in rows.to_pylist()
-        }
+        return refused_in(self._snapshot("rejects"), names)
 
     def instance(self, uid: str, columns: Sequence[str] | None = None) -> dict[str, Any]:
         """Give the row of one instance.

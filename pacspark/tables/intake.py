@@ -30,7 +30,7 @@ from pacspark.tables.datafile import AddedFile, ObjectFile, ObjectLocation, remo
 from pacspark.tables.schema import INSTANCES, REJECTS, frame_columns
 from pacspark.tables.sources import Source, open_source
 from pacspark.tables.storage import Storage
-from pacspark.tables.writer import append_rows, commit_files, commit_instances
+from pacspark.tables.writer import commit_files, commit_instances, commit_rejects
 
 HELD_BYTES = 32 << 20
 """Small objects wait in memory up to this sum, so that one look-up answers "known?" for all of
@@ -343,11 +343,8 @@ def commit_intake(
     outcome = commit_instances(storage, rows, run_id=run_id, operation=operation)
     rejects = [row for result in results for row in result.rejects.to_pylist()]
     rejects += [_conflict_row(row) for row in outcome.conflicts]
-    # of one refusal that came twice in this batch, one row
-    once = {(row["sop_instance_uid"] or row["source"], row["sha256"]): row for row in rejects}
-    if once:
-        rows = pa.Table.from_pylist(list(once.values()), schema=REJECTS.arrow_schema)
-        append_rows(storage, "rejects", rows, run_id=run_id, operation=operation)
+    rows = pa.Table.from_pylist(rejects, schema=REJECTS.arrow_schema)
+    commit_rejects(storage, rows, run_id=run_id, operation=operation)
     refused = rejects + [row for result in results for row in result.repeated.to_pylist()]
     conflicts = sum(row["error_class"] == CONFLICT for row in refused)
     return IngestReport(

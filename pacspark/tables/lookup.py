@@ -18,11 +18,12 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pacspark.tables.schema import INSTANCES
-from pacspark.tables.snapshot import ActiveFile
+from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
 
 _UID: Final = "sop_instance_uid"
@@ -52,6 +53,17 @@ class _RowGroup:
     low: str | None
     high: str | None
     bloom: NDArray[np.uint32] | None
+
+
+def refused_in(rejects: Snapshot, names: Iterable[str]) -> set[tuple[str, str | None]]:
+    """Tell what a version of `rejects` has of some names, as `Catalog.refused` does."""
+    wanted = pa.array(dict.fromkeys(names), pa.string())
+    if not len(wanted):
+        return set()
+    source, uid = ds.field("source"), ds.field("sop_instance_uid")
+    columns = ["source", "sop_instance_uid", "sha256"]
+    rows = rejects.read(columns, source.isin(wanted) | uid.isin(wanted))
+    return {(row["sop_instance_uid"] or row["source"], row["sha256"]) for row in rows.to_pylist()}
 
 
 def find_rows(

@@ -8,6 +8,7 @@ named.
 import fnmatch
 import glob
 import io
+import logging
 import lzma
 import os
 import shutil
@@ -27,13 +28,20 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from pacspark.errors import DicomDecodeError, UsageError
-from pacspark.tables.storage import open_storage
+from pacspark.tables.storage import Storage, open_storage
 
 IN_MEMORY_BYTES = 64 << 20
 """A zip member up to this size is inflated in memory; a larger one goes to a temporary file."""
 MAX_MEMBER_BYTES = 64 << 30
 MAX_INFLATION = 1000
 """Deflate cannot pass 1032:1; pixels of a scan stay far below, a bomb sits at the top."""
+_SPECIAL_FILES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +70,18 @@ class Source:
         return name.encode("utf-8", "backslashreplace").decode()  # names of files are any bytes
 
 
-def expand_sources(paths: Iterable[str | Path]) -> Iterator[Source]:
+def expand_sources(paths: Iterable[str | Path], archive: Storage | None = None) -> Iterator[Source]:
     """List what `paths` name, in a stable order.
 
     Parameters
     ----------
     paths
-        Files, folders (walked whole), globs, zips (their members), DICOMDIRs (the files they
-        reference), of this machine or as URLs on HDFS or S3. A zip is known by its first bytes;
-        behind a URL it also has to be named ``.zip``, so that not every file is opened.
+        Files, folders (walked whole, through links too, each real folder once), globs, zips
+        (their members), DICOMDIRs (the files they reference), of this machine or as URLs on HDFS or
+        S3. A zip is known by its first bytes; behind a URL it also has to be named ``.zip``, so
+        that not every file is opened.
+    archive
+        Where the objects go: it is left out of folders that hold it.
 
     Raises
     ------
@@ -78,62 +89,97 @@ def expand_sources(paths: Iterable[str | Path]) -> Iterator[Source]:
         When a path names nothing.
     """
     for path in paths:
-        text = str(path)
+        text = require_path(path, "a file, a folder or a glob")
         if "://" in text:
-            yield from _expand_url(text)
+            yield from _expand_url(text, archive)
         elif glob.has_magic(text) and not Path(text).exists():
             matches = sorted(glob.glob(text, recursive=True))
             if not matches:
                 raise _no_match(text)
             for match in matches:
-                yield from _expand_local(Path(match))
+                yield from _expand_local(Path(match), archive)
         else:
-            yield from _expand_local(Path(text))
+            yield from _expand_local(Path(text), archive)
+
+
+def require_path(path: str | Path, expected: str) -> str:
+    """Return a path as text; refuse an empty one, which would be the working directory.
+
+    Raises
+    ------
+    UsageError
+        For an empty text, as of a shell's variable that is not set.
+    """
+    text = str(path)
+    if not text:
+        message = f"path: expected {expected}, found an empty text; give . for this folder"
+        raise UsageError(message)
+    return text
 
 
 def _no_match(pattern: str) -> UsageError:
     return UsageError(f"{pattern}: expected files that match, found none")
 
 
-def _expand_local(given: Path) -> Iterator[Source]:
+def _expand_local(given: Path, archive: Storage | None) -> Iterator[Source]:
     path = given.absolute()  # tasks run elsewhere
     if path.is_dir():
         # DICOMDIRs inside a walked folder are files like the others: what they list lies in the
         # folder as well.
-        unreadable: list[OSError] = []
-        for folder, names, files in os.walk(path, onerror=unreadable.append):
-            names.sort()  # os.walk follows this order
-            for name in sorted(files):
-                yield from _expand_file(Path(folder) / name)
-        # each becomes a reject with its name, so that the count tells of it
-        yield from (Source(str(error.filename), 0) for error in unreadable)
-    elif path.is_file():
+        for file in _walk(path, archive):
+            yield from _whole_or_members(file, _size_bytes(file))
+    elif path.exists():
         listed = _listed_files(str(path))
         if listed is None:
-            yield from _expand_file(path)
+            yield from _whole_or_members(str(path), _size_bytes(str(path)))
         else:
             # a listed file that is missing becomes a reject with this name
-            yield from (Source(name, _size_bytes(Path(name))) for name in listed)
+            yield from (Source(name, _size_bytes(name)) for name in listed)
     else:
         message = f"{given}: expected a file, a folder or a glob, found nothing there"
         raise UsageError(message)
 
 
-def _size_bytes(path: Path) -> int:
+def _walk(top: Path, archive: Storage | None) -> Iterator[str]:
+    """Name all below a folder that is no folder, in order, and folders that cannot be read.
+
+    Links to folders are followed: scans often lie on other disks. A folder that was walked already
+    is not walked again, so that links which lead back end.
+    """
+    unreadable: list[OSError] = []
+    walked: set[tuple[int, int]] = set()
+    own = None
+    if archive is not None and archive.kind == "local" and Path(archive.folder).is_dir():
+        own = _identity(archive.folder)
+    for folder, names, files in os.walk(top, onerror=unreadable.append, followlinks=True):
+        names.sort()  # os.walk follows this order
+        identity = _identity(folder)
+        if identity == own:
+            _say_left_out(folder)
+        if identity == own or identity in walked:
+            names.clear()
+            continue
+        walked.add(identity)
+        yield from (str(Path(folder) / name) for name in sorted(files))
+    # each becomes a reject with its name, so that the count tells of it
+    yield from (str(error.filename) for error in unreadable)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = Path(folder).stat()
+    return status.st_dev, status.st_ino
+
+
+def _say_left_out(folder: str) -> None:
+    logging.getLogger(__name__).warning("%s: left out: the archive itself", folder)
+
+
+def _size_bytes(name: str) -> int:
+    path = Path(name)
     return path.stat().st_size if path.is_file() else 0
 
 
-def _expand_file(path: Path) -> Iterator[Source]:
-    try:
-        status = path.stat()
-    except OSError:  # a link to nowhere, a file out of reach: a reject with its name
-        yield Source(str(path), 0)
-        return
-    if stat.S_ISREG(status.st_mode):  # no socket, no pipe
-        yield from _whole_or_members(str(path), status.st_size)
-
-
-def _expand_url(url: str) -> Iterator[Source]:
+def _expand_url(url: str, archive: Storage | None) -> Iterator[Source]:
     head, pattern = _split_pattern(url)
     storage = open_storage(head)
     root = storage.path()
@@ -147,13 +193,13 @@ def _expand_url(url: str) -> Iterator[Source]:
             message = f"{url}: expected a file or a folder, found nothing there"
             raise UsageError(message)
         if info.type == pafs.FileType.Directory:
-            for inside in _files_below(storage.filesystem, info.path):
-                below = inside.path[len(info.path.rstrip("/")) :]
-                yield from _url_file(name.rstrip("/") + below, inside.size)
+            for inside, size_bytes in _files_below(storage, info.path, archive):
+                below = inside[len(info.path.rstrip("/")) :]
+                yield from _url_file(name.rstrip("/") + below, size_bytes)
             continue
         listed = _listed_files(name)
         if listed is None:
-            yield from _url_file(name, info.size)
+            yield from _url_file(name, info.size or 0)
             continue
         infos = storage.filesystem.get_file_info([open_storage(file).path() for file in listed])
         yield from (Source(file, at.size or 0) for file, at in zip(listed, infos, strict=True))
@@ -199,10 +245,27 @@ def _listing(
     return sorted(filesystem.get_file_info(selector), key=lambda info: info.path)
 
 
-def _files_below(filesystem: pafs.FileSystem, folder: str) -> Iterator[pafs.FileInfo]:
-    for info in _listing(filesystem, folder, recursive=True):
-        if info.type == pafs.FileType.File:
-            yield info
+def _files_below(
+    storage: Storage, folder: str, archive: Storage | None
+) -> Iterator[tuple[str, int]]:
+    """Give path and size of what lies below a folder."""
+    if storage.kind == "local":
+        yield from ((file, _size_bytes(file)) for file in _walk(Path(folder), archive))
+        return
+    own = ""
+    if archive is not None and (archive.kind, archive.authority) == (
+        storage.kind,
+        storage.authority,
+    ):
+        own = archive.path() + "/"
+    left_out = False
+    for info in _listing(storage.filesystem, folder, recursive=True):
+        if own and info.path.startswith(own):
+            left_out = True
+        elif info.type == pafs.FileType.File:
+            yield info.path, info.size
+    if left_out:
+        _say_left_out(own)
 
 
 def _whole_or_members(path: str, size_bytes: int) -> Iterator[Source]:
@@ -249,10 +312,15 @@ def _listed_files(path: str) -> list[str] | None:
 
 
 def _open(path: str) -> BinaryIO:
-    if "://" not in path:
-        return Path(path).open("rb")
-    storage = open_storage(path)
-    return cast(BinaryIO, storage.filesystem.open_input_file(storage.path()))
+    if "://" in path:
+        storage = open_storage(path)
+        path = storage.path()
+        if storage.kind != "local":
+            return cast(BinaryIO, storage.filesystem.open_input_file(path))
+    mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode):  # a pipe would be waited for, a device may have no end
+        raise OSError(_SPECIAL_FILES.get(stat.S_IFMT(mode), "no regular file"))
+    return Path(path).open("rb")
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 Every commit is a compare-and-set on the table's version: it names the version that it has seen,
 and fails where another writer was faster. Then what came between is read and the commit is tried
-again. So two writers that both saw "not there yet" cannot both store a SOP instance, on a disk, on
-HDFS and on S3 alike. `userMetadata` of each commit holds run, operation and version of pacspark, as
-JSON.
+again. So two writers that both saw "not there yet" cannot both store a SOP instance, nor both keep
+one refusal, on a disk, on HDFS and on S3 alike. `userMetadata` of each commit holds run, operation
+and version of pacspark, as JSON.
 """
 
 import json
@@ -23,8 +23,8 @@ from deltalake.transaction import AddAction, Transaction
 from pacspark import __version__
 from pacspark.errors import CommitConflictError, StorageError
 from pacspark.tables.datafile import AddedFile, DataFile, remove_file
-from pacspark.tables.lookup import find_rows
-from pacspark.tables.schema import INSTANCES, TABLES
+from pacspark.tables.lookup import find_rows, refused_in
+from pacspark.tables.schema import INSTANCES, REJECTS, TABLES, TableSpec
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
 
@@ -86,7 +86,7 @@ def commit_files(
         from :meth:`DataFile.close` and :meth:`ObjectFile.close`
     app_transaction
         name and number of what is committed: where the table has seen this number of this name, or
-        a later one, nothing is done. Numbers of a name have to grow
+        a later one, nothing is done, and the files go. Numbers of a name have to grow
     run_id, operation
         for the history
 
@@ -104,13 +104,19 @@ def commit_files(
     """
     snapshot = Snapshot(storage, table_name)
 
-    def files(now: Snapshot) -> Sequence[AddedFile]:
-        if app_transaction is not None:
-            seen = now.transaction_version(app_transaction[0])
-            if seen is not None and seen >= app_transaction[1]:
-                return ()
-        return added
+    def is_done(now: Snapshot) -> bool:
+        seen = None if app_transaction is None else now.transaction_version(app_transaction[0])
+        return seen is not None and app_transaction is not None and seen >= app_transaction[1]
 
+    def files(now: Snapshot) -> Sequence[AddedFile]:
+        return () if is_done(now) else added
+
+    if is_done(snapshot):
+        # before an attempt of ours, so by another job: after one it could be ours, its answer lost
+        listed = {file.path for file in snapshot.files()}
+        for file in added:
+            if file.path not in listed:
+                remove_file(storage, table_name, file.path)
     return _compare_and_set(snapshot, files, app_transaction, run_id, operation)
 
 
@@ -164,12 +170,7 @@ def commit_instances(
     """
     rows = rows.select(INSTANCES.arrow_schema.names).cast(INSTANCES.arrow_schema)
     batch = _Batch(storage, rows)
-    snapshot = Snapshot(storage, "instances")
-    try:
-        version = _compare_and_set(snapshot, batch.files, None, run_id, operation)
-    except CommitConflictError:
-        batch.discard()
-        raise
+    version = _Attempt(storage, INSTANCES, rows, _CLUSTERING).commit(batch.new, run_id, operation)
     return CommitOutcome(
         _take(rows, batch.stored),
         _take(rows, batch.duplicates),
@@ -178,38 +179,105 @@ def commit_instances(
     )
 
 
+def commit_rejects(storage: Storage, rows: pa.Table, *, run_id: str, operation: str) -> int:
+    """Make refused inputs visible: at most one row per name and bytes, ever.
+
+    Parameters
+    ----------
+    storage
+        the archive
+    rows
+        of `rejects`, whose bytes are committed to `objects` already
+    run_id, operation
+        for the history
+
+    Returns
+    -------
+    int
+        a version of `rejects` that shows them
+
+    Raises
+    ------
+    CommitConflictError
+        where other writers won every attempt
+    StorageError
+        where the storage fails
+    """
+    keys = [(row["sop_instance_uid"] or row["source"], row["sha256"]) for row in rows.to_pylist()]
+    first: dict[tuple[str, str | None], int] = {}
+    for number, key in enumerate(keys):
+        first.setdefault(key, number)
+
+    def new(now: Snapshot) -> list[int]:
+        known = refused_in(now, (name for name, _ in keys))
+        return sorted(number for key, number in first.items() if key not in known)
+
+    return _Attempt(storage, REJECTS, rows).commit(new, run_id, operation)
+
+
+class _Attempt:
+    """The commit of those rows that are new, in one file; written anew where fewer still are."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        spec: TableSpec,
+        rows: pa.Table,
+        clustering: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self._storage = storage
+        self._spec = spec
+        self._rows = rows
+        self._clustering = list(clustering)
+        self._numbers: list[int] = []
+        self._file: AddedFile | None = None
+
+    def commit(self, new: Callable[[Snapshot], list[int]], run_id: str, operation: str) -> int:
+        """Commit the rows whose numbers `new` gives for the newest version."""
+        snapshot = Snapshot(self._storage, self._spec.name)
+        try:
+            return _compare_and_set(
+                snapshot, lambda now: self._files(new(now)), None, run_id, operation
+            )
+        except CommitConflictError:
+            self._discard()
+            raise
+
+    def _files(self, numbers: list[int]) -> Sequence[AddedFile]:
+        if self._file is not None and self._numbers == numbers:
+            return (self._file,)
+        self._discard()
+        if not numbers:
+            return ()
+        rows = _take(self._rows, numbers)
+        with DataFile(self._storage, self._spec) as file:
+            file.append(rows.sort_by(self._clustering) if self._clustering else rows)
+        self._numbers, self._file = numbers, file.close()
+        return (self._file,)
+
+    def _discard(self) -> None:
+        """Remove the file of an attempt that failed: its version belongs to somebody else now."""
+        if self._file is not None:
+            remove_file(self._storage, self._spec.name, self._file.path)
+            self._file = None
+
+
 class _Batch:
     """Rows on their way: which of them are new, as seen from one version after the other."""
 
     def __init__(self, storage: Storage, rows: pa.Table) -> None:
         self._storage = storage
-        self._rows = rows
         self._uids: list[str] = rows["sop_instance_uid"].to_pylist()
         self._digests: list[str] = rows["sha256"].to_pylist()
         self._known_of_file: dict[str, dict[str, str]] = {}
-        self._file: tuple[list[int], AddedFile] | None = None
         self.stored: list[int] = []
         self.duplicates: list[int] = []
         self.conflicts: list[int] = []
 
-    def files(self, snapshot: Snapshot) -> Sequence[AddedFile]:
-        """Give the file that stores what is new to a version: none where nothing is."""
+    def new(self, snapshot: Snapshot) -> list[int]:
+        """Give the numbers of the rows that are new to a version."""
         self._sort_out(self._known(snapshot))
-        if self._file is not None and self._file[0] == self.stored:
-            return (self._file[1],)
-        self.discard()
-        if not self.stored:
-            return ()
-        with DataFile(self._storage, INSTANCES) as file:
-            file.append(_take(self._rows, self.stored).sort_by(list(_CLUSTERING)))
-        self._file = (self.stored, file.close())
-        return (self._file[1],)
-
-    def discard(self) -> None:
-        """Remove the file of an attempt that failed: its version belongs to somebody else now."""
-        if self._file is not None:
-            remove_file(self._storage, "instances", self._file[1].path)
-            self._file = None
+        return self.stored
 
     def _known(self, snapshot: Snapshot) -> dict[str, str]:
         """Look the UIDs up, in the files that earlier attempts have not looked into."""

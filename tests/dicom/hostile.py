@@ -246,6 +246,25 @@ def refused_objects() -> Iterator[tuple[str, bytes, str]]:
     yield "not deflated", part10(sound, DEFLATED), "zlib"
     yield "deflate cut", ct_object(DEFLATED)[:-20], "truncated"
     yield "bomb of values", _bomb_of_values(), "bytes of values besides bulk data"
+    for name, changes in {
+        "a frame too many": {"x00280008": ("IS", b"2 ")},
+        "2147483647 frames": {"x00280008": ("IS", b"2147483647")},
+        "65535 rows": {"x00280010": ("US", words(65535))},
+        "no pixels": {"x7FE00010": ("OW", b"")},
+    }.items():
+        for syntax in (IMPLICIT, EXPLICIT, DEFLATED):
+            found = len(changes.get("x7FE00010", ("OW", bytes(12)))[1])
+            yield f"{name}, {syntax}", ct_object(syntax, **changes), f"), found {found}"
+    yield (
+        "-5 frames",
+        ct_object(x00280008=("IS", b"-5")),
+        "NumberOfFrames: expected a number from 1 on, found -5",
+    )
+    for tag, (vr, content) in (*header().items(), (0x00091001, ("LO", b"x "))):
+        twice = element(tag, vr, content)
+        yield f"{tag:08X} twice", part10(sound + twice * 2), "expected each tag once"
+        inside = element(0x00081140, "SQ", item(twice * 2))
+        yield f"{tag:08X} twice in an item", part10(inside + sound), "expected each tag once"
     yield "no SOP instance", ct_object(x00080018=None), "SOPInstanceUID: expected a UID, found none"
     yield "no SOP class", ct_object(x00080016=None), "SOPClassUID: expected a UID, found none"
     yield "no study", ct_object(x0020000D=None), "StudyInstanceUID: expected a UID, found none"
@@ -277,6 +296,6 @@ def refused_objects() -> Iterator[tuple[str, bytes, str]]:
 
 def _bomb_of_values() -> bytes:
     """1,100 texts of 64 KiB, deflated to very little."""
-    one = element(0x00189999, "LO", b"x" * 65_534)
-    body = data_set(header()) + one * 1_100
+    texts = [element(0x7FDF0000 | number, "LO", b"x" * 65_534) for number in range(0x1100, 0x154C)]
+    body = data_set(header()) + b"".join(texts)
     return part10(deflate(body), DEFLATED)

@@ -157,13 +157,6 @@ def test_index_instance__does_refer_to_bulk_data_by_place() -> None:
         assert data[offset : offset + length] == expected
 
 
-def test_index_instance__does_take_the_last_of_an_element_that_comes_twice() -> None:
-    body = data_set(header()) + element(0x00100020, "LO", text("ID-2"))
-    index = index_instance(part10(body))
-    assert index.row["patient_id"] == "ID-2"
-    assert index.dicom_json.count('"00100020"') == 1
-
-
 class CountingFile(io.BytesIO):
     """A file that counts what is read from it."""
 

@@ -153,14 +153,25 @@ def require_valid(peer: Callable[[str], str], folder: Path, encoded: list[Encode
         ({"StudyDate": "1 May"}, "'1 May'"),
         ({"StudyInstanceUID": "../../etc"}, "'../../etc'"),
         ({"PatientID": "x" * 65}, "'xxxx"),
+        ({"PatientID": "a\0b"}, r"PatientID: .* without control characters, found 'a\\x00b'"),
+        ({"PatientName": "\x1b]0;x\x07"}, r"without control characters, found '\\x1b\]0;x\\x07'"),
+        ({"StudyDescription": "a\nb"}, r"without control characters, found 'a\\nb'"),
+        ({"PatientComments": "a\x9bb"}, r"without control characters, found 'a\\x9bb'"),
+        ({"Patient\x1b[31mID": "P"}, r"Patient\\x1b\[31mID: "),
     ],
 )
 def test_encode_scan__refuses_keywords_that_are_not_the_subjects(
     subject: dict[str, Any], found: str
 ) -> None:
     description = described(cone(), subject=subject)
-    with pytest.raises(ScanDescriptionError, match=rf"subject\..*{found}"):
+    with pytest.raises(ScanDescriptionError, match=rf"subject\..*?{found}"):
         list(encode_scan(description, Memory(np.ones((1, 7, 4, 6)))))
+
+
+def test_encode_scan__takes_lines_in_texts_that_may_have_them() -> None:
+    description = described(cone(), subject={"PatientComments": "one\r\n\ttwo"})
+    (encoded,) = encode_scan(description, Memory(np.ones((1, 7, 4, 6))))
+    assert pydicom.dcmread(io.BytesIO(encoded.data)).PatientComments == "one\r\n\ttwo"
 
 
 def test_encode_scan__names_a_value_that_is_not_finite_before_anything_is_encoded() -> None:

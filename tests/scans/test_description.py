@@ -272,6 +272,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"calibration.water": 1}, "calibration.water: .*an unknown key"),
     ({"subject.PatientID": ["a"]}, "subject.PatientID: expected a text or a number"),
     ({"subject.PatientWeight": True}, "subject.PatientWeight: expected a text or a number"),
+    ({'geometry."a\\u001b\\u0000"': 1}, r"geometry\.a\\x1b\\x00: .*an unknown key"),
+    ({"geometry.beam": "a\x1b\0"}, r"geometry\.beam: .*found 'a\\x1b\\x00'"),
     ({"subject": "me"}, r"subject: expected a table \[subject\]"),
 ]
 

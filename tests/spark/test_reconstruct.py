@@ -18,7 +18,7 @@ from pacspark.dicom.encode import CTSeries, ValueMap
 from pacspark.errors import GeometryError
 from pacspark.spark import blocks
 from pacspark.spark import reconstruct as reconstruction
-from pacspark.spark.jobs import run_summed, run_tasks
+from pacspark.spark.jobs import Marks, run_summed, run_tasks
 from pacspark.spark.partition import Cluster, plan_reconstruction
 from pacspark.spark.reconstruct import (
     ReconstructionRequest,
@@ -188,6 +188,22 @@ def test_reconstruct__refuses_what_cannot_be_before_it_writes(
         archive.reconstruct(series_uid, GRID, water_mu_per_mm=water)
     assert list((tmp_path / "archive" / "projections").glob("*.parquet")) == []
     assert not (tmp_path / "archive" / "_progress").exists()
+
+
+def test_reconstruct__that_is_found_clears_the_marks_of_a_killed_one(
+    spark: "SparkSession", scanned: tuple[Archive, str]
+) -> None:
+    archive, series_uid = scanned
+    storage = archive.catalog.storage
+    one_slice = VolumeGrid(shape=(1, 8, 8), voxel_mm=(1.0, 1.0, 1.0))
+    (made,) = archive.reconstruct_series(series_uid, one_slice)
+    marks = Marks(storage, made.run_id)
+    marks.begin()
+    marks.set("slab-0")
+    assert marks.count() == 1
+    (found,) = archive.reconstruct_series(series_uid, one_slice)
+    assert (found.found, found.run_id) == (True, made.run_id)
+    assert list(Path(storage.path("_progress")).iterdir()) == []
 
 
 def test_reconstruct__makes_a_result_of_which_only_some_slices_are_there(

@@ -4,9 +4,12 @@ import os
 import random
 import signal
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
@@ -16,10 +19,10 @@ from pacspark.errors import CommitConflictError, StorageError
 from pacspark.tables import writer
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile, ObjectFile
-from pacspark.tables.schema import RUNS
+from pacspark.tables.schema import REJECTS, RUNS
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
-from pacspark.tables.writer import append_rows, commit_files, commit_instances
+from pacspark.tables.writer import append_rows, commit_files, commit_instances, commit_rejects
 from tests.tables.samples import located_rows, noise, sha256, store, synced, uid_rows
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -297,6 +300,10 @@ def test_commit_files__does_an_application_transaction_once(storage: Storage) ->
     digests = Catalog(storage).table("objects", ["sha256"])["sha256"].to_pylist()
     expected = [("job", 1), ("job", 2), ("other", 1)]
     assert sorted(digests) == sorted(sha256(repr(key).encode()) for key in expected)
+    # what was not needed is not left behind
+    folder = storage.path("objects")
+    found = storage.filesystem.get_file_info(pafs.FileSelector(folder))
+    assert sum(info.base_name.endswith(".parquet") for info in found) == 3
 
 
 def test_commit_files__of_no_files_makes_no_version(storage: Storage) -> None:
@@ -312,6 +319,44 @@ def test_commits__say_who_made_them(storage: Storage) -> None:
         "run_id": "run-7",
         "pacspark": __version__,
     }
+
+
+def _reject_rows(names: Sequence[str], data: bytes) -> pa.Table:
+    rows = [
+        {"source": "file", "sop_instance_uid": name, "sha256": sha256(data), "error_class": "e"}
+        | {"message": "m", "received_at": datetime.now(UTC), "run_id": "run"}
+        for name in names
+    ]
+    return pa.Table.from_pylist(rows, schema=REJECTS.arrow_schema)
+
+
+def test_commit_rejects__keeps_one_refusal_once_though_others_are_faster(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = writer._commit
+    others = [["2"], ["3"], ["4"], []]
+
+    def overtaken(*given: Any) -> None:
+        if others and (names := others.pop(0)):
+            with monkeypatch.context() as patch:
+                patch.setattr(writer, "_commit", commit)
+                rows = _reject_rows(names, b"a")
+                commit_rejects(storage, rows, run_id="other", operation="ingest")
+        commit(*given)
+
+    monkeypatch.setattr(writer, "_commit", overtaken)
+    rows = pa.concat_tables(
+        [_reject_rows(["1", "2", "3", "1"], b"a"), _reject_rows(["2", "1"], b"b")]
+    )
+    commit_rejects(storage, rows, run_id="own", operation="ingest")
+    commit_rejects(storage, rows, run_id="again", operation="ingest")
+    kept = Catalog(storage).rejects().to_pylist()
+    brought = [(uid, data) for uid in "1234" for data in (b"a", b"b")]
+    expected = {(uid, sha256(data)) for uid, data in [*brought[:4], ("3", b"a"), ("4", b"a")]}
+    assert len(kept) == len(expected)
+    assert {(row["sop_instance_uid"], row["sha256"]) for row in kept} == expected
+    on_disk = {path.name for path in Path(storage.path("rejects")).glob("*.parquet")}
+    assert on_disk == set(Catalog(storage).files_of("rejects"))
 
 
 def test_append_rows__fills_a_small_table(storage: Storage) -> None:
