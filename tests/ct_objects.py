@@ -56,7 +56,7 @@ def ct_image(
             delattr(image, keyword)
         else:
             setattr(image, keyword, value)
-    image.PixelData = pixels.tobytes()
+    image.PixelData = pixels.tobytes() * int(more.get("NumberOfFrames", 1))
     image["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
     return image
 

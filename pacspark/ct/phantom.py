@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pacspark.ct.checks import require_positive
+from pacspark.ct.checks import LONGEST_MM, require_positive
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry, ParallelBeamGeometry, VolumeGrid
 from pacspark.ct.kernels.ellipsoids import line_integrals
 from pacspark.ct.kernels.threads import at_most
@@ -110,11 +110,12 @@ def project(
     detector = geometry.detector
     rays = np.empty((0, 3))
     if isinstance(geometry, ParallelBeamGeometry):
-        # at any distance the same
+        # at any distance the same, but for one that the offsets are small against
+        far_mm = LONGEST_MM
         views = ConeBeamViews.of_circle(
-            ConeBeamGeometry(1.0, 1.0, geometry.gantry_angles_rad, detector)
+            ConeBeamGeometry(far_mm, far_mm, geometry.gantry_angles_rad, detector)
         )
-        rays = views.sources_mm
+        rays = views.sources_mm / far_mm
     elif isinstance(geometry, ConeBeamGeometry):
         views = ConeBeamViews.of_circle(geometry)
     else:
