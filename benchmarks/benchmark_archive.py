@@ -106,6 +106,7 @@ def main() -> None:
             DESCRIPTION.format(spacing=spacing, step=360 / views, views=views)
         )
         root = str(work / "archive")
+        run("init", root)
         imported, import_s, import_bytes = run("import-scan", root, str(work / "SCAN.toml"))
         series_uid = imported.split()[-1]
         output, reconstruct_s, reconstruct_bytes = run(
