@@ -13,8 +13,7 @@ def view_radius_mm(geometry: Geometry) -> float:
 
     Of a detector beside the axis the farther edge counts: a full turn sees both sides by it.
     """
-    u_mm, half_mm = geometry.detector.u_mm, geometry.detector.column_spacing_mm / 2
-    return geometry.axis_distance_mm(max(abs(u_mm[0] - half_mm), abs(u_mm[-1] + half_mm)))
+    return geometry.axis_distance_mm(max(map(abs, geometry.detector.u_edges_mm)))
 
 
 def length_unit(geometry: Geometry) -> str:

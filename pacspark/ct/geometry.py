@@ -102,6 +102,12 @@ class FlatPanel:
         return _centers_mm(self.n_columns, self.column_spacing_mm, self.offset_u_mm)
 
     @property
+    def u_edges_mm(self) -> tuple[float, float]:
+        """Outer edges of the first and of the last column along u, mm."""
+        half_mm, u_mm = self.column_spacing_mm / 2, self.u_mm
+        return float(u_mm[0]) - half_mm, float(u_mm[-1]) + half_mm
+
+    @property
     def v_mm(self) -> NDArray[np.float64]:
         """Position of each row along v, mm, in the order of the rows."""
         sign = -1.0 if self.row_order == "top_down" else 1.0
@@ -230,9 +236,8 @@ class _Views(ABC):
         GeometryError
             When the detector does not see the axis, or a half-fan's sees too little beyond it.
         """
-        detector = self.detector
-        edges_mm = (-float(detector.u_mm[0]), float(detector.u_mm[-1]))
-        half_mm = min(edges_mm) + detector.column_spacing_mm / 2
+        low_mm, high_mm = self.detector.u_edges_mm
+        half_mm = min(-low_mm, high_mm)
         if half_mm <= 0:
             message = (
                 "detector.offset_u_mm: expected a detector that sees the rotation axis, found one "
@@ -241,13 +246,13 @@ class _Views(ABC):
             raise GeometryError(message)
         if not self.is_half_fan:
             return half_mm
-        if half_mm < LEAST_OVERLAP_COLUMNS * detector.column_spacing_mm:
+        if half_mm < LEAST_OVERLAP_COLUMNS * self.detector.column_spacing_mm:
             message = (
                 f"detector.offset_u_mm: expected a half-fan with at least {LEAST_OVERLAP_COLUMNS} "
-                f"columns beyond the axis, found {half_mm / detector.column_spacing_mm:.1f}"
+                f"columns beyond the axis, found {half_mm / self.detector.column_spacing_mm:.1f}"
             )
             raise GeometryError(message)
-        return max(edges_mm) + detector.column_spacing_mm / 2
+        return max(-low_mm, high_mm)
 
     def _check(self) -> None:
         object.__setattr__(self, "gantry_angles_rad", _checked_angles(self.gantry_angles_rad))

@@ -67,9 +67,9 @@ class Redundancy:
         """Whether the views end before they close the circle."""
         if not closed:
             _require_no_holes(angles, period_rad, 1 if cone else 0)
-        if not closed and isinstance(geometry, ConeBeamGeometry):
-            self.is_short_scan = True
-            self._turns_rad, self._overscan_rad = _short_scan(geometry, angles)
+            if isinstance(geometry, ConeBeamGeometry):
+                self.is_short_scan = True
+                self._turns_rad, self._overscan_rad = _short_scan(geometry, angles)
         self.arcs_rad = shared_arcs(angles, period_rad, closed=closed)
         """The arc that each view stands for, ``(n_angles,)``."""
         self._shares = np.full(self._fan_rad.shape, 0.5 if cone else 1.0)
@@ -166,13 +166,6 @@ def _fan_rad(geometry: Geometry) -> NDArray[np.float64]:
     return u_mm
 
 
-def _edges(geometry: Geometry) -> tuple[float, float]:
-    """Return how far the detector reaches from the axis' shadow towards -u and +u, mm."""
-    u_mm = geometry.detector.u_mm
-    half_mm = geometry.detector.column_spacing_mm / 2
-    return half_mm - float(u_mm[0]), half_mm + float(u_mm[-1])
-
-
 def _short_scan(
     geometry: ConeBeamGeometry, angles_rad: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
@@ -184,7 +177,8 @@ def _short_scan(
     turns[turns > FULL_CIRCLE_RAD - TWINS_RAD] = 0.0
     span_rad = float(turns.max())
     step_rad = min(span_rad / max(len(np.unique(turns)) - 1, 1), LARGEST_GAP_RAD)
-    fan_rad = 2 * math.atan2(min(_edges(geometry)), geometry.source_to_detector_mm)
+    low_mm, high_mm = geometry.detector.u_edges_mm
+    fan_rad = 2 * math.atan2(min(-low_mm, high_mm), geometry.source_to_detector_mm)
     # the last view that a scan misses is worth a step
     if span_rad + step_rad < math.pi + fan_rad:
         message = (
@@ -198,8 +192,6 @@ def _short_scan(
 def _half_fan_shares(geometry: Geometry, fan_rad: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return Wang's shares of columns: none at the short side's end, all where no other sees."""
     overlap = min(-fan_rad[0], fan_rad[-1])
-    if overlap <= 0:
-        return np.ones_like(fan_rad)
     side = math.copysign(1.0, geometry.detector.offset_u_mm)
     place = np.clip(fan_rad / overlap, -1.0, 1.0)
     shares: NDArray[np.float64] = 0.5 * (1 + side * np.sin(np.pi / 2 * place))
@@ -207,9 +199,9 @@ def _half_fan_shares(geometry: Geometry, fan_rad: NDArray[np.float64]) -> NDArra
 
 
 def _missing_columns(geometry: Geometry) -> tuple[int, int]:
-    before_mm, after_mm = _edges(geometry)
-    count = math.ceil(abs(after_mm - before_mm) / geometry.detector.column_spacing_mm)
-    return (count, 0) if before_mm < after_mm else (0, count)
+    low_mm, high_mm = geometry.detector.u_edges_mm
+    count = math.ceil(abs(high_mm + low_mm) / geometry.detector.column_spacing_mm)
+    return (count, 0) if -low_mm < high_mm else (0, count)
 
 
 def _require_no_holes(angles_rad: NDArray[np.float64], period_rad: float, allowed: int) -> None:
