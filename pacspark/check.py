@@ -230,7 +230,11 @@ def _find(measure: _Measure, geometry: Geometry) -> _Found:
     reverse = better and rotation_known
     best = (best_mm[reverse], reverse)
     beside_pixels = abs(best_mm[reverse] - stated_mm) / pixel_mm
-    gains = measure.tells(best, (stated_mm, False))
+    # were the stated offset right, those equally far to both sides of it would fit alike
+    mirrored_mm = 2 * stated_mm - best_mm[reverse]
+    gains = any(
+        measure.tells(best, worse) for worse in ((stated_mm, False), (mirrored_mm, reverse))
+    )
     sides_mm = [best_mm[reverse] + side * PEAK_PIXELS * pixel_mm for side in (-1, 1)]
     undecided = ""
     if gains and beside_pixels > measure.reach_pixels - 1:

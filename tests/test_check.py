@@ -431,6 +431,22 @@ def test_the_real_walnut__is_sharp_at_its_published_offset(walnut: tuple[Catalog
     assert found.gain > 1.2
 
 
+@pytest.mark.parametrize("stated_mm", [0.0, 0.54])
+def test_the_real_walnut__tells_a_stated_offset_that_is_less_than_a_pixel_wrong(
+    walnut: tuple[Catalog, str], stated_mm: float
+) -> None:
+    catalog, series_uid = walnut
+    sinogram = middle_row_sinogram(catalog, series_uid)
+    panel = FlatPanel(1, 328, 0.35, 0.35, offset_u_mm=stated_mm)
+    found = check_geometry(
+        sinogram.values, ConeBeamGeometry(110.0, 300.0, sinogram.gantry_angles_rad, panel)
+    )
+    assert found.decided, found
+    assert not found.ok
+    assert found.best_rotation == found.stated_rotation == "counterclockwise"
+    assert found.best_offset_u_mm == pytest.approx(0.27, abs=0.25 * 0.35)
+
+
 def check_shared(tmp_path: Path, scan: str, data: str) -> GeometryCheck:
     """Check a real scan as if its axis were thought to be in the detector's middle."""
     if not (SHARED / data).exists():
