@@ -33,3 +33,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(message)
     module, attribute = _HOMES[name]
     return getattr(import_module(f"{__name__}.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,8 +15,9 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry
-from pacspark.ct.kernels.backproject import PADDING, arrange
-from pacspark.ct.kernels.threads import at_most
+from pacspark.ct.kernels.backproject import PADDING
+from pacspark.ct.kernels.ramp import LANES, filter_rows
+from pacspark.ct.kernels.threads import at_most, most_threads
 from pacspark.ct.redundancy import Redundancy
 from pacspark.errors import GeometryError
 
@@ -83,7 +84,7 @@ class FDKOptions:
 
 def ramp_response(
     n_columns: int, spacing_mm: float, options: FDKOptions
-) -> tuple[int, NDArray[np.float32]]:
+) -> tuple[int, NDArray[np.float64]]:
     """Return the length of the transform and the filter's frequency response, 1/mm.
 
     Parameters
@@ -95,17 +96,70 @@ def ramp_response(
     options
         Window and cut-off.
     """
-    length: int = scipy.fft.next_fast_len(2 * n_columns, real=True)
+    # as `kernels.ramp` has it: of four parts two are for the row
+    length: int = 4 * scipy.fft.next_fast_len((n_columns + 1) // 2, real=True)
     index = np.arange(length)
     distance = np.minimum(index, length - index)
     kernel = np.zeros(length)
     kernel[0] = 1 / (4 * spacing_mm**2)
     odd = distance % 2 == 1
     kernel[odd] = -1 / (np.pi * distance[odd] * spacing_mm) ** 2
-    response = scipy.fft.rfft(kernel).real * spacing_mm
-    part = np.arange(response.size) / (length / 2) / options.cutoff
+    ramp = scipy.fft.rfft(kernel).real * spacing_mm
+    part = np.arange(ramp.size) / (length / 2) / options.cutoff
     window = np.where(part <= 1, WINDOWS[options.filter](np.minimum(part, 1)), 0.0)
-    return length, (response * window).astype(np.float32)
+    return length, ramp * window
+
+
+RADICES = (4, 2, 3, 5)
+
+
+def transform_steps(
+    n_values: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """Return what `kernels.ramp` calls radices, twiddles and turns.
+
+    Parameters
+    ----------
+    n_values
+        A quarter of the transform's length, with no prime factors but 2, 3 and 5.
+    """
+    radices, twiddles, left = [], [np.zeros((0, 2))], n_values
+    for radix in RADICES:
+        while left % radix == 0:
+            stride = left // radix
+            angles = -2 * np.pi / left * np.outer(np.arange(stride), np.arange(1, radix))
+            twiddles.append(np.stack([np.cos(angles), np.sin(angles)], axis=-1).reshape(-1, 2))
+            radices.append(radix)
+            left = stride
+    if left != 1:
+        message = f"n_values: expected no prime factors but 2, 3 and 5, found {n_values}"
+        raise ValueError(message)
+    angles = np.pi / n_values * np.arange(n_values)
+    turns = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    flat = np.concatenate(twiddles).reshape(-1)
+    return np.array(radices, np.int64), flat.astype(np.float32), turns.astype(np.float32)
+
+
+def transform_response(
+    kernel: NDArray[np.float64], radices: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return what `kernels.ramp` calls factors and opposites.
+
+    Parameters
+    ----------
+    kernel
+        Even, as long as the transform, its middle at 0: what rows are convolved with.
+    radices
+        `transform_steps` of a quarter of it.
+    """
+    order = np.zeros(1, np.int64)
+    for radix in [*radices[::-1], 2]:
+        order = np.concatenate([number + radix * order for number in range(radix)])
+    at_even, at_odd = scipy.fft.fft(kernel[::2]), scipy.fft.fft(kernel[1::2])
+    factors = np.stack([at_even.real - at_odd.imag, at_odd.real], axis=1) / order.size
+    place = np.empty_like(order)
+    place[order] = np.arange(order.size)
+    return factors[order].astype(np.float32), place[-order % order.size]
 
 
 class RowFilter:
@@ -131,14 +185,16 @@ class RowFilter:
         """Columns of the result before the detector's first: what a half-fan does not see."""
         self._n_u = self.columns_before + detector.n_columns + self._redundancy.columns_after
         added = math.floor(options.extrapolation * (detector.n_columns - 1))
-        # 1 at the edge of the detector, rising towards it
-        self._tail = np.cos(np.arange(added, 0, -1) / (added + 1) * np.pi / 2).astype(np.float32)
+        # from the edge outwards
+        self._tail = np.cos(np.arange(1, added + 1) / (added + 1) * np.pi / 2).astype(np.float32)
         self._tail **= 2
         self._before = max(self.columns_before, added)
         after = max(self._redundancy.columns_after, added)
-        self._length, self._response = ramp_response(
-            self._before + detector.n_columns + after, spacing_mm, options
-        )
+        length, ramp = ramp_response(self._before + detector.n_columns + after, spacing_mm, options)
+        radices, twiddles, turns = transform_steps(length // 4)
+        kernel = scipy.fft.irfft(ramp, length)
+        self._transform = (*transform_response(kernel, radices), radices, twiddles, turns)
+        self._work_floats = length * LANES
         self._flip = detector.row_order == "top_down"
         v_mm = detector.v_mm[row_start:row_stop]
         if isinstance(geometry, ConeBeamGeometry):
@@ -165,37 +221,20 @@ class RowFilter:
         n_threads
             Threads to use.
         """
-        n_angles, n_rows, n_columns = projections.shape
+        n_angles, n_rows, _ = projections.shape
         views = slice(angle_start, angle_start + n_angles)
         weights = self._redundancy.weights(views) * self._scales[views, None].astype(np.float32)
-        weighted = np.zeros(
-            (n_angles, n_rows, self._before + n_columns + len(self._tail)), np.float32
-        )
-        stop = self._before + n_columns
-        inside = weighted[:, :, self._before : stop]
-        np.multiply(projections, self._cosines, out=inside)
-        inside *= weights[:, None]
-        if added := len(self._tail):
-            before = weighted[:, :, self._before - added : self._before]
-            np.maximum(2 * inside[:, :, :1] - inside[:, :, added:0:-1], 0, out=before)
-            before *= self._tail
-            after = weighted[:, :, stop:]
-            np.maximum(2 * inside[:, :, -1:] - inside[:, :, -2 : -2 - added : -1], 0, out=after)
-            after *= self._tail[::-1]
-        spectrum = scipy.fft.rfft(weighted, self._length, axis=2, workers=n_threads)
-        spectrum *= self._response
-        rows = scipy.fft.irfft(spectrum, self._length, axis=2, workers=n_threads, overwrite_x=True)
-        start = self._before - self.columns_before
-        rows = rows[:, :, start : start + self._n_u]
-        if self._flip:
-            rows = rows[:, ::-1]
-        arranged = np.zeros((n_angles, self._n_u + 2, n_rows + 2 * PADDING), np.float32)
+        filtered = np.zeros((n_angles, self._n_u + 2, n_rows + 2 * PADDING), np.float32)
+        work = np.empty((most_threads(), self._work_floats), np.float32)
         with at_most(n_threads):
-            arrange(rows, arranged)
-        return arranged
+            filter_rows(
+                projections, not self._flip, self._cosines, weights, self._tail, self._before,
+                self._before - self.columns_before, *self._transform, PADDING, work, filtered,
+            )  # fmt: skip
+        return filtered
 
     def angles_within(self, size_bytes: int) -> int:
         """Return how many views can be filtered at once within so much work space, at least one."""
-        n_rows = len(self._cosines)
-        per_view = 4 * (n_rows * (3 * self._length + 2) + (self._n_u + 2) * (n_rows + 2 * PADDING))
+        n_rows, n_columns = self._cosines.shape
+        per_view = 4 * (n_rows * n_columns + (self._n_u + 2) * (n_rows + 2 * PADDING))
         return max(1, int(size_bytes // per_view))

@@ -8,13 +8,12 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-import scipy.fft
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pacspark.ct.fdk import SlabReconstruction, reconstruct_fdk
-from pacspark.ct.filtering import WINDOWS, FDKOptions
+from pacspark.ct.filtering import WINDOWS, FDKOptions, ramp_response
 from pacspark.ct.geometry import (
     ConeBeamGeometry,
     FlatPanel,
@@ -115,7 +114,7 @@ def test_reconstruct__does_any_grid(grid: VolumeGrid, variant: str) -> None:
 @pytest.mark.parametrize("name", WINDOWS)
 def test_reconstruct__does_every_filter(name: str, cutoff: float) -> None:
     projections = noise(CONE)
-    length = scipy.fft.next_fast_len(2 * PANEL.n_columns, real=True)
+    length, _ = ramp_response(PANEL.n_columns, 1.0, FDKOptions())
     expected = fdk(projections, CONE, GRID, name, cutoff, length)
     found = reconstruct_fdk(projections, CONE, GRID, FDKOptions(name, cutoff))
     assert worst(found, expected) < TOLERANCE

@@ -318,18 +318,6 @@ backproject_portable = _make_backproject(1)
 
 
 @parallel_jit
-def arrange(filtered_rows, arranged):
-    """Turn filtered rows, which rise with v, into padded columns: ``(a,v,u)->(a,u,v)``."""
-    n_angles, n_v, n_u = filtered_rows.shape
-    for angle in numba.prange(n_angles):
-        for u_start in range(0, n_u, 32):
-            for v_start in range(0, n_v, 32):
-                for u in range(u_start, min(n_u, u_start + 32)):
-                    for v in range(v_start, min(n_v, v_start + 32)):
-                        arranged[angle, u + 1, v + PADDING] = filtered_rows[angle, v, u]
-
-
-@parallel_jit
 def turn(slab, z_start, volume, y_start, y_stop):
     """Copy slices out of some rows of a slab: ``(y,x,z)->(z,y,x)``."""
     n_z, _, n_x = volume.shape
