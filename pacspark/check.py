@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -25,6 +26,7 @@ from pacspark.ct.sharpness import MiddlePlane, sharpness
 from pacspark.errors import ProjectionDataError
 from pacspark.middle_row import read_middle_row
 from pacspark.pictures import Candidate, ImagePlane, Picture, draw_candidates
+from pacspark.scans.correction import write_corrected
 from pacspark.tables.catalog import Catalog
 
 COARSEST_COLUMNS: Final = 96
@@ -103,6 +105,21 @@ class GeometryCheck:
         return (
             self.best_offset_u_mm == self.stated_offset_u_mm
             and self.best_rotation == self.stated_rotation
+        )
+
+    def correct(self, path: str | Path) -> Path:
+        """Write a copy of the scan's ``SCAN.toml``, with what was found in it, beside it.
+
+        Raises
+        ------
+        ScanDescriptionError
+            When it cannot be read, or states another offset than the scan that was checked.
+        """
+        return write_corrected(
+            path,
+            self.stated_offset_u_mm,
+            self.best_offset_u_mm,
+            reverse=self.best_rotation != self.stated_rotation,
         )
 
     @cached_property

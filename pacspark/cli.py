@@ -240,6 +240,10 @@ def check(
     picture: Annotated[Path, typer.Option("--picture", help="Where the picture goes.")] = Path(
         "check.png"
     ),
+    correct: Annotated[
+        Path | None,
+        typer.Option("--correct", help="The scan's SCAN.toml; a corrected copy goes beside it."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a scan's geometry and draw the candidates.
@@ -248,11 +252,15 @@ def check(
     """
     result = open_archive(root).check(series_uid)
     result.picture.save(picture)
+    written = {"picture": str(picture)}
+    if correct is not None and not result.ok:
+        written["corrected"] = str(result.correct(correct))
     if as_json:
-        show_json(result.summary() | {"picture": str(picture)})
+        show_json(result.summary() | written)
     else:
         print(result.message)
-        print(f"picture: {picture}")
+        for what, path in written.items():
+            print(f"{what}: {path}")
 
 
 @app.command(

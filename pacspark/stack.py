@@ -177,6 +177,8 @@ def _require_image(series_uid: str, row: Mapping[str, Any]) -> None:
         raise _refuse(series_uid, "images", f"{row['modality']} without pixels ({uid})")
     if (row["number_of_frames"] or 1) != 1:
         found = f"{row['number_of_frames']} frames in {uid}"
+        if row["modality"] == "XA":
+            found += " (of a scan: give the CT series that `reconstruct` made of it)"
         raise _refuse(series_uid, "single-frame images", found)
     photometric = str(row["photometric_interpretation"])
     if row["samples_per_pixel"] not in {None, 1} or not photometric.startswith("MONOCHROME"):

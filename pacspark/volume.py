@@ -233,7 +233,8 @@ class Volume(Drawable):
     ) -> ImagePlane:
         dz, dy, dx = self.voxel_mm
         x_axis, y_axis, z_axis = (patient_letters(axis) for axis in self._stack.axes_lps)
-        position = f"{self._position_mm(axis, place):+.4g} {self.length_unit}"
+        # sums of voxels miss 0 by rounding
+        position = f"{round(self._position_mm(axis, place), 6) + 0.0:+.4g} {self.length_unit}"
         names = {"z": "axial", "y": "coronal", "x": "sagittal"} if self._stack.is_axial else {}
         across = x_axis if axis in "zy" else y_axis
         # y grows downwards in an image, z is drawn upwards

@@ -28,7 +28,13 @@ from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, Ellipsoid, project, scaled, vo
 from pacspark.ct.preprocess import line_integrals
 from pacspark.ct.sharpness import sharpness
 from pacspark.dicom.scan import encode_scan
-from pacspark.errors import GeometryError, ProjectionDataError, SeriesNotFoundError, UsageError
+from pacspark.errors import (
+    GeometryError,
+    ProjectionDataError,
+    ScanDescriptionError,
+    SeriesNotFoundError,
+    UsageError,
+)
 from pacspark.middle_row import mean_attenuation_per_mm, middle_row, middle_row_sinogram
 from pacspark.pictures import Candidate, ImagePlane, draw_candidates
 from pacspark.scans.description import read_scan_description
@@ -445,6 +451,50 @@ def test_the_real_walnut__tells_a_stated_offset_that_is_less_than_a_pixel_wrong(
     assert not found.ok
     assert found.best_rotation == found.stated_rotation == "counterclockwise"
     assert found.best_offset_u_mm == pytest.approx(0.27, abs=0.25 * 0.35)
+
+
+WALNUT_LINES = {
+    "no offset, clockwise": ['rotation = "clockwise"  # a guess'],
+    "another axis": ["rotation_axis_column = 165.0"],
+    "clockwise": ["detector_offset_u_mm = 0.27", 'rotation = "clockwise"'],
+}
+
+
+@pytest.mark.parametrize("wrong", WALNUT_LINES)
+def test_check__writes_the_corrected_description(tmp_path: Path, wrong: str) -> None:
+    shutil.copytree(ROOT / "examples" / "walnut", tmp_path / "walnut")
+    path = tmp_path / "walnut" / "SCAN.toml"
+    kept = [
+        line
+        for line in path.read_text().splitlines()
+        if not line.startswith(("detector_offset_u_mm", "rotation"))
+    ]
+    place = kept.index("[geometry]") + 1
+    path.write_text("\n".join([*kept[:place], *WALNUT_LINES[wrong], *kept[place:]]))
+    before = path.read_text()
+    catalog, series_uid = stored_scan(tmp_path, path)
+    corrected = check_series(catalog, series_uid).correct(path.parent)
+    assert path.read_text() == before
+    assert corrected == path.with_name("SCAN.corrected.toml")
+    # comments and keys stay
+    assert set(corrected.read_text().splitlines()) >= set(kept)
+    again = read_scan_description(corrected).geometry
+    assert again.detector.offset_u_mm == pytest.approx(0.27, abs=0.25 * 0.35)
+    assert (np.diff(again.gantry_angles_rad) > 0).all()
+    catalog, series_uid = stored_scan(tmp_path / "again", corrected)
+    assert check_series(catalog, series_uid).ok
+
+
+def test_check__corrects_no_other_scan(tmp_path: Path, walnut: tuple[Catalog, str]) -> None:
+    shutil.copytree(ROOT / "examples" / "walnut", tmp_path / "walnut")
+    path = tmp_path / "walnut" / "SCAN.toml"
+    path.write_text(path.read_text().replace("[geometry]", "[geometry]\nrotation_axis_column = 9"))
+    path.write_text(
+        "\n".join(line for line in path.read_text().splitlines() if "detector_offset_u" not in line)
+    )
+    with pytest.raises(ScanDescriptionError, match="is it another scan's"):
+        check_series(*walnut).correct(path)
+    assert not path.with_name("SCAN.corrected.toml").exists()
 
 
 def check_shared(tmp_path: Path, scan: str, data: str) -> GeometryCheck:

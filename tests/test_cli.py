@@ -129,6 +129,7 @@ def test_commands__lead_from_a_scan_to_files(
     assert shell.json("export", root, tmp_path / "nii", "--series", ct_uid, "--format", "nifti")
     picture = shell.json("check", root, series_uid, "--picture", tmp_path / "check.png")
     assert Path(picture["picture"]).stat().st_size > 1000
+    assert "corrected" not in picture
     views = {}
     for options in ("", "--plane y", "--slice 2", "--plane y --window 0 9", "--slice 2 --plane y"):
         assert shell("view", root, ct_uid, tmp_path / "view.png", *options.split())[0] == 0

@@ -132,6 +132,13 @@ def test_planes__have_the_letters_of_the_patient(catalog: Catalog) -> None:
     assert sagittal.title == "sagittal, x = 0 (-1 mm)"
 
 
+@pytest.mark.parametrize("missed", [1e-14, -1e-14, -0.0])
+def test_planes_at_the_origin__are_at_0(tmp_path: Path, missed: float) -> None:
+    image = encoded(ct_image(steps()[0], 0, (0, missed, 3)))
+    plane = Volume(archive_of(tmp_path, [image]), SERIES_UID).slice(y=0)
+    assert plane.title == "coronal, y = 0 (+0 mm)"
+
+
 def test_planes_of_a_coronal_series__have_theirs(tmp_path: Path) -> None:
     images = [
         ct_image(steps()[0], n, (0, -5.0 * n, 0), orientation=(1, 0, 0, 0, 0, -1)) for n in range(3)
@@ -229,6 +236,10 @@ def test_one_slice__is_as_thick_as_it_says(tmp_path: Path) -> None:
         ([(1, (0, 0, 0), {"orientation": (1, 0, 0, 1, 0, 0)})], "perpendicular"),
         ([(1, (0, 0, 0), {"spacing_mm": (0, 1)})], "positive pixel_spacing"),
         ([(1, (0, 0, 0), {"NumberOfFrames": 3})], "3 frames"),
+        (
+            [(1, (0, 0, 0), {"NumberOfFrames": 3, "Modality": "XA"})],
+            "of a scan: give the CT series that `reconstruct` made",
+        ),
         ([(1, (0, 0, 0), {"PhotometricInterpretation": "PALETTE COLOR"})], "PALETTE COLOR"),
         (
             [(1, (0, 0, 0), {"RescaleType": "HU"}), (2, (0, 0, 1), {"RescaleType": "US"})],
