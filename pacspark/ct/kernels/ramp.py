@@ -405,8 +405,8 @@ def filter_rows(
         _take(rows[angle], first, rises, cosines, weights[angle], tail, before, own[:other])
         for u in range(half):
             _twist(own, u * VALUE, other + u * VALUE, turns[u, 0], -turns[u, 1])
-        _forward(own, 0, half, radices, twiddles)
-        _forward(own, other, half, radices, twiddles)
+        for part in range(2):
+            _forward(own, part * other, half, radices, twiddles)
         for place in range(2 * half):
             opposite = opposites[place]
             if place <= opposite:
@@ -414,8 +414,8 @@ def filter_rows(
                     own, place * VALUE, opposite * VALUE,
                     factors[place, 0], factors[opposite, 0], factors[place, 1],
                 )  # fmt: skip
-        _inverse(own, 0, half, radices, twiddles)
-        _inverse(own, other, half, radices, twiddles)
+        for part in range(2):
+            _inverse(own, part * other, half, radices, twiddles)
         for u in range(half):
             _untwist(own, u * VALUE, other + u * VALUE, turns[u, 0], turns[u, 1])
         lanes = min(LANES, n_v - first)
