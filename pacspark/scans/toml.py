@@ -194,6 +194,19 @@ def read_text(path: Path) -> str:
     ValueError
         When its name, its length or its bytes cannot be those of a text.
     """
+    return read_small_file(path).decode("utf-8")
+
+
+def read_small_file(path: Path) -> bytes:
+    """Read a file that people write, or a header that a scanner writes: not one of pixels.
+
+    Raises
+    ------
+    OSError
+        When it cannot be read.
+    ValueError
+        When it is no regular file, or too long.
+    """
     if path.exists() and not path.is_file():  # a pipe would be waited for
         message = "no regular file"
         raise ValueError(message)
@@ -202,7 +215,7 @@ def read_text(path: Path) -> str:
     if len(content) > MAX_TEXT_BYTES:
         message = f"more than {MAX_TEXT_BYTES >> 20} MiB"
         raise ValueError(message)
-    return content.decode("utf-8")
+    return content
 
 
 def one_line(found: object, longest: int = 300) -> str:
