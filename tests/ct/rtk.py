@@ -5,6 +5,7 @@ Where an interpreter has many other extensions loaded, itk's wrappers crash as i
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ class Rtk:
         seconds = time.perf_counter() - start
         return self.array(fdk.GetOutput()), seconds
 
-    def written(self, path: str, views: list[tuple[float, ...]]) -> NDArray[np.float64]:
+    def written(self, path: str, views: Sequence[tuple[float, ...]]) -> NDArray[np.float64]:
         """Have it write a geometry; give its matrices, ``(n_angles, 3, 4)``."""
         made = self.of_views(views)
         writer = self.rtk.ThreeDCircularProjectionGeometryXMLFileWriter.New()
@@ -104,7 +105,7 @@ class Rtk:
             [self.itk.array_from_matrix(made.GetMatrix(view)) for view in range(len(views))]
         )
 
-    def of_views(self, views: list[tuple[float, ...]]) -> Any:
+    def of_views(self, views: Sequence[tuple[float, ...]]) -> Any:
         """Give its geometry object of what `AddProjection` takes."""
         made = self.rtk.ThreeDCircularProjectionGeometry.New()
         for view in views:
@@ -160,13 +161,13 @@ def shepp_logan(geometry: ConeBeamGeometry, grid: VolumeGrid) -> tuple[Volume, V
     return Rtk().shepp_logan(geometry, grid)
 
 
-def written(path: str, views: list[tuple[float, ...]]) -> NDArray[np.float64]:
+def written(path: str, views: Sequence[tuple[float, ...]]) -> NDArray[np.float64]:
     """Have itk-rtk write a geometry; give its matrices."""
     return Rtk().written(path, views)
 
 
 def scanned(
-    views: list[tuple[float, ...]], shape: tuple[int, int, int], grid: VolumeGrid
+    views: Sequence[tuple[float, ...]], shape: tuple[int, int, int], grid: VolumeGrid
 ) -> tuple[Volume, Volume]:
     """Give itk-rtk's phantom in its own order of rows, as any views see it, and as a volume."""
     rtk = Rtk()

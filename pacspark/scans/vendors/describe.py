@@ -123,6 +123,9 @@ def describe_scan(
     options.require_for(kind)
     beside = path if kind == "folder" else path.parent
     draft = Draft(path, beside / "SCAN.toml" if output is None else Path(output))
+    if not draft.folder.is_dir():
+        message = f"--output: expected a file in a folder that is there, found {draft.path}"
+        raise UsageError(message)
     frames = None if options.files is None else named_frames(options.files, draft)
     angles = None if options.angles is None else Path(options.angles)
     if kind == "rtk":

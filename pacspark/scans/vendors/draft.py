@@ -129,22 +129,25 @@ class Draft:
             text = self._text().encode("utf-8")
         except UnicodeEncodeError as error:  # names of files can be any bytes
             raise self.error("names in UTF-8", error) from error
-        for path in (self.path, *self._beside):
-            if path.exists():
-                message = f"{path}: expected no such file yet, found one; name another by --output"
-                raise UsageError(message)
         done: list[Path] = []
+        path = self.path
         try:
+            for path in (self.path, *self._beside):
+                if path.exists():
+                    found = "expected no such file yet, found one; name another by --output"
+                    message = f"{path}: {found}"
+                    raise UsageError(message)
             for path, write in self._beside.items():
                 done.append(path)
                 write(path)
-            done.append(self.path)
-            self.path.write_bytes(text)
+            path = self.path
+            done.append(path)
+            path.write_bytes(text)
         except BaseException as error:
-            for path in done:
-                path.unlink(missing_ok=True)
+            for one in done:
+                one.unlink(missing_ok=True)
             if isinstance(error, OSError):
-                message = f"{done[-1]}: expected to write it, found {error.strerror or error}"
+                message = f"{path}: expected to write it, found {error.strerror or error}"
                 raise StorageError(message) from error
             raise
         return DescribedScan(

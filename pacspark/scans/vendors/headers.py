@@ -9,6 +9,9 @@ from pathlib import Path
 from pacspark.errors import ScanDescriptionError
 from pacspark.scans.toml import TomlTable, one_line, read_small_file
 
+MOST_HEADINGS = 8
+"""Lines above a table that may be numbers too."""
+
 Ini = Mapping[str, Mapping[str, str]]
 
 
@@ -99,10 +102,9 @@ def read_angle_table(path: Path) -> tuple[list[float], bool]:
         if len(row) == len(numbers):
             rows += [row] if row else []
         plain = plain and len(row) == len(numbers) and ":" not in line.split("#")[0]
-    widths = {len(row) for row in rows}
-    numbered = len(rows) > 1 and len(widths) == 1 and widths != {1} and _is_numbered(rows)
-    if numbered:
-        return [row[1] for row in rows], False
+    for first in range(min(len(rows), MOST_HEADINGS)):
+        if _is_numbered(rows[first:]):
+            return [row[1] for row in rows[first:]], False
     angles = [angle for row in rows for angle in row]
     if not angles or not plain:
         expected = "angles: numbers, or lines of a number that counts and an angle"
@@ -112,8 +114,14 @@ def read_angle_table(path: Path) -> tuple[list[float], bool]:
 
 
 def _is_numbered(rows: list[list[float]]) -> bool:
-    first = rows[0][0]
-    return first in {0.0, 1.0} and all(row[0] == first + at for at, row in enumerate(rows))
+    """Tell whether rows of one length count from 0 or 1."""
+    start, width = rows[0][0], len(rows[0])
+    return (
+        len(rows) > 1
+        and width > 1
+        and start in {0.0, 1.0}
+        and all(len(row) == width and row[0] == start + at for at, row in enumerate(rows))
+    )
 
 
 def _number(text: str) -> str | int | float:

@@ -1,7 +1,7 @@
 """Geometry that itk-rtk writes, read back and held against itk-rtk itself."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -24,7 +24,9 @@ from tests.ct.rtk import scanned, written
 
 SHAPE = (60, 96, 112)
 GRID = VolumeGrid((40, 44, 48), (4.6, 4.4, 4.2), (6.0, -5.0, 4.0))
-CIRCLE = [(600.0, 1200.0, 6.0 * view + 11, 8.0, -6.0) for view in range(60)]
+CIRCLE: list[tuple[float, ...]] = [
+    (600.0, 1200.0, 6.0 * view + 11, 8.0, -6.0) for view in range(60)
+]
 """Distances of the source to the isocenter and the detector, angle, offsets of the detector, ..."""
 TILTED = [(*view, 3.0, -4.0, 1.5, -2.5) for view in CIRCLE]
 """... angles out of the plane and in it, and offsets of the source."""
@@ -59,7 +61,7 @@ def described(folder: Path, frames: NDArray[np.generic]) -> Path:
 
 @pytest.mark.parametrize("views", [TILTED, WOBBLING], ids=["tilted", "wobbling"])
 def test_describe__of_tilts_projects_onto_the_pixels_of_rtk(
-    rtk: Executor, tmp_path: Path, views: list[tuple[float, ...]]
+    rtk: Executor, tmp_path: Path, views: Sequence[tuple[float, ...]]
 ) -> None:
     theirs = rtk.submit(written, str(tmp_path / "rtk.xml"), views).result()
     projections, phantom = rtk.submit(scanned, views, SHAPE, GRID).result()
@@ -122,8 +124,7 @@ def test_describe__takes_parallel_rays(rtk: Executor, tmp_path: Path) -> None:
 
     tilted = tmp_path / "tilted"
     tilted.mkdir()
-    views = [(*view, 2.0) for view in views]
-    rtk.submit(written, str(tilted / "rtk.xml"), views).result()
+    rtk.submit(written, str(tilted / "rtk.xml"), [(*view, 2.0) for view in views]).result()
     with pytest.raises(ScanDescriptionError, match="parallel rays without tilts"):
         described(tilted, frames)
 
