@@ -31,7 +31,7 @@ CIRCLE: list[tuple[float, ...]] = [
 TILTED = [(*view, 3.0, -4.0, 1.5, -2.5) for view in CIRCLE]
 """... angles out of the plane and in it, and offsets of the source."""
 WOBBLING = [
-    (600.0 + math.sin(at), 1200.0 + math.cos(at), angle, u + math.cos(3 * at), v, 0.2 * at)
+    (600.0 + math.sin(at), 1200.0 + math.cos(at), angle, u + math.cos(3 * at), v, math.sin(at))
     for at, (*_, angle, u, v) in enumerate(CIRCLE)
 ]
 XML = """<?xml version="1.0"?><!DOCTYPE RTKGEOMETRY>
