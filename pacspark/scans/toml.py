@@ -197,7 +197,7 @@ def read_text(path: Path) -> str:
     return read_small_file(path).decode("utf-8")
 
 
-def read_small_file(path: Path) -> bytes:
+def read_small_file(path: Path, most_bytes: int = MAX_TEXT_BYTES) -> bytes:
     """Read a file that people write, or a header that a scanner writes: not one of pixels.
 
     Raises
@@ -211,9 +211,9 @@ def read_small_file(path: Path) -> bytes:
         message = "no regular file"
         raise ValueError(message)
     with path.open("rb") as file:
-        content = file.read(MAX_TEXT_BYTES + 1)
-    if len(content) > MAX_TEXT_BYTES:
-        message = f"more than {MAX_TEXT_BYTES >> 20} MiB"
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        message = f"more than {most_bytes >> 20} MiB"
         raise ValueError(message)
     return content
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from pacspark.errors import ScanDescriptionError
 from pacspark.scans.toml import TomlTable, one_line, read_small_file
 
+MOST_BYTES = 1 << 20
+"""Of a header or a list of angles, all of whose words are held in memory at once."""
 MOST_HEADINGS = 8
 """Lines above a table that may be numbers too."""
 
@@ -24,7 +26,7 @@ def read_header(path: Path) -> str:
         When it cannot be read.
     """
     try:
-        content = read_small_file(path)
+        content = read_small_file(path, MOST_BYTES)
     except (OSError, ValueError) as error:
         message = f"{path}: expected a text file, found {one_line(error)}"
         raise ScanDescriptionError(message) from error

@@ -25,6 +25,11 @@ from pacspark.scans.vendors.frames import Frames
 ROOT = "RTKThreeDCircularGeometry"
 VERSION = "3"
 MOST_VIEWS = 1 << 17
+MOST_LETTERS = 1024
+_NUMBERS = frozenset(
+    {"SourceToIsocenterDistance", "SourceToDetectorDistance", "GantryAngle", "ProjectionOffsetX",
+     "ProjectionOffsetY", "RadiusCylindricalDetector", "Matrix"}
+)  # fmt: skip
 _AXES = np.array([[0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]], np.float64)
 """Of our x, y, z, those of RTK."""
 _SAME_PIXEL = 1e-6
@@ -62,10 +67,13 @@ class _Target:
     def end(self, tag: str) -> None:
         in_view = self._path[1] == "Projection" if len(self._path) > 1 else False
         self._path.pop()
-        if tag in {ROOT, "Projection"}:
+        if tag not in _NUMBERS:
             return
+        text = "".join(self._words)
+        if len(text) > MOST_LETTERS:
+            raise self._draft.error(f"at most {MOST_LETTERS} letters in <{tag}>", len(text))
         try:
-            numbers = [float(word) for word in "".join(self._words).split()]
+            numbers = [float(word) for word in text.split()]
         except ValueError as error:
             raise self._draft.error(f"numbers in <{tag}>", error) from error
         if not all(map(math.isfinite, numbers)):

@@ -101,8 +101,8 @@ def test_describe__refuses_what_nobody_knows(tmp_path: Path) -> None:
         describe_scan(tmp_path / "pipe")
     with pytest.raises(UsageError, match="found an empty text"):
         describe_scan("")
-    path.write_bytes(b"[acquisition]\n" + b"a" * (17 << 20))
-    with pytest.raises(ScanDescriptionError, match="found more than 16 MiB"):
+    path.write_bytes(b"[acquisition]\n" + b"a" * (2 << 20))
+    with pytest.raises(ScanDescriptionError, match="found more than 1 MiB"):
         describe_scan(path)
 
 

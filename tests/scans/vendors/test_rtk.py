@@ -142,6 +142,7 @@ HOSTILE = {
         XML.format(VIEW.format(0) + VIEW.format(9).replace(" -600", "")),
         "found 11 in view 2",
     ),
+    "long": (XML.format(VIEW.format("1 " * 1000)), "at most 1024 letters in <GantryAngle>"),
     "deep": (XML.format("<a>" * 100_000), "each a <Projection> of numbers, found <a>"),
     "fewer views": (XML.format(VIEW.format(0)), "expected 2 views, as many as"),
     "distance": (
