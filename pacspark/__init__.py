@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "open": ("archive", "open_archive"),
     "create": ("archive", "create_archive"),
+    "describe_scan": ("scans.vendors.describe", "describe_scan"),
     "Archive": ("archive", "Archive"),
     "Volume": ("volume", "Volume"),
     "attribute": ("spark.query", "attribute"),

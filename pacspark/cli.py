@@ -16,6 +16,7 @@ import typer
 
 from pacspark import __version__
 from pacspark.archive import create_archive, open_archive
+from pacspark.cli_describe import describe
 from pacspark.ct.checks import require_positive
 from pacspark.ct.filtering import FDKOptions
 from pacspark.errors import GeometryError, PacsparkError, QueryError, UsageError
@@ -134,6 +135,9 @@ def ingest(
         print(", ".join(f"{name} {count}" for name, count in counts.items()))
     if not report.clean:
         raise typer.Exit(1)
+
+
+app.command(epilog="Example: pacspark describe scan.xtekct --output scan/SCAN.toml")(describe)
 
 
 @app.command(

@@ -194,15 +194,28 @@ def read_text(path: Path) -> str:
     ValueError
         When its name, its length or its bytes cannot be those of a text.
     """
+    return read_small_file(path).decode("utf-8")
+
+
+def read_small_file(path: Path, most_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """Read a file that people write, or a header that a scanner writes: not one of pixels.
+
+    Raises
+    ------
+    OSError
+        When it cannot be read.
+    ValueError
+        When it is no regular file, or too long.
+    """
     if path.exists() and not path.is_file():  # a pipe would be waited for
         message = "no regular file"
         raise ValueError(message)
     with path.open("rb") as file:
-        content = file.read(MAX_TEXT_BYTES + 1)
-    if len(content) > MAX_TEXT_BYTES:
-        message = f"more than {MAX_TEXT_BYTES >> 20} MiB"
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        message = f"more than {most_bytes >> 20} MiB"
         raise ValueError(message)
-    return content.decode("utf-8")
+    return content
 
 
 def one_line(found: object, longest: int = 300) -> str:

@@ -5,6 +5,7 @@ Where an interpreter has many other extensions loaded, itk's wrappers crash as i
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -93,26 +94,53 @@ class Rtk:
         seconds = time.perf_counter() - start
         return self.array(fdk.GetOutput()), seconds
 
+    def written(self, path: str, views: Sequence[tuple[float, ...]]) -> NDArray[np.float64]:
+        """Have it write a geometry; give its matrices, ``(n_angles, 3, 4)``."""
+        made = self.of_views(views)
+        writer = self.rtk.ThreeDCircularProjectionGeometryXMLFileWriter.New()
+        writer.SetObject(made)
+        writer.SetFilename(path)
+        writer.WriteFile()
+        return np.array(
+            [self.itk.array_from_matrix(made.GetMatrix(view)) for view in range(len(views))]
+        )
+
+    def of_views(self, views: Sequence[tuple[float, ...]]) -> Any:
+        """Give its geometry object of what `AddProjection` takes."""
+        made = self.rtk.ThreeDCircularProjectionGeometry.New()
+        for view in views:
+            made.AddProjection(*view)
+        return made
+
     def shepp_logan(self, geometry: ConeBeamGeometry, grid: VolumeGrid) -> tuple[Volume, Volume]:
         """Give its phantom as projections (spacing 4 mm) and as a volume."""
-        n_rows, n_columns = geometry.detector.n_rows, geometry.detector.n_columns
-        blank = self.itk.image_from_array(
-            np.zeros((len(geometry.gantry_angles_rad), n_rows, n_columns), np.float32)
-        )
+        detector = geometry.detector
+        shape = (geometry.n_angles, detector.n_rows, detector.n_columns)
+        drawn = self.drawn(self.geometry(geometry, offsets=True), shape)
+        return drawn[:, ::-1], self.phantom(grid)
+
+    def drawn(self, geometry: Any, shape: tuple[int, int, int]) -> Volume:
+        """Give projections of its phantom as it stores them, spacing 4 mm, around the origin."""
+        _, n_rows, n_columns = shape
+        blank = self.itk.image_from_array(np.zeros(shape, np.float32))
         blank.SetOrigin([-2.0 * (n_columns - 1), -2.0 * (n_rows - 1), 0.0])
         blank.SetSpacing([4.0, 4.0, 1.0])
         drawing = self.rtk.SheppLoganPhantomFilter[self.image, self.image].New()
         drawing.SetInput(blank)
-        drawing.SetGeometry(self.geometry(geometry, offsets=True))
+        drawing.SetGeometry(geometry)
         drawing.SetPhantomScale(116.0)
         drawing.Update()
+        projections: Volume = self.itk.array_from_image(drawing.GetOutput())
+        return projections
+
+    def phantom(self, grid: VolumeGrid) -> Volume:
+        """Give its phantom as a volume."""
         zeros = self.source(grid)
         phantom = self.rtk.DrawSheppLoganFilter[self.image, self.image].New()
         phantom.SetInput(zeros.GetOutput())
         phantom.SetPhantomScale(116.0)
         phantom.Update()
-        projections: Volume = self.itk.array_from_image(drawing.GetOutput())[:, ::-1]
-        return projections, self.array(phantom.GetOutput())
+        return self.array(phantom.GetOutput())
 
 
 def fdk(projections: Volume, geometry: ConeBeamGeometry, grid: VolumeGrid) -> Volume:
@@ -131,3 +159,16 @@ def best_fdk(
 def shepp_logan(geometry: ConeBeamGeometry, grid: VolumeGrid) -> tuple[Volume, Volume]:
     """Give itk-rtk's own phantom: projections, volume."""
     return Rtk().shepp_logan(geometry, grid)
+
+
+def written(path: str, views: Sequence[tuple[float, ...]]) -> NDArray[np.float64]:
+    """Have itk-rtk write a geometry; give its matrices."""
+    return Rtk().written(path, views)
+
+
+def scanned(
+    views: Sequence[tuple[float, ...]], shape: tuple[int, int, int], grid: VolumeGrid
+) -> tuple[Volume, Volume]:
+    """Give itk-rtk's phantom in its own order of rows, as any views see it, and as a volume."""
+    rtk = Rtk()
+    return rtk.drawn(rtk.of_views(views), shape), rtk.phantom(grid)

@@ -1,0 +1,1 @@
+"""What scanners and other programs write beside their frames, turned into a ``SCAN.toml``."""
