@@ -64,10 +64,10 @@ MATRICES = {
 }
 
 
-def views() -> ConeBeamViews:
+def views(wobble: NDArray[np.float64] | None = WOBBLE) -> ConeBeamViews:
     """Give what `TILTED` describes, from the same numbers."""
     return ConeBeamViews.of_circle(
-        ConeBeamGeometry(200.0, 300.0, SCAN.gantry_angles_rad, PANEL, WOBBLE),
+        ConeBeamGeometry(200.0, 300.0, SCAN.gantry_angles_rad, PANEL, wobble),
         in_plane_rad=np.radians(3.0),
         about_u_rad=np.radians(-5.0),
         about_v_rad=np.radians(6.0),
@@ -184,3 +184,23 @@ def test_plan__of_a_tilted_scan_is_that_of_its_upright_panel(
     assert archive.grid(series_uid).shape[0] == panel.n_rows > N_ROWS
     plan = archive.plan(series_uid, cluster=Cluster())
     assert plan.projection_bytes == 4 * N_ANGLES * panel.n_rows * panel.n_columns
+
+
+@pytest.mark.parametrize("beside_mm", [0.0, 3.0])
+def test_check__of_a_tilted_scan_tells_how_far_its_panels_are_off(
+    spark: "SparkSession", tmp_path: Path, beside_mm: float
+) -> None:
+    described = TILTED | {"detector_offset_u_mm": 0.4 - beside_mm}
+    del described["source_shifts_file"]
+    archive = create_archive(tmp_path / "archive", spark)
+    path = write(tmp_path / "tilted", described, views(wobble=None))
+    check = archive.check(archive.import_scan(path).series_instance_uid)
+    assert check.ok == (beside_mm == 0.0)
+    assert check.best_offset_u_mm == pytest.approx(beside_mm, abs=0.2)
+    assert (check.stated_offset_u_mm, check.best_rotation_axis_column) == (0.0, None)
+    assert check.summary()["trials"][2]["offset_u_mm"] == check.best_offset_u_mm
+    if beside_mm:
+        told = f"panels {check.best_offset_u_mm:+.2f} mm further along u fits better"
+        assert told in check.message
+    else:
+        assert check.message.startswith("where panels stand along u looks right: no other")
