@@ -312,6 +312,7 @@ class Archive:
             scan.geometry,
             grid or scan.geometry.fit_grid(),
             cluster or cluster_of(spark=self._spark),
+            views=scan.views,
             n_energy_bins=scan.n_energy_bins,
         )
 

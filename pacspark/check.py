@@ -5,6 +5,10 @@ circle measures rays from both ends, by how well those agree (`pacspark.ct.oppos
 how sharp a coarse slice is (`pacspark.ct.sharpness`). Either can say what noise may explain; then
 nothing is decided, nor at the edge of what was searched. docs/design/geometry-check.md has what was
 tried.
+
+Of panels that did not stand upright it is the upright ones, onto which they are resampled, that are
+looked at. No key of the description has their offset, so what is told is how far all panels should
+stand from where they are stated.
 """
 
 import math
@@ -67,9 +71,10 @@ class GeometryCheck:
     Attributes
     ----------
     stated_offset_u_mm, best_offset_u_mm
-        of the detector's centre along +u
+        of the detector's centre along +u; of panels that did not stand upright, 0 and how much
+        further along +u they stand
     best_rotation_axis_column
-        the same as the column, counted from 0, that the axis falls on
+        the same as the column, counted from 0, that the axis falls on; then None
     stated_rotation, best_rotation
         counterclockwise or clockwise, seen from +z
     rotation_known
@@ -86,7 +91,7 @@ class GeometryCheck:
 
     stated_offset_u_mm: float
     best_offset_u_mm: float
-    best_rotation_axis_column: float
+    best_rotation_axis_column: float | None
     stated_rotation: str
     best_rotation: str
     rotation_known: bool
@@ -165,10 +170,12 @@ def check_series(catalog: Catalog, series_uid: str, energy_bin: int = 0) -> Geom
         When the scan has no such energy bin.
     """
     scan, sinogram = read_middle_row(catalog, series_uid, energy_bin)
-    return check_geometry(sinogram, scan.geometry)
+    return check_geometry(sinogram, scan.geometry, rectified=scan.views is not None)
 
 
-def check_geometry(sinogram: NDArray[np.floating[Any]], geometry: Geometry) -> GeometryCheck:
+def check_geometry(
+    sinogram: NDArray[np.floating[Any]], geometry: Geometry, *, rectified: bool = False
+) -> GeometryCheck:
     """Look for a wrong axis offset or rotation sense.
 
     Parameters
@@ -178,6 +185,8 @@ def check_geometry(sinogram: NDArray[np.floating[Any]], geometry: Geometry) -> G
         row, for parallel rays).
     geometry
         The scan as it is stated; only its angles, distances and columns count.
+    rectified
+        Whether it is that of rectified frames: then offsets are told from the stated one.
 
     Raises
     ------
@@ -199,8 +208,13 @@ def check_geometry(sinogram: NDArray[np.floating[Any]], geometry: Geometry) -> G
     plane = MiddlePlane(values, geometry, reach_pixels)
     if is_closed(geometry.gantry_angles_rad, FULL_CIRCLE_RAD):
         # never by sharpness: the shares of half-fans change with the offset, and noise with them
-        return _show(plane, _find(OppositeRays(values, geometry, reach_pixels), geometry))
-    return _show(plane, _find(plane, geometry))
+        found = _find(OppositeRays(values, geometry, reach_pixels), geometry)
+    else:
+        found = _find(plane, geometry)
+    check = _show(plane, found, plane.stated_mm if rectified else 0.0)
+    if rectified:
+        check = _from_stated(check)
+    return replace(check, message=_message(check, plane, found))
 
 
 class _Measure(Protocol):
@@ -300,8 +314,11 @@ def _search(measure: _Measure, geometry: Geometry, *, reverse: bool) -> float:
     return best_mm + float(np.clip(-slope / (2 * bend), -1.0, 1.0)) * pixel_mm
 
 
-def _show(scan: MiddlePlane, found: _Found) -> GeometryCheck:
-    """Reconstruct slices with the best, the stated and what lies between or beside them."""
+def _show(scan: MiddlePlane, found: _Found, zero_mm: float) -> GeometryCheck:
+    """Reconstruct slices with the best, the stated and what lies between or beside them.
+
+    The captions count offsets from `zero_mm`.
+    """
     stated_mm, best_mm = scan.stated_mm, found.offset_mm
     inside = scan.inside()
     # a constant slice, as of an empty scan, has no sharpness to compare with
@@ -317,11 +334,11 @@ def _show(scan: MiddlePlane, found: _Found) -> GeometryCheck:
         for offset_mm, plane in zip(offsets, slices, strict=True):
             trial = Trial(offset_mm, sense, sharpness(plane[inside]) / reference)
             trials.append(trial)
-            line.append(_candidate(scan, trial, plane, best_mm, reverse=found.reverse))
+            line.append(_candidate(scan, trial, plane, found, zero_mm))
         lines.append(tuple(line))
     rotation = _rotation(scan.geometry)
     other = {"clockwise": "counterclockwise", "counterclockwise": "clockwise"}[rotation]
-    check = GeometryCheck(
+    return GeometryCheck(
         stated_offset_u_mm=stated_mm,
         best_offset_u_mm=best_mm,
         best_rotation_axis_column=(scan.geometry.detector.n_columns - 1) / 2
@@ -335,23 +352,36 @@ def _show(scan: MiddlePlane, found: _Found) -> GeometryCheck:
         message="",
         shown=tuple(lines),
     )
-    return replace(check, message=_message(check, scan, found))
+
+
+def _from_stated(check: GeometryCheck) -> GeometryCheck:
+    """Count offsets from the stated one, which no key of the description has."""
+    stated_mm = check.stated_offset_u_mm
+    return replace(
+        check,
+        stated_offset_u_mm=0.0,
+        best_offset_u_mm=check.best_offset_u_mm - stated_mm,
+        best_rotation_axis_column=None,
+        trials=tuple(
+            replace(trial, offset_u_mm=trial.offset_u_mm - stated_mm) for trial in check.trials
+        ),
+    )
 
 
 def _candidate(
-    scan: MiddlePlane, trial: Trial, plane: NDArray[np.float32], best_mm: float, *, reverse: bool
+    scan: MiddlePlane, trial: Trial, plane: NDArray[np.float32], found: _Found, zero_mm: float
 ) -> Candidate:
     voxel_mm = scan.grid().voxel_mm[1]
     stated = not trial.reversed_rotation and math.isclose(
         trial.offset_u_mm, scan.stated_mm, abs_tol=1e-9 * scan.pixel_mm
     )
-    best = trial.reversed_rotation == reverse and trial.offset_u_mm == best_mm
+    best = (trial.offset_u_mm, trial.reversed_rotation) == (found.offset_mm, found.reverse)
     unit = length_unit(scan.geometry)
     sense = ", reversed" if trial.reversed_rotation else ""
     return Candidate(
         # drawn as the CT series will be: y downwards
         ImagePlane(plane, (voxel_mm, voxel_mm), f"1/{unit.removesuffix('s')}", length_unit=unit),
-        f"{_offset_text(trial.offset_u_mm, scan)}{sense}: {trial.sharpness:.3f}",
+        f"{_offset_text(trial.offset_u_mm - zero_mm, scan)}{sense}: {trial.sharpness:.3f}",
         best=best,
         stated=stated,
     )
@@ -370,17 +400,19 @@ def _rotation(geometry: Geometry) -> str:
 
 
 def _message(check: GeometryCheck, scan: MiddlePlane, found: _Found) -> str:
-    stated = f"stated offset {_offset_text(check.stated_offset_u_mm, scan)}"
+    best, column = _offset_text(check.best_offset_u_mm, scan), check.best_rotation_axis_column
+    if column is None:
+        stated, wrong = "where panels stand along u", f"panels {best} further along u"
+    else:
+        stated = f"stated offset {_offset_text(check.stated_offset_u_mm, scan)}"
+        wrong = f"{best} (rotation_axis_column = {column:.2f})"
     if found.undecided:
         return f"{stated}: undecided, {found.undecided}"
-    better = (
-        f"{_offset_text(check.best_offset_u_mm, scan)} (rotation_axis_column = "
-        f"{check.best_rotation_axis_column:.2f}) fits better ({found.praise.format(check.gain)})"
-    )
+    better = f"{wrong} fits better ({found.praise.format(check.gain)})"
     if check.best_rotation != check.stated_rotation:
         told = (
-            f"stated rotation {check.stated_rotation} looks wrong: {check.best_rotation} with the "
-            f"offset {better}"
+            f"stated rotation {check.stated_rotation} looks wrong: {check.best_rotation} with "
+            f"{'' if column is None else 'the offset '}{better}"
         )
     elif check.ok:
         told = f"{stated} looks right: no other fits better"

@@ -1,6 +1,10 @@
-"""The sinogram of a stored scan's middle row: range reads of that row, nothing else."""
+"""The sinogram of a stored scan's middle row: range reads of that row, nothing else.
+
+Where panels did not stand upright, of the band of rows that the upright row is resampled from.
+"""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +13,11 @@ from pacspark.ct.coverage import length_unit, view_radius_mm
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry
 from pacspark.ct.preprocess import line_integrals
 from pacspark.ct.redundancy import Redundancy
+from pacspark.ct.views import Rectification
 from pacspark.dicom.scan import StoredScan
 from pacspark.pictures import Sinogram
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.scans import ScanFrames, read_all, read_stored_scan
+from pacspark.tables.scans import LocatedRun, ScanFrames, read_all, read_stored_scan
 
 
 def middle_row_sinogram(catalog: Catalog, series_uid: str, energy_bin: int = 0) -> Sinogram:
@@ -26,17 +31,21 @@ def middle_row_sinogram(catalog: Catalog, series_uid: str, energy_bin: int = 0) 
         When the scan has no such energy bin.
     """
     scan, values = read_middle_row(catalog, series_uid, energy_bin)
+    name = "detector" if scan.views is None else "upright"
     return Sinogram(
         values=values,
         u_mm=scan.geometry.detector.u_mm,
         gantry_angles_rad=scan.geometry.gantry_angles_rad,
-        title=f"detector row {middle_row(scan.geometry)}",
+        title=f"{name} row {middle_row(scan.geometry)}",
         length_unit=length_unit(scan.geometry),
     )
 
 
 def middle_row(geometry: Geometry) -> int:
-    """Return the detector row that the source's plane meets; of parallel rays, the middle one."""
+    """Return the detector row that the source's plane meets; of parallel rays, the middle one.
+
+    Of panels that did not stand upright it is that of the upright ones.
+    """
     detector = geometry.detector
     if isinstance(geometry, ConeBeamGeometry):
         return int(np.argmin(np.abs(detector.v_mm)))
@@ -49,15 +58,9 @@ def mean_attenuation_per_mm(catalog: Catalog, stored: ScanFrames, energy_bin: in
     The line integrals of a view sum to what the slice attenuates in all; of a half-fan, which sees
     a part of it twice, by what each counts.
     """
-    scan, row = stored.scan, middle_row(stored.scan.geometry)
+    scan = stored.scan
     view = stored.located(scan.projections, energy_bin)[0]
-    integrals = line_integrals(
-        view.cut(0, 1).read(catalog, row),
-        scan.kind,
-        flats=read_all(catalog, stored.located(scan.flats, energy_bin), row),
-        darks=read_all(catalog, stored.located(scan.darks, energy_bin), row),
-        unattenuated_counts=scan.unattenuated_counts,
-    )
+    integrals = _middle_integrals(catalog, stored, energy_bin, [view.cut(0, 1)])
     if scan.geometry.is_half_fan:
         redundancy = Redundancy(scan.geometry)
         integrals = integrals * (2 * redundancy.weights(slice(1)) / redundancy.arcs_rad[0])
@@ -73,16 +76,32 @@ def read_middle_row(
     stored = read_stored_scan(catalog, series_uid)
     scan = stored.scan
     scan.require_energy_bin(energy_bin)
-    values, flats, darks = (
-        read_all(catalog, stored.located(runs, energy_bin), middle_row(scan.geometry))
-        for runs in (scan.projections, scan.flats, scan.darks)
-    )
-    assert values is not None  # noqa: S101 -- scan_from_headers has seen every view
-    integrals = line_integrals(
-        values,
-        scan.kind,
-        flats=flats,
-        darks=darks,
-        unattenuated_counts=scan.unattenuated_counts,
-    )
-    return scan, integrals[:, 0]
+    frames = stored.located(scan.projections, energy_bin)
+    return scan, _middle_integrals(catalog, stored, energy_bin, frames)
+
+
+def _middle_integrals(
+    catalog: Catalog, stored: ScanFrames, energy_bin: int, frames: Sequence[LocatedRun]
+) -> NDArray[np.float32]:
+    """Return line integrals ``(n, n_columns)`` of the middle row, upright, run by run."""
+    scan = stored.scan
+    row = middle_row(scan.geometry)
+    rectification = None if scan.views is None else Rectification(scan.views)
+    rows = upright = row, row + 1
+    if rectification is not None:
+        rows = rectification.raw_rows(*upright)
+    flats = read_all(catalog, stored.located(scan.flats, energy_bin), rows)
+    darks = read_all(catalog, stored.located(scan.darks, energy_bin), rows)
+    parts = []
+    for those in frames:
+        integrals = line_integrals(
+            those.read(catalog, rows),
+            scan.kind,
+            flats=flats,
+            darks=darks,
+            unattenuated_counts=scan.unattenuated_counts,
+        )
+        if rectification is not None:
+            integrals = rectification.apply(integrals, those.run.angle_start, rows=upright)
+        parts.append(integrals[:, 0])
+    return np.concatenate(parts)

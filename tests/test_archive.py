@@ -100,7 +100,7 @@ def stored_reconstruction(archive: Archive, series_uid: str) -> NDArray[np.float
         )
         for run in scan.projections
     ]
-    return reconstruct_fdk(np.concatenate(frames), scan.geometry, GRID)
+    return reconstruct_fdk(np.concatenate(frames), scan.views or scan.geometry, GRID)
 
 
 @pytest.mark.parametrize(

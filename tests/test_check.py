@@ -254,6 +254,7 @@ def test_check__names_the_column_of_the_axis() -> None:
     # the axis falls on the column whose u is 0
     panel = replace(geometry.detector, offset_u_mm=found.best_offset_u_mm)
     column = found.best_rotation_axis_column
+    assert column is not None
     assert np.interp(column, np.arange(80), panel.u_mm) == pytest.approx(0.0, abs=1e-9)
 
 

@@ -22,6 +22,7 @@ from pacspark.ct.kernels.backproject import RUN, turn
 from pacspark.ct.kernels.threads import at_most, most_threads
 from pacspark.ct.kernels.variants import VARIANTS, choose_variant
 from pacspark.ct.memory import Pages
+from pacspark.ct.views import ConeBeamViews, Rectification
 from pacspark.errors import ProjectionDataError, UsageError
 
 WORK_BYTES = 24 << 20
@@ -219,7 +220,7 @@ class SlabReconstruction:
 
 def reconstruct_fdk(
     projections: NDArray[Any],
-    geometry: Geometry,
+    geometry: Geometry | ConeBeamViews,
     grid: VolumeGrid | None = None,
     options: FDKOptions | None = None,
     n_threads: int | None = None,
@@ -232,9 +233,10 @@ def reconstruct_fdk(
     projections
         ``(n_angles, n_rows, n_columns)`` line integrals, dimensionless.
     geometry
-        Where source and detector were.
+        Where source and detector were. Frames of `ConeBeamViews` are resampled onto upright panels,
+        some at a time.
     grid
-        Where the voxels are; None: ``geometry.fit_grid()``.
+        Where the voxels are; None: ``fit_grid()`` of the geometry.
     options
         Filter and cut-off; None: Ram-Lak up to the Nyquist frequency.
     n_threads
@@ -278,11 +280,24 @@ def reconstruct_fdk(
         raise ProjectionDataError(message)
     if n_threads is None:
         n_threads = numba.get_num_threads()
+    rectification = None
+    if isinstance(geometry, ConeBeamViews):
+        rectification = Rectification(geometry)
+        geometry = rectification.geometry
     slab = SlabReconstruction(
         geometry, grid or geometry.fit_grid(), options, n_threads, backend=backend
     )
     row_start, row_stop = slab.row_band
-    slab.add(projections[:, row_start:row_stop])
+    if rectification is None:
+        slab.add(projections[:, row_start:row_stop])
+        return slab.result(last=True)
+    raw_start, raw_stop = rectification.raw_rows(row_start, row_stop)
+    at_once = max(1, WORK_BYTES // (4 * (raw_stop - raw_start) * detector.n_columns))
+    for start in range(0, len(projections), at_once):
+        with np.errstate(over="ignore"):  # what float32 cannot hold is found infinite
+            block = np.asarray(projections[start : start + at_once, raw_start:raw_stop], np.float32)
+        _require_finite(block, start, raw_start)
+        slab.add(rectification.apply(block, start, n_threads, (row_start, row_stop)), start)
     return slab.result(last=True)
 
 

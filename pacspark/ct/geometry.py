@@ -23,8 +23,8 @@ meets it. Clockwise scans have negative angles. In a parallel beam the rays run 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ from pacspark.ct.checks import (
     require_voxel_edge,
     require_voxels,
 )
+from pacspark.ct.values import ByValue
 from pacspark.errors import GeometryError
 
 RowOrder = Literal["top_down", "bottom_up"]
@@ -201,8 +202,8 @@ class VolumeGrid:
         return _centers_mm(self.shape[2], self.voxel_mm[2], self.center_mm[2])
 
 
-class _Views(ABC):
-    """What both beams share: views that compare and hash, and a detector."""
+class _Views(ByValue, ABC):
+    """What both beams share: views that are values, and a detector."""
 
     __slots__ = ()
     gantry_angles_rad: NDArray[np.float64]
@@ -259,21 +260,6 @@ class _Views(ABC):
         if not isinstance(self.detector, FlatPanel):
             message = f"detector: expected a FlatPanel, found {self.detector!r}"
             raise GeometryError(message)
-
-    def _key(self) -> tuple[Any, ...]:
-        values = [getattr(self, item.name) for item in fields(self)]  # type: ignore[arg-type]
-        plain = (value.tobytes() if isinstance(value, np.ndarray) else value for value in values)
-        return (type(self).__name__, *plain)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Views) and self._key() == other._key()
-
-    def __hash__(self) -> int:
-        return hash(self._key())
-
-    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        # made anew on the other side: an array does not come out of a pickle read-only
-        return type(self), tuple(getattr(self, item.name) for item in fields(self))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

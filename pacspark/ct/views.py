@@ -18,25 +18,35 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pacspark.ct.checks import LONGEST_MM
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel
-from pacspark.ct.kernels.rectify import resample
-from pacspark.ct.kernels.threads import at_most
-from pacspark.errors import GeometryError
+from pacspark.ct.values import ByValue
+from pacspark.errors import GeometryError, ProjectionDataError
 
 Vectors = NDArray[np.float64]
 
+VECTORS = ("sources_mm", "centers_mm", "u_axes", "v_axes")
+"""Of each view."""
 SQUARE = 1e-3
 """By how much the axes of a panel may be off a right angle, or a pixel off its stated size."""
 STRAIGHT_MM = 1e-6
 """Sources that are nearer to a perfect circle are on it."""
+MOST_SKEWED = 1e12
+"""Condition of a matrix; beyond, float64 does not tell its source."""
 LEAST_DEPTH = 0.1
 """Of a panel's corner, held against its depth on the panel itself: upright ones would be huge."""
 STEEPEST = math.cos(math.radians(60))
 """Of the angle between a panel's normal and the horizontal ray from the source through the axis."""
+LARGEST_PANEL = 2
+"""An upright panel has at most so many times the raw one's rows and columns together along each
+edge: turned by any angle it needs less, and shifted by more it is a slip of the unit."""
+MARGIN_ROWS = 3
+"""Raw rows that a band has beyond those that its pixels fall on: what cubic interpolation takes,
+and one for rounding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ConeBeamViews:
+class ConeBeamViews(ByValue):
     """A source and a flat detector, anywhere in each view.
 
     Parameters
@@ -64,11 +74,17 @@ class ConeBeamViews:
 
     def __post_init__(self) -> None:
         count = len(self.sources_mm)
-        for name in ("sources_mm", "centers_mm", "u_axes", "v_axes"):
+        for name in VECTORS:
             vectors = np.array(getattr(self, name), dtype=np.float64)
-            if vectors.shape != (count, 3) or not count or not np.isfinite(vectors).all():
+            if vectors.shape != (count, 3) or not count:
+                message = f"{name}: expected shape ({count}, 3), found {vectors.shape}"
+                raise GeometryError(message)
+            wrong = ~(np.abs(vectors) <= 2 * LONGEST_MM).all(axis=1)
+            if wrong.any():
+                view = int(wrong.argmax())
                 message = (
-                    f"{name}: expected ({count}, 3) finite numbers, found shape {vectors.shape}"
+                    f"{name}[{view}]: expected numbers within +-{2 * LONGEST_MM:g}, found "
+                    f"{vectors[view].tolist()}"
                 )
                 raise GeometryError(message)
             vectors.flags.writeable = False
@@ -128,6 +144,7 @@ class ConeBeamViews:
         return cls(sources, centers, u_axes, v_axes, geometry.detector)
 
     @classmethod
+    @np.errstate(all="ignore")  # what is no number in the end is told
     def from_matrices(cls, matrices: NDArray[np.float64], detector: FlatPanel) -> "ConeBeamViews":
         """Return the views that projection matrices say.
 
@@ -153,10 +170,12 @@ class ConeBeamViews:
         if detector.offset_u_mm or detector.offset_v_mm:
             message = "detector: expected no offsets beside matrices, which hold them; found some"
             raise GeometryError(message)
-        with np.errstate(all="ignore"):
-            singular = ~(np.linalg.cond(matrices[:, :, :3]) < 1e12)
+        # of any factor: brought to a middling one, what follows neither overflows nor vanishes
+        scales = np.abs(matrices[:, :, :3]).max(axis=(1, 2), keepdims=True)
+        matrices = matrices / scales
+        singular = ~(np.linalg.cond(np.nan_to_num(matrices[:, :, :3])) < MOST_SKEWED)
         if singular.any():
-            view = int(np.flatnonzero(singular)[0])
+            view = int(singular.argmax())
             message = f"matrices[{view}]: expected one of a source and a panel, found none"
             raise GeometryError(message)
         # rays of pixels: column * inverse[:, 0] + row * inverse[:, 1] + inverse[:, 2]
@@ -211,6 +230,8 @@ class Rectification:
     geometry
         The upright one that rectified frames have: spacing and order of rows as they were, as many
         rows and columns as all views need.
+    raw_panel
+        The one that was measured with.
 
     Raises
     ------
@@ -221,7 +242,7 @@ class Rectification:
     def __init__(self, views: ConeBeamViews) -> None:
         sources = views.sources_mm
         radii = np.hypot(sources[:, 0], sources[:, 1])
-        angles = np.unwrap(np.arctan2(sources[:, 1], sources[:, 0]))
+        angles = np.arctan2(sources[:, 1], sources[:, 0])
         outward = np.stack([np.cos(angles), np.sin(angles), np.zeros_like(angles)], axis=1)
         normals = np.cross(views.u_axes, views.v_axes)
         facing = np.einsum("ni,ni->n", normals, outward)
@@ -241,12 +262,12 @@ class Rectification:
         radius, distance = float(radii.mean()), float(distances.mean())
         shifts = np.stack([radii - radius, sources[:, 2]], axis=1)
         on_circle = np.abs(shifts).max() < STRAIGHT_MM
-        detector = views.detector
+        self.raw_panel = views.detector
         self.geometry = ConeBeamGeometry(
             radius,
             distance,
             angles,
-            replace(detector, offset_u_mm=0.0, offset_v_mm=0.0),
+            replace(self.raw_panel, offset_u_mm=0.0, offset_v_mm=0.0),
             None if on_circle else shifts,
         )
         self.geometry = replace(self.geometry, detector=self._panel_around(views))
@@ -282,6 +303,14 @@ class Rectification:
         on_pixel = places[0, 0] % 1
         low = np.floor(places.min(axis=(0, 1)) - on_pixel + SQUARE) + on_pixel
         high = np.ceil(places.max(axis=(0, 1)) - on_pixel - SQUARE) + on_pixel
+        most = LARGEST_PANEL * (detector.n_rows + detector.n_columns)
+        if (high - low).max() >= most:
+            message = (
+                f"views: expected an upright panel of at most {most} rows and columns to hold all "
+                f"of them, found that it takes {high[1] - low[1] + 1:.4g} x "
+                f"{high[0] - low[0] + 1:.4g}"
+            )
+            raise GeometryError(message)
         n_columns, n_rows = (round(count) for count in high - low + 1)
         middle = (high + low) / 2 - np.array([detector.n_columns - 1, detector.n_rows - 1]) / 2
         rows_up = 1.0 if detector.row_order == "bottom_up" else -1.0
@@ -293,8 +322,27 @@ class Rectification:
             offset_v_mm=rows_up * float(middle[1]) * detector.row_spacing_mm,
         )
 
+    def raw_rows(self, row_start: int, row_stop: int) -> tuple[int, int]:
+        """Return the rows ``(start, stop)`` of raw frames that make a band of upright rows."""
+        panel = self.geometry.detector
+        corners = np.array(
+            [
+                (column, row, 1.0)
+                for column in (0, panel.n_columns - 1)
+                for row in (row_start, row_stop - 1)
+            ]
+        )
+        places = np.einsum("nij,cj->nci", self.homographies, corners)
+        rows = np.clip(places[..., 1] / places[..., 2], 0, self.raw_panel.n_rows - 1)
+        start = max(0, math.floor(rows.min()) - MARGIN_ROWS)
+        return start, min(self.raw_panel.n_rows, math.ceil(rows.max()) + MARGIN_ROWS + 1)
+
     def apply(
-        self, projections: NDArray[np.float32], angle_start: int = 0, n_threads: int = 1
+        self,
+        projections: NDArray[np.float32],
+        angle_start: int = 0,
+        n_threads: int = 1,
+        rows: tuple[int, int] | None = None,
     ) -> NDArray[np.float32]:
         """Return frames as upright panels would have seen them.
 
@@ -304,17 +352,45 @@ class Rectification:
         ----------
         projections
             ``(n, n_rows, n_columns)`` raw frames of the views ``angle_start..``; line integrals.
+            For a band, their `raw_rows` alone.
         angle_start
             Index in the scan of the first of them.
         n_threads
             Threads to use.
+        rows
+            The band ``(start, stop)`` of upright rows to make; None: all.
+
+        Raises
+        ------
+        ProjectionDataError
+            When the frames are of another size than the raw panel, or too many.
         """
+        # the vocabulary of geometry does not load a compiler
+        from pacspark.ct.kernels.rectify import resample
+        from pacspark.ct.kernels.threads import at_most
+
         panel = self.geometry.detector
-        upright = np.empty((len(projections), panel.n_rows, panel.n_columns), np.float32)
+        row_start, row_stop = rows or (0, panel.n_rows)
+        raw_start, raw_stop = self.raw_rows(*rows) if rows else (0, self.raw_panel.n_rows)
+        expected = (raw_stop - raw_start, self.raw_panel.n_columns)
         homographies = self.homographies[angle_start : angle_start + len(projections)]
+        if projections.shape != (len(homographies), *expected):
+            message = (
+                f"projections: expected shape (n, {expected[0]}, {expected[1]}) of the views from "
+                f"{angle_start} on, of {len(self.homographies)}, found {projections.shape}"
+            )
+            raise ProjectionDataError(message)
+        if rows:
+            homographies = _down(-raw_start) @ homographies @ _down(row_start)
+        upright = np.empty((len(projections), row_stop - row_start, panel.n_columns), np.float32)
         with at_most(n_threads):
             resample(np.ascontiguousarray(projections, np.float32), homographies, upright)
         return upright
+
+
+def _down(n_rows: int) -> NDArray[np.float64]:
+    """Return what takes a pixel so many rows down."""
+    return np.array([[1.0, 0.0, 0.0], [0.0, 1.0, n_rows], [0.0, 0.0, 1.0]])
 
 
 def _pixel_homographies(views: ConeBeamViews) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ from pydicom.uid import UID, EnhancedXAImageStorage, ExplicitVRLittleEndian
 from pydicom.valuerep import validate_value
 
 from pacspark.ct.geometry import ConeBeamGeometry
+from pacspark.ct.views import VECTORS
 from pacspark.dicom.numbers import decimal_string
 from pacspark.dicom.private import write_block
 from pacspark.dicom.uids import derived_uid
@@ -215,8 +216,7 @@ class EnhancedXASeries:
         dataset.CArmPositionerTabletopRelationship = "NO"
 
     def _describe_frames(self, dataset: Dataset, part: Part) -> None:
-        geometry = self.description.geometry
-        detector = geometry.detector
+        geometry, detector = self.description.geometry, self.description.detector
         shared = Dataset()
         shared.FrameAnatomySequence = [
             _item(
@@ -286,16 +286,20 @@ class EnhancedXASeries:
 
     def _block(self, part: Part) -> Mapping[str, Any]:
         description = self.description
-        geometry, detector = description.geometry, description.geometry.detector
+        geometry, detector = description.geometry, description.detector
         cone = geometry if isinstance(geometry, ConeBeamGeometry) else None
+        # views say where source and panel are: whoever does not know them is to miss the distances
+        meant = cone if description.views is None else None
         angles = self._angles_rad(part)
+        frames = slice(part.first, part.first + part.count)
+        views = per_view(description) if part.role == "PROJECTION" else {}
         return {
             "frame_role": part.role,
             "kind": description.kind.upper(),
             "beam": "CONE" if cone else "PARALLEL",
             "gantry_angles_rad": None if angles is None else _floats(angles),
-            "source_to_isocenter_mm": cone.source_to_isocenter_mm if cone else None,
-            "source_to_detector_mm": cone.source_to_detector_mm if cone else None,
+            "source_to_isocenter_mm": meant.source_to_isocenter_mm if meant else None,
+            "source_to_detector_mm": meant.source_to_detector_mm if meant else None,
             "detector_spacing_mm": [detector.row_spacing_mm, detector.column_spacing_mm],
             "detector_offset_mm": [detector.offset_u_mm, detector.offset_v_mm],
             "row_order": detector.row_order.upper(),
@@ -309,7 +313,17 @@ class EnhancedXASeries:
             "n_energy_bins": description.n_energy_bins,
             "n_flats": part.n_flats,
             "n_darks": part.n_darks,
-        }
+        } | {name: _floats(values[frames].ravel()) for name, values in views.items()}
+
+
+def per_view(description: ScanDescription) -> dict[str, NDArray[np.float64]]:
+    """Return what the private block has of each view besides its angle, ``(n_angles, ...)``."""
+    geometry, views = description.geometry, description.views
+    if views is not None:
+        return {name: getattr(views, name) for name in VECTORS}
+    if isinstance(geometry, ConeBeamGeometry) and geometry.source_shifts_mm is not None:
+        return {"source_shifts_mm": geometry.source_shifts_mm}
+    return {}
 
 
 def require_subject(description: ScanDescription) -> None:

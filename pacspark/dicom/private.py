@@ -36,6 +36,13 @@ ELEMENTS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "n_energy_bins": (0x12, "US"),
         "n_flats": (0x13, "UL"),  # of this energy bin, in all instances
         "n_darks": (0x14, "UL"),
+        # of frames of a PROJECTION instance: of sources off their circle, two each
+        "source_shifts_mm": (0x15, "FD"),  # further from the axis, above z = 0
+        # and of panels that do not stand upright, x, y, z each, as `ct.views` has them
+        "sources_mm": (0x16, "FD"),
+        "centers_mm": (0x17, "FD"),
+        "u_axes": (0x18, "FD"),
+        "v_axes": (0x19, "FD"),
     }
 )
 """Element number in the block and VR, by name."""

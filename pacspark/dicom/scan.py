@@ -23,9 +23,11 @@ from pacspark.ct.geometry import (
     ParallelBeamGeometry,
 )
 from pacspark.ct.preprocess import KINDS, Kind
+from pacspark.ct.views import VECTORS, ConeBeamViews, Rectification
 from pacspark.dicom.enhanced_xa import (
     EnhancedXASeries,
     Part,
+    per_view,
     require_subject,
 )
 from pacspark.dicom.private import CREATOR, ELEMENTS, read_block
@@ -37,10 +39,13 @@ INSTANCE_BYTES: Final = 32 << 20
 """Pixels of one instance, at most, but for a single frame that is larger."""
 INSTANCE_FRAMES: Final = 4096
 _PER_INSTANCE: Final = frozenset(
-    "frame_role gantry_angles_rad energy_bin first_frame n_flats n_darks".split()
+    "frame_role gantry_angles_rad energy_bin first_frame n_flats n_darks source_shifts_mm "
+    "sources_mm centers_mm u_axes v_axes".split()
 )
 _READABLE_SYNTAXES: Final = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
 _KINDS_STORED: Final = tuple(kind.upper() for kind in KINDS)
+_PER_VIEW: Final = {"gantry_angles_rad": 0, "source_shifts_mm": 2} | dict.fromkeys(VECTORS, 3)
+"""Numbers of each frame, by name; 0: one, along no axis of its own."""
 _PER_SCAN: Final = tuple(name for name in ELEMENTS if name not in _PER_INSTANCE)
 
 
@@ -104,10 +109,14 @@ class StoredScan:
 
     Attributes
     ----------
+    geometry
+        Of panels that did not stand upright, that of the rectified frames.
     projections, flats, darks
         Runs of frames, by energy bin and angle.
     header
         DICOM JSON of one of its instances: patient, study and frame of reference.
+    views
+        Source and panel of each view as they were, where panels did not stand upright; else None.
     """
 
     series_instance_uid: str
@@ -121,6 +130,7 @@ class StoredScan:
     flats: tuple[FrameRun, ...]
     darks: tuple[FrameRun, ...]
     header: str
+    views: ConeBeamViews | None = None
 
     def require_energy_bin(self, energy_bin: int) -> None:
         """Refuse an energy bin that the scan has not.
@@ -160,9 +170,10 @@ def encode_scan(description: ScanDescription, frames: Frames) -> Iterator[Encode
     require_subject(description)
     survey = survey_frames(description, frames)
     series = EnhancedXASeries(description, survey.digest, survey.slope, survey.intercept)
-    detector = description.geometry.detector
-    frame_bytes = 2 * detector.n_rows * detector.n_columns
-    per_instance = max(1, min(INSTANCE_FRAMES, INSTANCE_BYTES // frame_bytes))
+    frame_bytes = 2 * description.detector.n_rows * description.detector.n_columns
+    # three numbers of each view are less than the 64 KiB of an element then
+    most = INSTANCE_FRAMES // 2 if per_view(description) else INSTANCE_FRAMES
+    per_instance = max(1, min(most, INSTANCE_BYTES // frame_bytes))
     instance_number = 0
     for energy_bin in range(frames.n_energy_bins):
         calibration = {
@@ -281,7 +292,7 @@ def _stored_scan(series: str, instances: Sequence[_Instance]) -> StoredScan:
     first = _require_agreement(series, instances)
     n_energy_bins = int(first.get("n_energy_bins", 1))
     ordered: dict[str, list[FrameRun]] = {role: [] for role in runs}
-    angles: list[NDArray[np.float64]] = []
+    per_bin: list[dict[str, NDArray[np.float64]]] = []
     for energy_bin in range(n_energy_bins):
         here = {role: sorted(runs[role].get(energy_bin, []), key=_place) for role in runs}
         views = here["PROJECTION"]
@@ -289,20 +300,24 @@ def _stored_scan(series: str, instances: Sequence[_Instance]) -> StoredScan:
         own = blocks[views[0].sop_instance_uid]
         _require_complete(series, "flat", energy_bin, here["FLAT"], int(own["n_flats"]))
         _require_complete(series, "dark", energy_bin, here["DARK"], int(own["n_darks"]))
-        angles.append(np.concatenate([_angles(blocks[run.sop_instance_uid], run) for run in views]))
-        if not np.array_equal(angles[0], angles[-1]):
-            message = (
-                f"series {series}: expected the same angles in every energy bin, found others in "
-                f"bin {energy_bin}"
-            )
-            raise ProjectionDataError(message)
+        per_bin.append(_per_view(views, blocks))
+        for name, values in per_bin[0].items():
+            if not np.array_equal(values, per_bin[-1].get(name, np.empty(0))):
+                what = "angles" if name == "gantry_angles_rad" else name
+                message = (
+                    f"series {series}: expected the same {what} in every energy bin, found others "
+                    f"in bin {energy_bin}"
+                )
+                raise ProjectionDataError(message)
         for role, those in here.items():
             ordered[role].extend(those)
     edges = first.get("energy_bin_edges_kev", [])
+    geometry, raw = _geometry(first, ordered["PROJECTION"][0], per_bin[0])
     return StoredScan(
         series_instance_uid=series,
         kind=KINDS[_KINDS_STORED.index(first["kind"])],
-        geometry=_geometry(first, ordered["PROJECTION"][0], angles[0]),
+        geometry=geometry,
+        views=raw,
         n_energy_bins=n_energy_bins,
         energy_bin_edges_kev=tuple(float(edge) for edge in edges),
         water_mu_per_mm=first.get("water_mu_per_mm"),
@@ -352,12 +367,24 @@ def _require_readable(
             raise ProjectionDataError(message)
 
 
-def _angles(block: Mapping[str, Any], run: FrameRun) -> NDArray[np.float64]:
-    angles = np.atleast_1d(np.asarray(block["gantry_angles_rad"], np.float64))
-    if angles.shape != (run.count,):
-        message = f"{angles.size} angles for {run.count} frames in {run.sop_instance_uid}"
-        raise ValueError(message)
-    return angles
+def _per_view(
+    runs: Sequence[FrameRun], blocks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, NDArray[np.float64]]:
+    """Return what the instances say of each view, ``(n_angles,)`` or ``(n_angles, ...)``."""
+    found = {}
+    for name, count in _PER_VIEW.items():
+        those = [(run, blocks[run.sop_instance_uid].get(name)) for run in runs]
+        if count and all(values is None for _, values in those):
+            continue
+        parts = []
+        for run, values in those:
+            numbers = np.atleast_1d(np.asarray(values, np.float64))
+            if numbers.shape != (run.count * max(count, 1),):
+                message = f"{numbers.size} {name} for {run.count} frames in {run.sop_instance_uid}"
+                raise ValueError(message)
+            parts.append(numbers.reshape(run.count, count) if count else numbers)
+        found[name] = np.concatenate(parts)
+    return found
 
 
 def _require_agreement(series: str, instances: Sequence[_Instance]) -> dict[str, Any]:
@@ -406,7 +433,9 @@ def _require_complete(
         raise ProjectionDataError(message)
 
 
-def _geometry(block: Mapping[str, Any], run: FrameRun, angles: NDArray[np.float64]) -> Geometry:
+def _geometry(
+    block: Mapping[str, Any], run: FrameRun, per_view: Mapping[str, NDArray[np.float64]]
+) -> tuple[Geometry, ConeBeamViews | None]:
     row_spacing_mm, column_spacing_mm = block["detector_spacing_mm"]
     offset_u_mm, offset_v_mm = block["detector_offset_mm"]
     detector = FlatPanel(
@@ -418,8 +447,16 @@ def _geometry(block: Mapping[str, Any], run: FrameRun, angles: NDArray[np.float6
         offset_v_mm=offset_v_mm,
         row_order="top_down" if block["row_order"] == "TOP_DOWN" else "bottom_up",
     )
+    if any(name in per_view for name in VECTORS):
+        views = ConeBeamViews(**{name: per_view[name] for name in VECTORS}, detector=detector)
+        return Rectification(views).geometry, views
+    angles = per_view["gantry_angles_rad"]
     if block["beam"] == "PARALLEL":
-        return ParallelBeamGeometry(angles, detector)
+        return ParallelBeamGeometry(angles, detector), None
     return ConeBeamGeometry(
-        block["source_to_isocenter_mm"], block["source_to_detector_mm"], angles, detector
-    )
+        block["source_to_isocenter_mm"],
+        block["source_to_detector_mm"],
+        angles,
+        detector,
+        per_view.get("source_shifts_mm"),
+    ), None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, Geometry
-from pacspark.dicom.enhanced_xa import ENCODING
+from pacspark.dicom.enhanced_xa import ENCODING, per_view
 from pacspark.errors import ProjectionDataError
 from pacspark.scans.description import ScanDescription
 
@@ -138,7 +138,7 @@ def _finite(
 def _blocks(
     description: ScanDescription, frames: Frames
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    detector = description.geometry.detector
+    detector = description.detector
     at_once = max(1, BLOCK_BYTES // (8 * detector.n_rows * detector.n_columns))
     for energy_bin in range(frames.n_energy_bins):
         for name, still in (
@@ -156,7 +156,7 @@ def _blocks(
 def _identity(description: ScanDescription) -> str:
     """Return everything that makes a scan this scan, besides its pixels."""
     geometry = description.geometry
-    detector = geometry.detector
+    detector = description.detector
     return json.dumps(
         {
             "encoding": ENCODING,
@@ -168,7 +168,8 @@ def _identity(description: ScanDescription) -> str:
             "water": description.water_mu_per_mm,
             "unattenuated": description.unattenuated_counts,
             "subject": description.subject,
-        },
+        }
+        | {name: values.tobytes().hex() for name, values in per_view(description).items()},
         sort_keys=True,
         default=str,
     )

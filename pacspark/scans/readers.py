@@ -132,9 +132,8 @@ def _require_alike(
 
 def _require_described(description: ScanDescription, frames: FrameSource) -> None:
     """Refuse files that have changed since the description was read."""
-    geometry = description.geometry
-    detector = geometry.detector
-    expected = (geometry.n_angles, detector.n_rows, detector.n_columns)
+    detector = description.detector
+    expected = (description.geometry.n_angles, detector.n_rows, detector.n_columns)
     found = (frames.n_angles, frames.n_rows, frames.n_columns)
     if found != expected:
         message = (

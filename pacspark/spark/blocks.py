@@ -2,7 +2,7 @@
 
 ::
 
-    prepare_frames   LocatedRun ──▶ line integrals ──▶ chunks of the `projections` table
+    prepare_frames   LocatedRun ──▶ line integrals ──▶ upright frames ──▶ chunks of `projections`
     slice_range      one slice of the volume ──▶ its smallest and largest value
     reconstruct_slab SlabTask ──▶ slab ──▶ CT objects ──▶ IntakeResult
     partial_slab     SlabTask (one group of angles) ──▶ slab, to be summed by sum_slab
@@ -22,19 +22,15 @@ from pacspark.ct.fdk import SlabReconstruction
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import Geometry, VolumeGrid
 from pacspark.ct.preprocess import Kind, line_integrals
+from pacspark.ct.views import ConeBeamViews, Rectification
 from pacspark.dicom.encode import CTSeries
-from pacspark.dicom.scan import FrameRun
-from pacspark.spark.partition import SlabTask
+from pacspark.spark.partition import SlabTask, frames_at_once, largest_frame_bytes
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile
 from pacspark.tables.intake import Intake, IntakeResult
 from pacspark.tables.projections import Chunk, ProjectionReader, ProjectionWriter
 from pacspark.tables.scans import LocatedRun, read_all
 from pacspark.tables.storage import Storage
-
-FRAMES_AT_ONCE_BYTES = 32 << 20
-"""Frames are decoded in runs of about this much float32, so that a task's memory does not follow
-the object's size."""
 
 Mark = Callable[[str], None]
 Chunks = Sequence[Chunk]
@@ -52,9 +48,15 @@ class PrepareJob:
     flats: tuple[LocatedRun, ...]
     darks: tuple[LocatedRun, ...]
     energy_bin: int
-    gantry_angles_rad: NDArray[np.float64]
+    geometry: Geometry
+    views: ConeBeamViews | None
     run_id: str
     job_name: str
+
+    @property
+    def frames_at_once(self) -> int:
+        """How many frames are decoded at once."""
+        return frames_at_once(largest_frame_bytes(self.geometry, self.views))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +110,16 @@ class Stopwatch:
 
 
 def prepare_frames(job: PrepareJob, frames: Sequence[LocatedRun], mark: Mark) -> list[AddedFile]:
-    """Decode runs of frames, make line integrals of them, write them as chunks."""
+    """Decode runs of frames, make line integrals of upright ones, write them as chunks."""
     writer = ProjectionWriter(
         job.storage, job.series_instance_uid, job.energy_bin, job.run_id, job.job_name
     )
     catalog = Catalog(job.storage)
     flats, darks = read_all(catalog, job.flats), read_all(catalog, job.darks)
+    rectification = None if job.views is None else Rectification(job.views)
     for those in frames:
-        at_once = frames_at_once(those.run)
-        for start in range(0, those.run.count, at_once):
-            block = those.cut(start, min(start + at_once, those.run.count))
+        for start in range(0, those.run.count, job.frames_at_once):
+            block = those.cut(start, min(start + job.frames_at_once, those.run.count))
             angles = slice(block.run.angle_start, block.run.angle_start + block.run.count)
             integrals = line_integrals(
                 block.read(catalog),
@@ -126,19 +128,11 @@ def prepare_frames(job: PrepareJob, frames: Sequence[LocatedRun], mark: Mark) ->
                 darks=darks,
                 unattenuated_counts=job.unattenuated_counts,
             )
-            writer.write(integrals, angles.start, job.gantry_angles_rad[angles])
+            if rectification is not None:
+                integrals = rectification.apply(integrals, angles.start)
+            writer.write(integrals, angles.start, job.geometry.gantry_angles_rad[angles])
             mark(f"prepare-{job.energy_bin}-{angles.start}")
     return [writer.close()]
-
-
-def frames_at_once(run: FrameRun) -> int:
-    """Return how many frames of a run are decoded at once."""
-    return max(1, FRAMES_AT_ONCE_BYTES // (4 * run.n_rows * run.n_columns))
-
-
-def frame_blocks(run: FrameRun) -> int:
-    """Return in how many blocks a run of frames is decoded."""
-    return -(-run.count // frames_at_once(run))
 
 
 def reconstruct_slab(job: SlabJob, task: SlabTask, chunks: Chunks, mark: Mark) -> SlabOutcome:

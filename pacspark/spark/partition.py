@@ -7,6 +7,10 @@ with the number of angles::
     task bytes = worker + slab (accumulator) + one angle block (stored, filtered, FFT work) + CT
     encoding
 
+Before that, tasks of the prepare stage make line integrals of frames, some at a time; panels that
+did not stand upright are resampled there, and all figures but those of stored frames are of the
+upright ones.
+
 When there are fewer slabs than cores, the angles are split into groups as well: each group makes a
 partial slab, and partial slabs, never volumes, are summed. All sizes are bytes, all times seconds
 on one core unless said otherwise.
@@ -21,6 +25,7 @@ from types import MappingProxyType
 from pacspark.ct.coverage import require_seen
 from pacspark.ct.geometry import Geometry, VolumeGrid
 from pacspark.ct.redundancy import require_rays
+from pacspark.ct.views import ConeBeamViews
 from pacspark.errors import MemoryBudgetError, UsageError
 
 WORKER_BYTES = 480 << 20
@@ -34,10 +39,17 @@ transposed."""
 SLAB_COPIES = 2
 """The accumulator `[y, x, z]`, whole runs of slices, and one run on its way to DICOM; sums of angle
 groups are in double precision."""
+FRAMES_AT_ONCE_BYTES = 32 << 20
+"""Frames are decoded in runs of about this much float32, so that a task's memory does not follow
+the object's size."""
+PREPARE_COPIES = 4
+"""Copies of such a run alive at once: stored, decoded, without dark and flat, logarithms; later the
+logarithms and what they are resampled to."""
 PREPARE_TASK_BYTES = 128 << 20
 """Line integrals that a prepare task makes, at most, but for a single frame that is larger."""
 STORED_SAMPLE_BYTES = 2
 PREPARE_SECONDS_PER_SAMPLE = 8.4e-9
+RECTIFY_SECONDS_PER_SAMPLE = 3.0e-8
 PADDING_SLICES = 30
 """Slices that an accumulator may have more than its slab: both ends fall on multiples of 16."""
 FILTER_SECONDS_PER_SAMPLE = 2.2e-8
@@ -174,6 +186,7 @@ def plan_reconstruction(
     grid: VolumeGrid,
     cluster: Cluster,
     *,
+    views: ConeBeamViews | None = None,
     n_energy_bins: int = 1,
     extrapolation: float = 0.0,
     n_slabs: int | None = None,
@@ -188,6 +201,9 @@ def plan_reconstruction(
         What is reconstructed, and where.
     cluster
         What it runs on.
+    views
+        As they were measured, where panels did not stand upright: `geometry` is that of the
+        rectified frames.
     n_energy_bins
         Reconstructed one after the other.
     extrapolation
@@ -220,6 +236,7 @@ def plan_reconstruction(
     _check_forced("n_angle_groups", n_angle_groups, n_angles)
 
     budget = cluster.memory_per_task_bytes
+    prepare_bytes = _prepare_bytes(geometry, views)
     slabs = n_slabs or min(n_z, cluster.cores)
     groups = 1
     while True:
@@ -244,8 +261,11 @@ def plan_reconstruction(
         if n_slabs or slabs >= n_z:
             break
         slabs = min(n_z, slabs * 2)
+    task_bytes = max(task_bytes, prepare_bytes)
     if task_bytes > budget:
-        smallest = _smallest_task_bytes(geometry, columns, grid) if not n_slabs else task_bytes
+        smallest = task_bytes
+        if not n_slabs:
+            smallest = max(prepare_bytes, _smallest_task_bytes(geometry, columns, grid))
         message = (
             f"memory: expected at least {smallest / 2**30:.2f} GiB per task for a grid of "
             f"{grid.shape[2]} x {grid.shape[1]} x {n_z} voxels, found "
@@ -254,11 +274,14 @@ def plan_reconstruction(
             "(spark.executor.memoryOverhead, --memory), fewer cores each, or a smaller grid"
         )
         raise MemoryBudgetError(message)
-    return _assemble(geometry, grid, cluster, n_energy_bins, bounds, groups, block, task_bytes)
+    return _assemble(
+        geometry, views, grid, cluster, n_energy_bins, bounds, groups, block, task_bytes
+    )
 
 
 def _assemble(
     geometry: Geometry,
+    views: ConeBeamViews | None,
     grid: VolumeGrid,
     cluster: Cluster,
     n_energy_bins: int,
@@ -279,11 +302,15 @@ def _assemble(
             for angle_start, angle_stop in _cuts(n_angles, groups)
         ]
     samples = n_angles * geometry.detector.n_rows * geometry.detector.n_columns
+    raw = geometry.detector if views is None else views.detector
+    raw_samples = n_angles * raw.n_rows * raw.n_columns
     volume_bytes = 4 * n_z * n_y * n_x
     shuffle_bytes = volume_bytes * groups if groups > 1 else 0
     updates = n_z * n_y * n_x * n_angles
-    prepare_seconds = samples * (
-        PREPARE_SECONDS_PER_SAMPLE + (STORED_SAMPLE_BYTES + 4) / READ_BYTES_PER_SECOND
+    prepare_seconds = (
+        raw_samples * (PREPARE_SECONDS_PER_SAMPLE + STORED_SAMPLE_BYTES / READ_BYTES_PER_SECOND)
+        + samples * 4 / READ_BYTES_PER_SECOND
+        + (samples * RECTIFY_SECONDS_PER_SAMPLE if views is not None else 0.0)
     )
     slab_seconds = (
         updates * BACKPROJECT_SECONDS_PER_UPDATE
@@ -292,7 +319,7 @@ def _assemble(
         + 2 * shuffle_bytes / READ_BYTES_PER_SECOND
     )
     n_prepare_tasks = math.ceil(
-        n_angles / frames_per_task(n_angles, 4 * samples // n_angles, cluster.cores)
+        n_angles / frames_per_task(n_angles, largest_frame_bytes(geometry, views), cluster.cores)
     )
     stages = ((prepare_seconds, n_prepare_tasks), (slab_seconds, len(tasks)))
     wall_seconds = sum(
@@ -310,12 +337,29 @@ def _assemble(
         task_bytes=task_bytes,
         projection_bytes=n_energy_bins * 4 * samples,
         volume_bytes=n_energy_bins * volume_bytes,
-        read_bytes=n_energy_bins * (STORED_SAMPLE_BYTES * samples + 4 * read_samples),
+        read_bytes=n_energy_bins * (STORED_SAMPLE_BYTES * raw_samples + 4 * read_samples),
         shuffle_bytes=n_energy_bins * shuffle_bytes,
         voxel_updates=n_energy_bins * updates,
         core_seconds=n_energy_bins * (prepare_seconds + slab_seconds),
         wall_seconds=STARTUP_SECONDS + n_energy_bins * wall_seconds,
     )
+
+
+def largest_frame_bytes(geometry: Geometry, views: ConeBeamViews | None) -> int:
+    """Return the size of a frame as float32; where there are raw and upright ones, of the larger.
+
+    Parameters
+    ----------
+    geometry, views
+        As `plan_reconstruction` takes them.
+    """
+    panels = [geometry.detector] + ([] if views is None else [views.detector])
+    return 4 * max(panel.n_rows * panel.n_columns for panel in panels)
+
+
+def frames_at_once(frame_bytes: int) -> int:
+    """Return how many frames are decoded at once."""
+    return max(1, FRAMES_AT_ONCE_BYTES // frame_bytes)
 
 
 def frames_per_task(n_frames: int, frame_bytes: int, cores: int) -> int:
@@ -359,6 +403,12 @@ def _task_bytes(columns: int, grid: VolumeGrid, slices: int, band_rows: int, blo
     slab_bytes = 4 * n_y * n_x * (SLAB_COPIES * slices + PADDING_SLICES)
     block_bytes = 4 * block * (band_rows + 64) * columns
     return WORKER_BYTES + slab_bytes + BLOCK_COPIES * block_bytes + 16 * n_y * n_x
+
+
+def _prepare_bytes(geometry: Geometry, views: ConeBeamViews | None) -> int:
+    frame_bytes = largest_frame_bytes(geometry, views)
+    n_frames = min(frames_at_once(frame_bytes), geometry.n_angles)
+    return WORKER_BYTES + PREPARE_COPIES * n_frames * frame_bytes
 
 
 def _fitting_block(

@@ -36,7 +36,9 @@ from pacspark.spark.partition import (
     Cluster,
     ReconstructionPlan,
     SlabTask,
+    frames_at_once,
     frames_per_task,
+    largest_frame_bytes,
     plan_reconstruction,
 )
 from pacspark.tables.catalog import Catalog
@@ -196,6 +198,7 @@ def prepared(
         stored.scan.geometry,
         request.grid,
         cluster,
+        views=stored.scan.views,
         extrapolation=request.options.extrapolation,
         **cuts,
     )
@@ -323,7 +326,8 @@ def _prepare(
     if Snapshot(storage, "projections").transaction_version(done) is not None:
         return
     tasks = prepare_tasks(stored, energy_bin, cluster.cores)
-    total = sum(blocks.frame_blocks(those.run) for task in tasks for those in task)
+    at_once = frames_at_once(largest_frame_bytes(scan.geometry, scan.views))
+    total = sum(-(-those.run.count // at_once) for task in tasks for those in task)
     with (
         files_of_job(storage, "projections") as name,
         counted(marks, progress, "prepare", total, "blocks of frames"),
@@ -336,7 +340,8 @@ def _prepare(
             flats=stored.located(scan.flats, energy_bin),
             darks=stored.located(scan.darks, energy_bin),
             energy_bin=energy_bin,
-            gantry_angles_rad=scan.geometry.gantry_angles_rad,
+            geometry=scan.geometry,
+            views=scan.views,
             run_id=marks.run_id,
             job_name=name,
         )
@@ -355,14 +360,15 @@ def _prepare(
 
 def prepare_tasks(stored: ScanFrames, energy_bin: int, cores: int) -> list[list[LocatedRun]]:
     """Cut the projections of an energy bin into tasks, each with what it needs to read its own."""
-    runs = [run for run in stored.scan.projections if run.energy_bin == energy_bin]
-    return [list(stored.located(task, energy_bin)) for task in cut_runs(runs, cores)]
+    scan = stored.scan
+    runs = [run for run in scan.projections if run.energy_bin == energy_bin]
+    frame_bytes = largest_frame_bytes(scan.geometry, scan.views)
+    return [list(stored.located(task, energy_bin)) for task in cut_runs(runs, frame_bytes, cores)]
 
 
-def cut_runs(runs: Sequence[FrameRun], cores: int) -> list[list[FrameRun]]:
+def cut_runs(runs: Sequence[FrameRun], frame_bytes: int, cores: int) -> list[list[FrameRun]]:
     """Cut runs of frames into tasks: at least one per core, none much over the task's bytes."""
-    n_frames = sum(run.count for run in runs)
-    per_task = frames_per_task(n_frames, 4 * runs[0].n_rows * runs[0].n_columns, cores)
+    per_task = frames_per_task(sum(run.count for run in runs), frame_bytes, cores)
     tasks: list[list[FrameRun]] = [[]]
     room = per_task
     for run in runs:

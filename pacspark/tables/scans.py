@@ -44,35 +44,37 @@ class LocatedRun:
         """Return frames ``start..stop`` of the run."""
         return LocatedRun(self.run.cut(start, stop), self.place)
 
-    def read(self, catalog: Catalog, detector_row: int | None = None) -> NDArray[np.float32]:
-        """Read the frames, or one row of each.
+    def read(self, catalog: Catalog, rows: tuple[int, int] | None = None) -> NDArray[np.float32]:
+        """Read the frames, or a band of rows ``(start, stop)`` of each.
 
         Returns
         -------
         numpy.ndarray
-            ``(run.count, run.n_rows, run.n_columns)``; of one row, ``(run.count, 1, ...)``.
+            ``(run.count, run.n_rows, run.n_columns)``; of a band, as many rows as it has.
         """
         run = self.run
         # native frames follow each other: `scan_from_headers` takes no others
         ((first_byte, frame_bytes),) = frame_index(self.place).ranges(run.frame_start)
-        if detector_row is None or run.n_rows == 1:
+        start, stop = rows or (0, run.n_rows)
+        if stop - start == run.n_rows:
             pixels = catalog.read_range(self.place, first_byte, run.count * frame_bytes)
             return decode_frames(pixels, run)
         row_bytes = frame_bytes // run.n_rows
-        first_row = first_byte + detector_row * row_bytes
+        first_row = first_byte + start * row_bytes
         starts = [first_row + frame * frame_bytes for frame in range(run.count)]
         with ThreadPoolExecutor(READERS) as readers:
-            rows = readers.map(
-                lambda start: catalog.read_range(self.place, start, row_bytes), starts
+            bands = readers.map(
+                lambda place: catalog.read_range(self.place, place, (stop - start) * row_bytes),
+                starts,
             )
-            return decode_frames(b"".join(rows), replace(run, n_rows=1))
+            return decode_frames(b"".join(bands), replace(run, n_rows=stop - start))
 
 
 def read_all(
-    catalog: Catalog, frames: Sequence[LocatedRun], detector_row: int | None = None
+    catalog: Catalog, frames: Sequence[LocatedRun], rows: tuple[int, int] | None = None
 ) -> NDArray[np.float32] | None:
-    """Read runs of frames, or one row of each frame, one after the other; None of none."""
-    parts = [those.read(catalog, detector_row) for those in frames]
+    """Read runs of frames, or a band of each frame, one after the other; None of none."""
+    parts = [those.read(catalog, rows) for those in frames]
     return np.concatenate(parts) if parts else None
 
 

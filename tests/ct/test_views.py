@@ -1,6 +1,7 @@
 """Panels and sources that stand anywhere, brought upright."""
 
 import math
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from pacspark.ct.fdk import reconstruct_fdk
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
 from pacspark.ct.phantom import Ellipsoid, project
 from pacspark.ct.views import ConeBeamViews, Rectification
-from pacspark.errors import GeometryError
+from pacspark.errors import GeometryError, ProjectionDataError
 
 PANEL = FlatPanel(60, 90, 2.0, 1.8, offset_u_mm=1.3, offset_v_mm=-2.1)
 CIRCLE = np.arange(180) * 2 * math.pi / 180
@@ -68,13 +69,15 @@ def test_rectification__gives_what_an_upright_panel_sees(name: str, row_order: A
 def test_reconstruct__of_a_turned_panel_is_that_of_an_upright_one(name: str) -> None:
     views = ConeBeamViews.of_circle(SCAN, **TURNED[name])
     frames = project(BODY, views)
-    rectification = Rectification(views)
     expected = reconstruct_fdk(project(BODY, SCAN), SCAN, GRID)
-    found = reconstruct_fdk(rectification.apply(frames), rectification.geometry, GRID)
+    found = reconstruct_fdk(frames, views, GRID)
     ignored = reconstruct_fdk(frames, SCAN, GRID)
     error, without = (np.sqrt(((one - expected) ** 2).mean()) for one in (found, ignored))
     assert error < 0.0015 * expected.max()
     assert without > 2 * error
+    rectification = Rectification(views)
+    upright = reconstruct_fdk(rectification.apply(frames), rectification.geometry, GRID)
+    assert np.abs(found - upright).max() <= 1e-6 * upright.max()
 
 
 def test_reconstruct__follows_a_source_that_wobbles() -> None:
@@ -137,8 +140,7 @@ def test_reconstruct__from_matrices_is_that_of_the_scan() -> None:
     frames = project(BODY, SCAN)
     matrices = ConeBeamViews.of_circle(SCAN).matrices()
     panel = replace(PANEL, offset_u_mm=0.0, offset_v_mm=0.0)
-    rectification = Rectification(ConeBeamViews.from_matrices(matrices, panel))
-    found = reconstruct_fdk(rectification.apply(frames), rectification.geometry, GRID)
+    found = reconstruct_fdk(frames, ConeBeamViews.from_matrices(matrices, panel), GRID)
     expected = reconstruct_fdk(frames, SCAN, GRID)
     assert np.abs(found - expected).max() < 1e-4 * expected.max()
 
@@ -154,7 +156,8 @@ def broken(**changes: Any) -> ConeBeamViews:
     [
         ({"u_axes": np.zeros((180, 3))}, "unit vectors at right angles"),
         ({"v_axes": ConeBeamViews.of_circle(SCAN).u_axes}, "unit vectors at right angles"),
-        ({"sources_mm": np.full((180, 3), math.nan)}, "sources_mm: expected"),
+        ({"sources_mm": np.full((180, 3), math.nan)}, r"sources_mm\[0\]: expected numbers within"),
+        ({"sources_mm": np.full((180, 3), 1e300)}, r"sources_mm\[0\]: expected numbers within"),
         ({"centers_mm": np.zeros((3, 3))}, "centers_mm: expected"),
     ],
 )
@@ -177,6 +180,11 @@ def test_rectification__refuses_panels_that_face_elsewhere() -> None:
     [
         (np.zeros((3, 3)), "expected .n_angles, 3, 4. finite"),
         (np.zeros((2, 3, 4)), r"matrices\[0\]: expected one of a source and a panel"),
+        (np.full((2, 3, 4), 1e308), r"matrices\[0\]: expected one of a source and a panel"),
+        (
+            ConeBeamViews.of_circle(SCAN).matrices() * [1.0, 1.0, 1.0, 1e300],
+            r"sources_mm\[0\]: expected numbers within",
+        ),
         (
             ConeBeamViews.of_circle(SCAN).matrices() * [[[1], [2], [1]]],
             "rows 2 mm apart .* found 1",
@@ -192,3 +200,54 @@ def test_matrices__that_are_none_are_refused(matrices: NDArray[np.float64], mess
 def test_matrices__come_with_a_panel_without_offsets() -> None:
     with pytest.raises(GeometryError, match="expected no offsets beside matrices"):
         ConeBeamViews.from_matrices(ConeBeamViews.of_circle(SCAN).matrices(), PANEL)
+
+
+@pytest.mark.parametrize("name", TURNED)
+@pytest.mark.parametrize("rows", [(0, 1), (17, 19), (30, 61), (60, 64)])
+def test_rectification__of_a_band_takes_its_raw_rows_alone(
+    name: str, rows: tuple[int, int]
+) -> None:
+    rectification = Rectification(ConeBeamViews.of_circle(SCAN, **TURNED[name]))
+    rows = (rows[0], min(rows[1], rectification.geometry.detector.n_rows))
+    frames = np.random.default_rng(2).random((180, 60, 90)).astype(np.float32)
+    expected = rectification.apply(frames)[40:60, slice(*rows)]
+    start, stop = rectification.raw_rows(*rows)
+    found = rectification.apply(frames[40:60, start:stop], 40, rows=rows)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert stop - start < rows[1] - rows[0] + 30
+
+
+def test_rectification__refuses_frames_of_another_panel() -> None:
+    rectification = Rectification(ConeBeamViews.of_circle(SCAN, about_u_rad=0.1))
+    for shape in ((2, 60, 91), (2, 59, 90), (181, 60, 90)):
+        with pytest.raises(ProjectionDataError, match=r"expected shape \(n, 60, 90\)"):
+            rectification.apply(np.zeros(shape, np.float32))
+
+
+def test_rectification__takes_views_in_any_order() -> None:
+    # steps of the golden angle: each is further than half a circle from the one before
+    order = replace(
+        SCAN, gantry_angles_rad=np.mod(np.arange(720) * math.radians(222.49), 2 * math.pi)
+    )
+    found = Rectification(ConeBeamViews.of_circle(order)).geometry.gantry_angles_rad
+    expected = np.mod(order.gantry_angles_rad, 2 * math.pi)
+    np.testing.assert_allclose(np.mod(found, 2 * math.pi), expected, atol=1e-9)
+
+
+def test_rectification__refuses_shifts_that_no_panel_has() -> None:
+    shifts = np.zeros((180, 2))
+    shifts[7, 1] = 390.0
+    views = ConeBeamViews.of_circle(SCAN, shifts_mm=shifts)
+    assert Rectification(views).geometry.detector.n_rows == 60 + 195
+    shifts[7, 1] = 790.0
+    with pytest.raises(GeometryError, match=r"at most 300 rows and columns .* takes 455 x 90"):
+        Rectification(ConeBeamViews.of_circle(SCAN, shifts_mm=shifts))
+
+
+def test_views__are_values() -> None:
+    views = ConeBeamViews.of_circle(SCAN, **TURNED["all"])
+    again = pickle.loads(pickle.dumps(views))
+    assert again == views
+    assert hash(again) == hash(views)
+    assert not again.sources_mm.flags.writeable
+    assert views != ConeBeamViews.of_circle(SCAN)

@@ -1,7 +1,7 @@
 """Scans in memory, encoded and read back, for the tests of both ways."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pacspark.ct.geometry import (
     FlatPanel,
     Geometry,
 )
+from pacspark.ct.views import ConeBeamViews, Rectification
 from pacspark.dicom.decode import index_instance
 from pacspark.dicom.scan import (
     EncodedInstance,
@@ -58,7 +59,26 @@ def cone(n_angles: int = 7, **panel: Any) -> ConeBeamGeometry:
     )
 
 
-def described(geometry: Geometry, **more: Any) -> ScanDescription:
+def wobbling() -> ConeBeamGeometry:
+    """Return a scan whose source leaves its circle."""
+    return replace(cone(), source_shifts_mm=np.random.default_rng(7).normal(0, 1 / 3, (7, 2)))
+
+
+def tilted(geometry: ConeBeamGeometry | None = None) -> ConeBeamViews:
+    """Return a scan whose panel does not stand upright, nor still."""
+    return ConeBeamViews.of_circle(
+        geometry or wobbling(),
+        in_plane_rad=0.1 / 3,
+        about_u_rad=-0.2 / 3,
+        about_v_rad=0.4 / 3,
+        shifts_mm=np.random.default_rng(8).normal(0, 0.1, (7, 2)),
+    )
+
+
+def described(geometry: Geometry | ConeBeamViews, **more: Any) -> ScanDescription:
+    if isinstance(geometry, ConeBeamViews):
+        more["views"] = geometry
+        geometry = Rectification(geometry).geometry
     source = ArraySource("projections.files", (Path("stack.npy"),), ("angle", "row", "column"))
     fields: dict[str, Any] = {
         "path": Path("SCAN.toml"),

@@ -1,6 +1,8 @@
 """Scans as DICOM: what is encoded comes back, always the same, and peers accept it."""
 
+import hashlib
 import io
+import math
 import os
 import subprocess
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from pacspark.ct.geometry import (
     Geometry,
     ParallelBeamGeometry,
 )
+from pacspark.ct.views import ConeBeamViews, Rectification
 from pacspark.dicom import scan as scan_module
 from pacspark.dicom.scan import (
     EncodedInstance,
@@ -33,7 +36,16 @@ from pacspark.errors import (
 )
 from pacspark.scans.description import read_scan_description
 from pacspark.scans.readers import open_frames
-from tests.dicom.scans import ONES, Memory, cone, decoded, described, rows_of
+from tests.dicom.scans import (
+    ONES,
+    Memory,
+    cone,
+    decoded,
+    described,
+    rows_of,
+    tilted,
+    wobbling,
+)
 from tests.scans.scan_folder import write_scan
 
 GEOMETRIES = [
@@ -41,7 +53,9 @@ GEOMETRIES = [
     cone(1, n_rows=1, n_columns=3),
     cone(row_order="bottom_up", offset_v_mm=-1 / 7),
     ParallelBeamGeometry(np.linspace(-1, 2, 9), FlatPanel(2, 5, 1.0, 1.0)),
+    wobbling(),
 ]
+TILTED = [tilted(), tilted(cone(row_order="bottom_up", offset_v_mm=1 / 3))]
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -57,6 +71,56 @@ def test_encode_scan__gives_the_geometry_back_bit_for_bit(geometry: Geometry) ->
     assert scan.water_mu_per_mm == 0.1 / 7
     step = (values.max() - values.min()) / 65535
     assert np.abs(decoded(encoded, scan, "projections") - values[0]).max() < 0.51 * step + 1e-6
+
+
+@pytest.mark.parametrize("views", TILTED)
+def test_encode_scan__keeps_raw_frames_and_every_bit_of_views(views: ConeBeamViews) -> None:
+    counts = np.random.default_rng(1).integers(0, 65535, (1, 7, 4, 6), np.uint16)
+    description = described(views, kind="counts", unattenuated_counts=9.0)
+    encoded = list(encode_scan(description, Memory(counts)))
+    scan = scan_from_headers(rows_of(encoded))
+    assert scan.views == views
+    assert scan.geometry == description.geometry == Rectification(views).geometry
+    np.testing.assert_array_equal(decoded(encoded, scan, "projections"), counts[0])
+
+
+def test_encode_scan__tells_people_the_upright_angles_and_distances_of_views() -> None:
+    image = pydicom.dcmread(io.BytesIO(next(encode_scan(described(tilted(cone())), ONES)).data))
+    angles = [
+        float(frame.PositionerPositionSequence[0].PositionerPrimaryAngle)
+        for frame in image.PerFrameFunctionalGroupsSequence
+    ]
+    expected = np.degrees(cone().gantry_angles_rad)
+    np.testing.assert_allclose(np.mod(angles, 360), expected, atol=1e-9)
+    shared = image.SharedFunctionalGroupsSequence[0].XRayGeometrySequence[0]
+    assert shared.DistanceSourceToIsocenter == pytest.approx(101.7)
+    # along the horizontal ray through the axis, which meets the tilted panel elsewhere
+    assert float(shared.DistanceSourceToDetector) == pytest.approx(300.1, abs=0.1)
+    assert (image.Rows, image.Columns) == (4, 6)
+
+
+def test_encode_scan__tells_scans_apart_by_where_their_panels_stood() -> None:
+    uids = {
+        next(encode_scan(described(geometry), ONES)).series_instance_uid
+        for geometry in (cone(), wobbling(), tilted(), tilted(cone()))
+    }
+    assert len(uids) == 4
+
+
+def test_encode_scan__gives_upright_scans_the_identity_that_they_always_had() -> None:
+    first = next(encode_scan(described(cone()), ONES))
+    assert first.series_instance_uid == "2.25.193950656759635567684049850029822628346"
+    digest = hashlib.sha256(first.data).hexdigest()
+    assert digest == "e465061d28d479bfc3d55255dbc58c4e93655a68c12cfbab23464aefa1417f67"
+
+
+def test_encode_scan__keeps_views_of_long_scans_within_their_elements() -> None:
+    angles = np.arange(5000) * 2 * math.pi / 5000
+    geometry = replace(cone(1, n_rows=1, n_columns=2), gantry_angles_rad=angles)
+    views = ConeBeamViews.of_circle(geometry, about_v_rad=0.01)
+    encoded = list(encode_scan(described(views), Memory(np.ones((1, 5000, 1, 2)))))
+    assert len(encoded) == 3
+    assert scan_from_headers(rows_of(encoded)).views == views
 
 
 @settings(max_examples=40, deadline=None)
@@ -106,10 +170,10 @@ def test_encode_scan__splits_long_scans_and_energy_bins(
         scan_from_headers(rows_of(encoded[:4] + encoded[5:]))
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("geometry", [*GEOMETRIES, *TILTED])
 @pytest.mark.parametrize("kind", ["counts", "transmission", "line_integrals"])
 def test_encode_scan__makes_objects_that_dciodvfy_accepts(
-    geometry: Geometry, kind: str, peer: Callable[[str], str], tmp_path: Path
+    geometry: Geometry | ConeBeamViews, kind: str, peer: Callable[[str], str], tmp_path: Path
 ) -> None:
     detector = geometry.detector
     shape = (1, geometry.n_angles, detector.n_rows, detector.n_columns)

@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from pacspark.ct.views import VECTORS
 from pacspark.dicom import scan as scan_module
 from pacspark.dicom.private import ELEMENTS, GROUP
 from pacspark.dicom.scan import (
@@ -21,7 +22,16 @@ from pacspark.errors import (
     ProjectionDataError,
     SeriesNotFoundError,
 )
-from tests.dicom.scans import ONES, Memory, cone, decoded, described, rows_of
+from tests.dicom.scans import (
+    ONES,
+    Memory,
+    cone,
+    decoded,
+    described,
+    rows_of,
+    tilted,
+    wobbling,
+)
 
 
 def flats_and_darks(monkeypatch: pytest.MonkeyPatch) -> tuple[list[EncodedInstance], Memory]:
@@ -116,7 +126,9 @@ def test_scan_from_headers__refuses_instances_that_contradict_each_other(
 def test_scan_from_headers__takes_any_private_block_or_ends_in_one_line(
     name: str, value: list[Any] | None
 ) -> None:
-    rows = rows_of(list(encode_scan(described(cone(), water_mu_per_mm=0.02), ONES)))
+    plain = wobbling() if name == "source_shifts_mm" else cone()
+    description = described(tilted() if name in VECTORS else plain, water_mu_per_mm=0.02)
+    rows = rows_of(list(encode_scan(description, ONES)))
     try:
         told = str(scan_from_headers([edited(rows[0], name, value)]).geometry.n_angles)
     except PacsparkError as error:
@@ -168,3 +180,40 @@ def test_scan_from_headers__says_what_a_series_is_instead() -> None:
     row = {"series_instance_uid": "1.2", "modality": "CT", "dicom_json": "{}"}
     with pytest.raises(SeriesNotFoundError, match=r"series 1\.2: expected projections .* found CT"):
         scan_from_headers([row | {"sop_instance_uid": "1.2.3"}])
+
+
+@pytest.mark.parametrize("name", ["source_shifts_mm", *VECTORS])
+def test_scan_from_headers__needs_as_many_numbers_as_views(name: str) -> None:
+    geometry = wobbling() if name == "source_shifts_mm" else tilted()
+    rows = rows_of(list(encode_scan(described(geometry), ONES)))
+    count = 2 if name == "source_shifts_mm" else 3
+    for value in ([1.0] * (7 * count - 1), [1.0] * 7 * (count + 1)):
+        with pytest.raises(ProjectionDataError, match=f"{len(value)} {name} for 7 frames in"):
+            scan_from_headers([edited(rows[0], name, value)])
+
+
+def test_scan_from_headers__refuses_bins_whose_panels_stood_elsewhere() -> None:
+    description = described(tilted(), energy_bin_edges_kev=(20.0, 45.0, 80.0))
+    encoded = list(encode_scan(description, Memory(np.ones((2, 7, 4, 6)))))
+    rows = rows_of(encoded)
+    assert scan_from_headers(rows).views == tilted()
+    sources = tilted().sources_mm.ravel() + 1
+    rows[1] = edited(rows[1], "sources_mm", sources.tolist())
+    with pytest.raises(ProjectionDataError, match="the same sources_mm in every energy bin"):
+        scan_from_headers(rows)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_scan_from_headers__does_not_take_half_of_the_views(name: str) -> None:
+    rows = rows_of(list(encode_scan(described(tilted()), ONES)))
+    with pytest.raises(ProjectionDataError, match=f"private block .* KeyError: '{name}'"):
+        scan_from_headers([edited(rows[0], name, None)])
+
+
+def test_scan_from_headers__of_views_is_nothing_to_those_who_do_not_know_them() -> None:
+    """A reader that knows no views misses the distances, and does not reconstruct wrongly."""
+    row = rows_of(list(encode_scan(described(tilted()), ONES)))[0]
+    for name in VECTORS:
+        row = edited(row, name, None)
+    with pytest.raises(ProjectionDataError, match="KeyError: 'source_to_isocenter_mm'"):
+        scan_from_headers([row])

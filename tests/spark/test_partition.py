@@ -1,6 +1,7 @@
 """The planner: every (angle, slice) once, bounded bytes, figures that add up."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
+from pacspark.ct.views import ConeBeamViews, Rectification
 from pacspark.errors import MemoryBudgetError, UsageError
 from pacspark.spark.partition import (
     READ_BYTES_PER_SECOND,
@@ -125,8 +127,9 @@ def test_plan__counts_every_energy_bin() -> None:
 @pytest.mark.parametrize("forced", ["n_slabs", "angle_block", "n_angle_groups"])
 def test_plan__refuses_forced_cuts_out_of_range(forced: str) -> None:
     grid = VolumeGrid(shape=(4, 24, 20), voxel_mm=(1.0, 1.0, 1.0))
+    cuts: dict[str, Any] = {forced: 10_000}
     with pytest.raises(UsageError, match=f"{forced}: expected 1 to"):
-        plan_reconstruction(scan(), grid, Cluster(), **{forced: 10_000})
+        plan_reconstruction(scan(), grid, Cluster(), **cuts)
 
 
 @pytest.mark.parametrize("name", ["stone", "arteria"])
@@ -150,3 +153,31 @@ def test_plan__counts_rows_that_the_filter_makes_longer() -> None:
     row_band = plain.tasks[0].row_stop - plain.tasks[0].row_start
     least = 4 * plain.angle_block * row_band * 2 * 40  # two detector widths, at least once
     assert longer.task_bytes - plain.task_bytes >= least
+
+
+def test_plan__counts_upright_panels_and_what_they_are_resampled_from() -> None:
+    meant = scan(360, 500, 700)
+    views = ConeBeamViews.of_circle(meant, in_plane_rad=0.4)
+    upright = Rectification(views).geometry
+    raw_samples, samples = (
+        360 * panel.n_rows * panel.n_columns for panel in (meant.detector, upright.detector)
+    )
+    assert samples > 1.5 * raw_samples
+    grid = VolumeGrid(shape=(8, 16, 16), voxel_mm=(1.0, 1.0, 1.0))
+    cluster = Cluster(1, 2, 8 << 30)
+    plain = plan_reconstruction(meant, grid, cluster)
+    plan = plan_reconstruction(upright, grid, cluster, views=views)
+    assert plan.projection_bytes == 4 * samples
+    assert plan.n_prepare_tasks > plain.n_prepare_tasks
+    slabs = plan_reconstruction(upright, grid, cluster)  # as if frames had been measured upright
+    assert slabs.read_bytes - plan.read_bytes == 2 * (samples - raw_samples)
+    assert plan.core_seconds > slabs.core_seconds + 2e-8 * samples - 2e-8 * raw_samples
+
+
+def test_plan__counts_what_a_prepare_task_holds() -> None:
+    grid = VolumeGrid(shape=(1, 8, 8), voxel_mm=(1.0, 1.0, 1.0))
+    geometry = scan(40, 4000, 4000)
+    needed = WORKER_BYTES + 4 * 4 * 4000 * 4000  # one frame is decoded at a time
+    assert plan_reconstruction(geometry, grid, Cluster(1, 1, needed)).task_bytes == needed
+    with pytest.raises(MemoryBudgetError, match=r"expected at least 0.71 GiB per task"):
+        plan_reconstruction(geometry, grid, Cluster(1, 1, needed - 1))

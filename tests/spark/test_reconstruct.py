@@ -123,7 +123,7 @@ def test_cut_runs__covers_every_frame_once(scanned: tuple[Archive, str]) -> None
     archive, series_uid = scanned
     runs = archive._scan(series_uid).projections
     for cores in (1, 2, 3, 7, 50):
-        tasks = cut_runs(runs, cores)
+        tasks = cut_runs(runs, 4 * 24 * 36, cores)
         frames = [
             run.frame_start + offset
             for task in tasks
