@@ -115,7 +115,7 @@ RADICES = (4, 2, 3, 5)
 
 def transform_steps(
     n_values: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Return what `kernels.ramp` calls radices, twiddles and turns.
 
     Parameters
@@ -137,12 +137,12 @@ def transform_steps(
     angles = np.pi / n_values * np.arange(n_values)
     turns = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     flat = np.concatenate(twiddles).reshape(-1)
-    return np.array(radices, np.int64), flat.astype(np.float32), turns.astype(np.float32)
+    return np.array(radices, np.int64), flat, turns
 
 
 def transform_response(
     kernel: NDArray[np.float64], radices: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return what `kernels.ramp` calls factors and opposites.
 
     Parameters
@@ -159,7 +159,7 @@ def transform_response(
     factors = np.stack([at_even.real - at_odd.imag, at_odd.real], axis=1) / order.size
     place = np.empty_like(order)
     place[order] = np.arange(order.size)
-    return factors[order].astype(np.float32), place[-order % order.size]
+    return factors[order], place[-order % order.size]
 
 
 class RowFilter:
@@ -186,7 +186,7 @@ class RowFilter:
         self._n_u = self.columns_before + detector.n_columns + self._redundancy.columns_after
         added = math.floor(options.extrapolation * (detector.n_columns - 1))
         # from the edge outwards
-        self._tail = np.cos(np.arange(1, added + 1) / (added + 1) * np.pi / 2).astype(np.float32)
+        self._tail = np.cos(np.arange(1, added + 1) / (added + 1) * np.pi / 2)
         self._tail **= 2
         self._before = max(self.columns_before, added)
         after = max(self._redundancy.columns_after, added)
@@ -200,11 +200,11 @@ class RowFilter:
         if isinstance(geometry, ConeBeamGeometry):
             distance_mm = geometry.source_to_detector_mm
             ray_mm = np.sqrt(distance_mm**2 + detector.u_mm[None] ** 2 + v_mm[:, None] ** 2)
-            self._cosines = (distance_mm / ray_mm).astype(np.float32)
+            self._cosines = distance_mm / ray_mm
             # the ramp is for the detector's shadow at the axis: a source further off, a wider one
             self._scales = geometry.source_to_isocenter_mm / geometry.source_radii_mm
         else:
-            self._cosines = np.ones((v_mm.size, detector.n_columns), np.float32)
+            self._cosines = np.ones((v_mm.size, detector.n_columns))
             self._scales = np.ones(geometry.n_angles)
 
     def filter(
@@ -223,9 +223,9 @@ class RowFilter:
         """
         n_angles, n_rows, _ = projections.shape
         views = slice(angle_start, angle_start + n_angles)
-        weights = self._redundancy.weights(views) * self._scales[views, None].astype(np.float32)
+        weights = self._redundancy.weights(views) * self._scales[views, None]
         filtered = np.zeros((n_angles, self._n_u + 2, n_rows + 2 * PADDING), np.float32)
-        work = np.empty((most_threads(), self._work_floats), np.float32)
+        work = np.empty((most_threads(), self._work_floats))
         with at_most(n_threads):
             filter_rows(
                 projections, not self._flip, self._cosines, weights, self._tail, self._before,

@@ -77,14 +77,15 @@ class Redundancy:
             self._shares = _half_fan_shares(geometry, self._fan_rad)
             self.columns_before, self.columns_after = _missing_columns(geometry)
 
-    def weights(self, views: slice) -> NDArray[np.float32]:
+    def weights(self, views: slice) -> NDArray[np.float64]:
         """Return what the columns of some views count, ``(n, n_columns)``, radians."""
         shares = self._shares
         if self.is_short_scan:
             shares = short_scan_shares(
                 self._turns_rad[views, None], self._fan_rad, self._overscan_rad
             )
-        return np.asarray(self.arcs_rad[views, None] * shares, np.float32)
+        weights: NDArray[np.float64] = self.arcs_rad[views, None] * shares
+        return weights
 
 
 def require_rays(geometry: Geometry) -> None:
