@@ -35,6 +35,8 @@ from pacspark.tables.storage import Storage
 FRAMES_AT_ONCE_BYTES = 32 << 20
 """Frames are decoded in runs of about this much float32, so that a task's memory does not follow
 the object's size."""
+LARGEST_FRAME_BYTES = 256 << 20
+"""Frames of more float32 are decoded in bands of rows."""
 
 Mark = Callable[[str], None]
 Chunks = Sequence[Chunk]
@@ -113,21 +115,27 @@ def prepare_frames(job: PrepareJob, frames: Sequence[LocatedRun], mark: Mark) ->
         job.storage, job.series_instance_uid, job.energy_bin, job.run_id, job.job_name
     )
     catalog = Catalog(job.storage)
-    flats, darks = read_all(catalog, job.flats), read_all(catalog, job.darks)
-    for those in frames:
-        at_once = frames_at_once(those.run)
-        for start in range(0, those.run.count, at_once):
-            block = those.cut(start, min(start + at_once, those.run.count))
-            angles = slice(block.run.angle_start, block.run.angle_start + block.run.count)
-            integrals = line_integrals(
-                block.read(catalog),
-                job.kind,
-                flats=flats,
-                darks=darks,
-                unattenuated_counts=job.unattenuated_counts,
-            )
-            writer.write(integrals, angles.start, job.gantry_angles_rad[angles])
-            mark(f"prepare-{job.energy_bin}-{angles.start}")
+    n_rows, n_columns = frames[0].run.n_rows, frames[0].run.n_columns
+    band = n_rows
+    if 4 * n_rows * n_columns > LARGEST_FRAME_BYTES:
+        band = max(1, FRAMES_AT_ONCE_BYTES // (4 * n_columns))
+    for row in range(0, n_rows, band):
+        rows = row, min(band, n_rows - row)
+        flats, darks = read_all(catalog, job.flats, *rows), read_all(catalog, job.darks, *rows)
+        for those in frames:
+            at_once = frames_at_once(those.run)
+            for start in range(0, those.run.count, at_once):
+                block = those.cut(start, min(start + at_once, those.run.count))
+                angles = slice(block.run.angle_start, block.run.angle_start + block.run.count)
+                integrals = line_integrals(
+                    block.read(catalog, *rows),
+                    job.kind,
+                    flats=flats,
+                    darks=darks,
+                    unattenuated_counts=job.unattenuated_counts,
+                )
+                writer.write(integrals, angles.start, job.gantry_angles_rad[angles], row)
+                mark(f"prepare-{job.energy_bin}-{angles.start}")
     return [writer.close()]
 
 

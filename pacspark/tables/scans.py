@@ -44,18 +44,20 @@ class LocatedRun:
         """Return frames ``start..stop`` of the run."""
         return LocatedRun(self.run.cut(start, stop), self.place)
 
-    def read(self, catalog: Catalog, detector_row: int | None = None) -> NDArray[np.float32]:
-        """Read the frames, or one row of each.
+    def read(
+        self, catalog: Catalog, detector_row: int | None = None, n_rows: int = 1
+    ) -> NDArray[np.float32]:
+        """Read the frames, or some rows of each from `detector_row` on.
 
         Returns
         -------
         numpy.ndarray
-            ``(run.count, run.n_rows, run.n_columns)``; of one row, ``(run.count, 1, ...)``.
+            ``(run.count, run.n_rows, run.n_columns)``; of some rows, ``(run.count, n_rows, ...)``.
         """
         run = self.run
         # native frames follow each other: `scan_from_headers` takes no others
         ((first_byte, frame_bytes),) = frame_index(self.place).ranges(run.frame_start)
-        if detector_row is None or run.n_rows == 1:
+        if detector_row is None or n_rows == run.n_rows:
             pixels = catalog.read_range(self.place, first_byte, run.count * frame_bytes)
             return decode_frames(pixels, run)
         row_bytes = frame_bytes // run.n_rows
@@ -63,16 +65,19 @@ class LocatedRun:
         starts = [first_row + frame * frame_bytes for frame in range(run.count)]
         with ThreadPoolExecutor(READERS) as readers:
             rows = readers.map(
-                lambda start: catalog.read_range(self.place, start, row_bytes), starts
+                lambda start: catalog.read_range(self.place, start, n_rows * row_bytes), starts
             )
-            return decode_frames(b"".join(rows), replace(run, n_rows=1))
+            return decode_frames(b"".join(rows), replace(run, n_rows=n_rows))
 
 
 def read_all(
-    catalog: Catalog, frames: Sequence[LocatedRun], detector_row: int | None = None
+    catalog: Catalog,
+    frames: Sequence[LocatedRun],
+    detector_row: int | None = None,
+    n_rows: int = 1,
 ) -> NDArray[np.float32] | None:
-    """Read runs of frames, or one row of each frame, one after the other; None of none."""
-    parts = [those.read(catalog, detector_row) for those in frames]
+    """Read runs of frames, or some rows of each frame, one after the other; None of none."""
+    parts = [those.read(catalog, detector_row, n_rows) for those in frames]
     return np.concatenate(parts) if parts else None
 
 
