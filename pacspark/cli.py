@@ -315,9 +315,11 @@ def plan(
         show_json(summary)
     else:
         human = {name: readable(name, value) for name, value in summary.items()}
+        edges = " x ".join(f"{edge:.4g}" for edge in reversed(planned.grid.voxel_mm))
         print(
-            "{n_x} x {n_y} x {n_z} voxels in {tasks} tasks on {cores} cores: about {wall_seconds}, "
-            "{bytes_per_task} of {memory_per_task_bytes} per task".format(**human)
+            "{n_x} x {n_y} x {n_z} voxels of {edges} mm in {tasks} tasks "
+            "on {cores} cores: about {wall_seconds}, "
+            "{bytes_per_task} of {memory_per_task_bytes} per task".format(edges=edges, **human)
         )
         for name, value in human.items():
             print(f"{name.removesuffix('_seconds').removesuffix('_bytes'):<22} {value}")

@@ -10,9 +10,12 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import psutil
 
 START_SECONDS = 90
 
@@ -231,6 +234,7 @@ class StandaloneCluster(Servers):
         super().__init__(folder)
         self.port = free_port()
         self.n_workers = n_workers
+        self.workers: list[subprocess.Popen[bytes]] = []
 
     @property
     def master(self) -> str:
@@ -258,8 +262,17 @@ class StandaloneCluster(Servers):
                 "--host", "127.0.0.1", "--webui-port", "0", "--cores", "1", "--memory", "1g",
                 "--work-dir", str(self.folder / f"work{number}"), self.master,
             ]  # fmt: skip
-            self.begin(f"worker{number}", command, environment)
+            self.workers.append(self.begin(f"worker{number}", command, environment))
         wait_until(self._registered, "Spark workers", self.processes)
+
+    def kill_worker(self, number: int) -> None:
+        """End one worker, its executors and their Python workers as a power cut would."""
+        worker = psutil.Process(self.workers[number].pid)
+        for process in [worker, *worker.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.workers[number].wait()
+        self.processes.remove(self.workers[number])
 
     def _registered(self) -> bool:
         log = (self.folder / "master.log").read_text(errors="replace")

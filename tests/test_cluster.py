@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pyspark
@@ -12,7 +14,7 @@ import pytest
 from pacspark.archive import create_archive
 from tests.conftest import REPOSITORY
 from tests.scan_files import write_phantom_scan
-from tests.servers import HdfsCluster, S3Server, StandaloneCluster
+from tests.servers import HdfsCluster, S3Server, StandaloneCluster, wait_until
 
 SUBMIT = Path(pyspark.__file__).parent / "bin" / "spark-submit"
 SIZE = ["--size", "24", "24", "20", "--voxel-mm", "1"]
@@ -104,3 +106,35 @@ def test_demo__runs_with_its_archive_on_a_server(
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "reconstruction.png").stat().st_size > 50_000
     assert create_archive(root).find(level="series", Modality="CT").shape[0] == 2
+
+
+@pytest.mark.slow
+def test_submit__loses_a_worker_and_makes_the_same_objects(tmp_path: Path) -> None:
+    scan, _ = write_phantom_scan(tmp_path / "scan")
+    digests = []
+    for killed in (False, True):
+        root = tmp_path / f"archive-{killed}"
+        archive = create_archive(root)
+        series_uid = archive.import_scan(scan).series_instance_uid
+        folder = tmp_path / f"cluster-{killed}"
+        folder.mkdir()
+        with StandaloneCluster(folder) as cluster, ThreadPoolExecutor(1) as thread:
+            options = ["--master", cluster.master, "--conf", "spark.driver.host=127.0.0.1"]
+            options += ["--conf", "spark.executor.memory=512m"]
+            command = ["reconstruct", str(root), series_uid, "--size", "160", "160", "160"]
+            command += ["--voxel-mm", "0.15"]
+            done = thread.submit(submit, "standalone", options, *command)
+            if killed:
+                wait_until(partial(slab_marks, root), "the first slab", cluster.processes)
+                assert not done.done()
+                cluster.kill_worker(0)
+            ct_uid = done.result().split()[-1]
+        rows = archive.catalog.instances_of(ct_uid).to_pylist()
+        digests.append({row["sop_instance_uid"]: row["sha256"] for row in rows})
+    assert len(digests[0]) == 160
+    assert digests[0] == digests[1]
+
+
+def slab_marks(root: Path) -> bool:
+    """Tell whether a task has told that a block of angles is done."""
+    return any(root.glob("_progress/*/slab-*"))

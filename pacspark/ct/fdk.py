@@ -9,6 +9,7 @@ arithmetic is in `filtering` and `kernels`.
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
@@ -22,6 +23,7 @@ from pacspark.ct.kernels.backproject import RUN, turn
 from pacspark.ct.kernels.threads import at_most, most_threads
 from pacspark.ct.kernels.variants import VARIANTS, choose_variant
 from pacspark.ct.memory import Pages
+from pacspark.ct.shadow import FilteredView, Windows
 from pacspark.ct.views import ConeBeamViews, Rectification
 from pacspark.errors import ProjectionDataError, UsageError
 
@@ -82,15 +84,24 @@ class SlabReconstruction:
             raise UsageError(*error.args) from None
         self.row_band = geometry.row_band(grid)
         """Detector rows ``(start, stop)`` that the slab needs."""
-        self.row_filter = RowFilter(geometry, *self.row_band, options or FDKOptions())
-        """Weights and filters views for `backproject`."""
+        self._options = options or FDKOptions()
+        self._view = FilteredView.of(geometry)
         n_z, n_y, n_x = grid.shape
         # runs of slices begin at absolute multiples of RUN: see kernels.backproject
-        self._lead = grid.z_start % RUN
+        self._lead = grid.start[0] % RUN
         n_padded = math.ceil((self._lead + n_z) / RUN) * RUN
         shape = (n_y, n_x, n_padded)
         self._pages = Pages(shape) if self._gpu is None else None
         self._slab: Any = self._pages.array if self._pages else self._gpu.zeros(shape)
+
+    @cached_property
+    def row_filter(self) -> RowFilter:
+        """Weights and filters views for `backproject`."""
+        return RowFilter(self._geometry, *self.row_band, self._options)
+
+    def windows(self, views: slice) -> Windows:
+        """Return which parts of filtered views the voxels need."""
+        return self._view.windows(self._geometry, self._grid, views)
 
     def add(self, projections: NDArray[Any], angle_start: int = 0) -> None:
         """Filter views and add them to the slab.
@@ -133,21 +144,27 @@ class SlabReconstruction:
             filtered = self.row_filter.filter(block, angle_start + start, self._n_threads)
             self.backproject(filtered, angle_start + start)
 
-    def backproject(self, filtered: NDArray[np.float32], angle_start: int) -> None:
-        """Add views that `row_filter` has filtered already; `add` does both.
+    def backproject(
+        self, filtered: NDArray[np.float32], angle_start: int, windows: Windows | None = None
+    ) -> None:
+        """Add views that are filtered already; `add` does both.
 
         Parameters
         ----------
         filtered
-            ``(n, n_u + 2, n_rows_of_the_band + 2 * PADDING)`` as `row_filter` gives it.
+            ``(n, n_u + 2, n_rows_of_the_band + 2 * PADDING)`` as `row_filter` gives it, or
+            ``(n, n_columns, n_rows + 2 * PADDING)`` of the windows.
         angle_start
             Index in the scan of the first of them.
+        windows
+            Which parts of views they are: those that `windows` gives, or larger; None: all of the
+            row band.
         """
         if self._slab is None:
             message = "slab: expected one that is still held, found one whose last result was taken"
             raise UsageError(message)
         geometry, grid = self._geometry, self._grid
-        detector = geometry.detector
+        view = self._view
         views = slice(angle_start, angle_start + len(filtered))
         angles = geometry.gantry_angles_rad[views]
         radii_mm = source_z_mm = np.zeros(len(angles))
@@ -155,10 +172,14 @@ class SlabReconstruction:
         if isinstance(geometry, ConeBeamGeometry):
             radii_mm, source_z_mm = geometry.source_radii_mm[views], geometry.source_z_mm[views]
             source_to_detector_mm = geometry.source_to_detector_mm
-        # rows of the kernel rise with v, whatever their order in the data
-        row_start, row_stop = self.row_band
-        first_row = detector.n_rows - row_stop if detector.row_order == "top_down" else row_start
-        n_z = grid.shape[0] if grid.parent_n_z is None else grid.parent_n_z
+        if windows is None:
+            # rows of the kernel rise with v, whatever their order in the data
+            row_start, row_stop = self.row_band
+            falls = geometry.detector.row_order == "top_down"
+            first_row = geometry.detector.n_rows - row_stop if falls else row_start
+            none = np.zeros(len(angles), np.int64)
+            windows = Windows(none, none + first_row, *filtered.shape[1:])
+        n_z = grid.whole_shape[0]
         with at_most(self._n_threads):
             self._kernel(
                 filtered,
@@ -170,17 +191,15 @@ class SlabReconstruction:
                 radii_mm,
                 source_z_mm,
                 source_to_detector_mm,
-                1 / detector.column_spacing_mm,
-                (detector.n_columns - 1) / 2
-                - detector.offset_u_mm / detector.column_spacing_mm
-                + self.row_filter.columns_before
-                + 1,
-                1 / detector.row_spacing_mm,
-                (detector.n_rows - 1) / 2 - detector.offset_v_mm / detector.row_spacing_mm,
+                view.u_per_mm,
+                view.u_origin,
+                view.v_per_mm,
+                view.v_origin,
                 grid.center_mm[0] - (n_z - 1) / 2 * grid.voxel_mm[0],
                 grid.voxel_mm[0],
-                grid.z_start - self._lead,
-                first_row,
+                grid.start[0] - self._lead,
+                windows.column_starts,
+                windows.row_starts,
                 not isinstance(geometry, ConeBeamGeometry),
             )
 

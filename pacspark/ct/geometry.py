@@ -36,9 +36,9 @@ from pacspark.ct.checks import (
     require_length,
     require_place,
     require_shifts,
-    require_voxel_edge,
-    require_voxels,
 )
+from pacspark.ct.grid import VolumeGrid as VolumeGrid  # noqa: PLC0414 -- one place for users
+from pacspark.ct.grid import centers_mm
 from pacspark.ct.values import ByValue
 from pacspark.errors import GeometryError
 
@@ -100,7 +100,7 @@ class FlatPanel:
     @property
     def u_mm(self) -> NDArray[np.float64]:
         """Position of each column along u, mm."""
-        return _centers_mm(self.n_columns, self.column_spacing_mm, self.offset_u_mm)
+        return centers_mm(self.n_columns, self.column_spacing_mm, self.offset_u_mm)
 
     @property
     def u_edges_mm(self) -> tuple[float, float]:
@@ -112,94 +112,7 @@ class FlatPanel:
     def v_mm(self) -> NDArray[np.float64]:
         """Position of each row along v, mm, in the order of the rows."""
         sign = -1.0 if self.row_order == "top_down" else 1.0
-        return _centers_mm(self.n_rows, sign * self.row_spacing_mm, self.offset_v_mm)
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeGrid:
-    """A box of voxels, axes parallel to the scanner's; every triple in array order z, y, x.
-
-    Parameters
-    ----------
-    shape
-        Voxels ``(n_z, n_y, n_x)``, each >= 1.
-    voxel_mm
-        Edges ``(dz, dy, dx)``, > 0.
-    center_mm
-        Centre ``(z, y, x)`` of the box; of a slab, of the whole that it is cut from.
-    z_start
-        Of a slab: the index of its first slice in the whole.
-    parent_n_z
-        Of a slab: the number of slices of the whole.
-
-    Examples
-    --------
-    >>> grid = VolumeGrid(shape=(4, 2, 2), voxel_mm=(1.0, 0.5, 0.5))
-    >>> grid.z_mm.tolist(), grid.slab(1, 3).z_mm.tolist()
-    ([-1.5, -0.5, 0.5, 1.5], [-0.5, 0.5])
-    """
-
-    shape: tuple[int, int, int]
-    voxel_mm: tuple[float, float, float]
-    center_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    z_start: int = 0
-    parent_n_z: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, check in (
-            ("shape", require_count),
-            ("voxel_mm", require_voxel_edge),
-            ("center_mm", require_place),
-        ):
-            values = getattr(self, name)
-            if not isinstance(values, Sequence | np.ndarray) or len(values) != 3:
-                message = f"grid.{name}: expected three values (z, y, x), found {values!r}"
-                raise GeometryError(message)
-            checked = [
-                check(f"grid.{name}[{axis}]", value)
-                for axis, value in zip("zyx", values, strict=True)
-            ]
-            object.__setattr__(self, name, tuple(checked))
-        require_voxels("grid.shape", self.shape)
-        whole = self.shape[0] if self.parent_n_z is None else self.parent_n_z
-        if not 0 <= self.z_start <= whole - self.shape[0]:
-            message = (
-                f"grid.z_start: expected a slab of {self.shape[0]} slices inside {whole}, found "
-                f"{self.z_start}"
-            )
-            raise GeometryError(message)
-
-    def slab(self, start: int, stop: int) -> "VolumeGrid":
-        """Return slices ``start..stop``; they lie exactly where they lie in this grid."""
-        if not 0 <= start < stop <= self.shape[0]:
-            message = (
-                f"grid.slab: expected 0 <= start < stop <= {self.shape[0]}, found {start}, {stop}"
-            )
-            raise GeometryError(message)
-        return VolumeGrid(
-            (stop - start, *self.shape[1:]),
-            self.voxel_mm,
-            self.center_mm,
-            self.z_start + start,
-            self.shape[0] if self.parent_n_z is None else self.parent_n_z,
-        )
-
-    @property
-    def z_mm(self) -> NDArray[np.float64]:
-        """Centres of the slices, mm."""
-        n_z = self.shape[0] if self.parent_n_z is None else self.parent_n_z
-        centers = _centers_mm(n_z, self.voxel_mm[0], self.center_mm[0])
-        return centers[self.z_start : self.z_start + self.shape[0]]
-
-    @property
-    def y_mm(self) -> NDArray[np.float64]:
-        """Centres of the voxels along y, mm."""
-        return _centers_mm(self.shape[1], self.voxel_mm[1], self.center_mm[1])
-
-    @property
-    def x_mm(self) -> NDArray[np.float64]:
-        """Centres of the voxels along x, mm."""
-        return _centers_mm(self.shape[2], self.voxel_mm[2], self.center_mm[2])
+        return centers_mm(self.n_rows, sign * self.row_spacing_mm, self.offset_v_mm)
 
 
 class _Views(ByValue, ABC):
@@ -358,7 +271,7 @@ class ConeBeamGeometry(_Views):
         GeometryError
             When the grid reaches the source's circle.
         """
-        reach_mm = _reach_mm(grid)
+        reach_mm = grid.reach_mm
         # once where all sources are alike: plans ask thousands of times
         shifts_mm = np.zeros((1, 2)) if self.source_shifts_mm is None else self.source_shifts_mm
         radii_mm = self.source_to_isocenter_mm + shifts_mm[:, 0]
@@ -368,10 +281,9 @@ class ConeBeamGeometry(_Views):
                 f"the rotation axis, found {reach_mm:g}"
             )
             raise GeometryError(message)
-        z_mm = grid.z_mm
         reached = [
             (z - shifts_mm[:, 1]) * self.source_to_detector_mm / (radii_mm + side * reach_mm)
-            for z in (z_mm[0], z_mm[-1])
+            for z in grid.ends_mm(0)
             for side in (-1, 1)
         ]
         return float(np.min(reached)), float(np.max(reached))
@@ -415,8 +327,7 @@ class ParallelBeamGeometry(_Views):
 
     def v_range_mm(self, grid: VolumeGrid) -> tuple[float, float]:
         """Return between which positions along v the voxels of a grid are projected."""
-        z_mm = grid.z_mm
-        return float(z_mm[0]), float(z_mm[-1])
+        return grid.ends_mm(0)
 
     def fit_grid(self) -> VolumeGrid:
         """Return the cylinder that every view sees whole, at the detector's resolution."""
@@ -424,19 +335,6 @@ class ParallelBeamGeometry(_Views):
 
 
 Geometry = ConeBeamGeometry | ParallelBeamGeometry
-
-
-def _reach_mm(grid: VolumeGrid) -> float:
-    """Return the distance of the farthest voxel centre from the rotation axis."""
-    # from the ends alone: plans ask for grids whose axes have 10^5 voxels, thousands of times
-    return math.hypot(
-        *(
-            abs(center) + (count - 1) / 2 * edge
-            for center, count, edge in zip(
-                grid.center_mm[1:], grid.shape[1:], grid.voxel_mm[1:], strict=True
-            )
-        )
-    )
 
 
 def _rows_between(detector: FlatPanel, low_mm: float, high_mm: float) -> tuple[int, int]:
@@ -480,7 +378,3 @@ def _checked_angles(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np
         raise GeometryError(message)
     checked.flags.writeable = False
     return checked
-
-
-def _centers_mm(count: int, step_mm: float, middle_mm: float) -> NDArray[np.float64]:
-    return (np.arange(count, dtype=np.float64) - (count - 1) / 2) * step_mm + middle_mm

@@ -35,6 +35,8 @@ from pacspark.errors import GeometryError
 
 HU_INTERCEPT: Final = -1024
 MAX_EDGE: Final = 65535
+MAX_PIXEL_BYTES: Final = 2**32 - 2
+"""Pixel data of one object (PS3.5 7.1): the length has 32 bits, and all ones mean another thing."""
 LENGTHS_IN_PIXELS: Final = "lengths are in pixels of the detector, of which the scan says no size"
 """Ends the Derivation Description of such a series, where the standard has only mm."""
 
@@ -162,6 +164,12 @@ class CTSeries:
                 f"grid.shape: expected at most {MAX_EDGE} rows and columns, found {grid.shape}"
             )
             raise GeometryError(message)
+        if 2 * math.prod(grid.shape[1:]) > MAX_PIXEL_BYTES:
+            message = (
+                f"grid.shape: expected slices of at most {MAX_PIXEL_BYTES // 2} voxels, which are "
+                f"4 GiB of pixels, found {grid.shape}; give larger voxels"
+            )
+            raise GeometryError(message)
         edges = scan.energy_bin_edges_kev
         energies = f", {edges[energy_bin]:g}-{edges[energy_bin + 1]:g} keV" if edges else ""
         header = json.loads(scan.header)
@@ -203,14 +211,25 @@ class CTSeries:
         bytes
             One Part 10 object per slice.
         """
+        for header, values in zip(self.headers(z_start), slab, strict=False):
+            yield header + self.values.stored(values).tobytes()
+
+    def headers(self, z_start: int) -> Iterator[bytes]:
+        """Give what stands before the pixels of each slice from one on, their length included.
+
+        The pixels, 16 bits each, are the rest of the object.
+        """
         header = _SliceHeader(self._template())
         z_mm, y_mm, x_mm = self.grid.z_mm, self.grid.y_mm, self.grid.x_mm
-        for offset, values in enumerate(slab):
-            z = z_start + offset
+        for z in range(z_start, self.grid.shape[0]):
             uid = derived_uid("ct slice", self.run_id, str(z))
             position = [decimal_string(mm) for mm in (x_mm[0], y_mm[0], z_mm[z])]
-            pixels = self.values.stored(values).tobytes()  # 16 bits each: always of even length
-            yield header.encode(uid, z + 1, position, pixels)
+            yield header.encode(uid, z + 1, position, self.pixel_bytes)
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Length of a slice's pixel data, always even."""
+        return 2 * math.prod(self.grid.shape[1:])
 
     def _template(self) -> Dataset:
         dataset = Dataset()
@@ -302,9 +321,9 @@ class _SliceHeader:
         self._shared.append(rest)
 
     def encode(
-        self, uid: str, instance_number: int, position_mm: list[str], pixels: bytes
+        self, uid: str, instance_number: int, position_mm: list[str], pixel_bytes: int
     ) -> bytes:
-        """Return the Part 10 object of one slice."""
+        """Return the Part 10 object of one slice up to its pixels."""
         meta = DicomBytesIO()
         meta.write(b"\0" * 128 + b"DICM")
         write_file_meta_info(meta, file_meta(CTImageStorage, uid))
@@ -312,7 +331,7 @@ class _SliceHeader:
         own = self._own_elements(uid, instance_number, position_mm)
         for shared, element in zip(self._shared, own, strict=False):
             parts += [shared, element]
-        parts += [self._shared[-1], _PIXEL_DATA, struct.pack("<I", len(pixels)), pixels]
+        parts += [self._shared[-1], _PIXEL_DATA, struct.pack("<I", pixel_bytes)]
         return b"".join(parts)
 
     @staticmethod

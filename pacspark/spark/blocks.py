@@ -24,7 +24,8 @@ from pacspark.ct.geometry import Geometry, VolumeGrid
 from pacspark.ct.preprocess import Kind, line_integrals
 from pacspark.ct.views import ConeBeamViews, Rectification
 from pacspark.dicom.encode import CTSeries
-from pacspark.spark.partition import SlabTask, frames_at_once, largest_frame_bytes
+from pacspark.spark.partition import SlabTask
+from pacspark.spark.preparing import frames_at_once, largest_frame_bytes, rows_at_once
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile
 from pacspark.tables.intake import Intake, IntakeResult
@@ -115,23 +116,27 @@ def prepare_frames(job: PrepareJob, frames: Sequence[LocatedRun], mark: Mark) ->
         job.storage, job.series_instance_uid, job.energy_bin, job.run_id, job.job_name
     )
     catalog = Catalog(job.storage)
-    flats, darks = read_all(catalog, job.flats), read_all(catalog, job.darks)
     rectification = None if job.views is None else Rectification(job.views)
-    for those in frames:
-        for start in range(0, those.run.count, job.frames_at_once):
-            block = those.cut(start, min(start + job.frames_at_once, those.run.count))
-            angles = slice(block.run.angle_start, block.run.angle_start + block.run.count)
-            integrals = line_integrals(
-                block.read(catalog),
-                job.kind,
-                flats=flats,
-                darks=darks,
-                unattenuated_counts=job.unattenuated_counts,
-            )
-            if rectification is not None:
-                integrals = rectification.apply(integrals, angles.start)
-            writer.write(integrals, angles.start, job.geometry.gantry_angles_rad[angles])
-            mark(f"prepare-{job.energy_bin}-{angles.start}")
+    n_rows, n_columns = frames[0].run.n_rows, frames[0].run.n_columns
+    band = rows_at_once(n_rows, n_columns, job.views)
+    for row in range(0, n_rows, band):
+        rows = row, min(n_rows, row + band)
+        flats, darks = read_all(catalog, job.flats, rows), read_all(catalog, job.darks, rows)
+        for those in frames:
+            for start in range(0, those.run.count, job.frames_at_once):
+                block = those.cut(start, min(start + job.frames_at_once, those.run.count))
+                angles = slice(block.run.angle_start, block.run.angle_start + block.run.count)
+                integrals = line_integrals(
+                    block.read(catalog, rows),
+                    job.kind,
+                    flats=flats,
+                    darks=darks,
+                    unattenuated_counts=job.unattenuated_counts,
+                )
+                if rectification is not None:
+                    integrals = rectification.apply(integrals, angles.start)
+                writer.write(integrals, angles.start, job.geometry.gantry_angles_rad[angles], row)
+                mark(f"prepare-{job.energy_bin}-{angles.start}")
     return [writer.close()]
 
 

@@ -12,13 +12,15 @@ did not stand upright are resampled there, and all figures but those of stored f
 upright ones.
 
 When there are fewer slabs than cores, the angles are split into groups as well: each group makes a
-partial slab, and partial slabs, never volumes, are summed. All sizes are bytes, all times seconds
-on one core unless said otherwise.
+partial slab, and partial slabs, never volumes, are summed. Where one slice, or the band that it
+needs of one angle, is too much for a task, slabs are cut in x and y as well: see `tiling`.
+
+All sizes are bytes, all times seconds on one core unless said otherwise.
 """
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -27,6 +29,8 @@ from pacspark.ct.geometry import Geometry, VolumeGrid
 from pacspark.ct.redundancy import require_rays
 from pacspark.ct.views import ConeBeamViews
 from pacspark.errors import MemoryBudgetError, UsageError
+from pacspark.spark.preparing import READ_BYTES_PER_SECOND, prepare_bytes, prepare_cost
+from pacspark.spark.tiling import FILTERED_ANGLES, Tiling, find_tiling
 
 WORKER_BYTES = 480 << 20
 """A Python worker with NumPy, Numba, PyArrow and pydicom loaded and kernels compiled (measured:
@@ -39,22 +43,12 @@ transposed."""
 SLAB_COPIES = 2
 """The accumulator `[y, x, z]`, whole runs of slices, and one run on its way to DICOM; sums of angle
 groups are in double precision."""
-FRAMES_AT_ONCE_BYTES = 32 << 20
-"""Frames are decoded in runs of about this much float32, so that a task's memory does not follow
-the object's size."""
-PREPARE_COPIES = 4
-"""Copies of such a run alive at once: stored, decoded, without dark and flat, logarithms; later the
-logarithms and what they are resampled to."""
-PREPARE_TASK_BYTES = 128 << 20
-"""Line integrals that a prepare task makes, at most, but for a single frame that is larger."""
-STORED_SAMPLE_BYTES = 2
-PREPARE_SECONDS_PER_SAMPLE = 8.4e-9
-RECTIFY_SECONDS_PER_SAMPLE = 3.0e-8
+JOINED_SLICES_BYTES = 256 << 20
+"""Pixels that one task puts together from tiles, but for a single slice that is larger."""
 PADDING_SLICES = 30
 """Slices that an accumulator may have more than its slab: both ends fall on multiples of 16."""
-FILTER_SECONDS_PER_SAMPLE = 2.2e-8
+FILTER_SECONDS_PER_SAMPLE = 4.1e-9
 BACKPROJECT_SECONDS_PER_UPDATE = 4.0e-10
-READ_BYTES_PER_SECOND = 300e6
 ENCODE_SECONDS_PER_SLICE_BYTE = 6.0e-9
 STARTUP_SECONDS = 12.0
 """JVM, Python workers, kernels from their cache, table look-ups and commits."""
@@ -97,7 +91,10 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class SlabTask:
-    """One task: z slices ``z_start..z_stop`` from angles ``angle_start..angle_stop``."""
+    """One task: z slices ``z_start..z_stop`` from angles ``angle_start..angle_stop``.
+
+    Of a tile, only the voxels ``y_start..y_stop`` and ``x_start..x_stop`` of them.
+    """
 
     slab: int
     z_start: int
@@ -106,6 +103,10 @@ class SlabTask:
     angle_stop: int
     row_start: int
     row_stop: int
+    y_start: int = 0
+    y_stop: int = 0
+    x_start: int = 0
+    x_stop: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +130,17 @@ class ReconstructionPlan:
     read_bytes
         What all tasks read together, stored frames included; bands of neighbouring slabs overlap.
     shuffle_bytes
-        Partial slabs that travel between tasks; 0 when slabs suffice.
+        Partial slabs, or filtered views and tiles, that travel between tasks; 0 when slabs suffice.
+    tile_cuts
+        Into how many parts slabs are cut along each of x and y; 1: not at all.
+    filter_tasks
+        Of one energy bin: tasks that filter rows for tiles; none without tiles.
+    n_join_tasks
+        Of one energy bin: tasks that join tiles.
     voxel_updates
         Voxels times angles.
     core_seconds, wall_seconds
-        Predicted time on one core, and on the cluster.
+        Predicted time of work on one core, and from start to end on the cluster.
     """
 
     grid: VolumeGrid
@@ -152,10 +159,19 @@ class ReconstructionPlan:
     voxel_updates: int
     core_seconds: float
     wall_seconds: float
+    tile_cuts: int = 1
+    filter_tasks: tuple[SlabTask, ...] = ()
+    n_join_tasks: int = 0
+
+    @property
+    def core_hours(self) -> float:
+        """What the cluster is paid for: all its cores, from start to end."""
+        return self.cluster.cores * self.wall_seconds / 3600
 
     def summary(self) -> Mapping[str, int | float]:
         """Every figure but the list of tasks, for people and JSON."""
         n_z, n_y, n_x = self.grid.shape
+        n_tasks = self.n_prepare_tasks + len(self.filter_tasks) + len(self.tasks)
         return MappingProxyType(
             {
                 "n_x": n_x,
@@ -163,8 +179,9 @@ class ReconstructionPlan:
                 "n_z": n_z,
                 "energy_bins": self.n_energy_bins,
                 "slabs": self.n_slabs,
+                "tiles_per_slab": self.tile_cuts**2,
                 "angle_groups": self.n_angle_groups,
-                "tasks": self.n_energy_bins * (self.n_prepare_tasks + len(self.tasks)),
+                "tasks": self.n_energy_bins * (n_tasks + self.n_join_tasks),
                 "prepare_tasks": self.n_energy_bins * self.n_prepare_tasks,
                 "angle_block": self.angle_block,
                 "cores": self.cluster.cores,
@@ -175,7 +192,8 @@ class ReconstructionPlan:
                 "read_bytes": self.read_bytes,
                 "shuffle_bytes": self.shuffle_bytes,
                 "voxel_updates": self.voxel_updates,
-                "core_hours": self.core_seconds / 3600,
+                "busy_core_hours": self.core_seconds / 3600,
+                "core_hours": self.core_hours,
                 "wall_seconds": self.wall_seconds,
             }
         )
@@ -192,6 +210,7 @@ def plan_reconstruction(
     n_slabs: int | None = None,
     angle_block: int | None = None,
     n_angle_groups: int | None = None,
+    tile_cuts: int | None = None,
 ) -> ReconstructionPlan:
     """Cut a reconstruction into tasks that fit the cluster.
 
@@ -208,7 +227,7 @@ def plan_reconstruction(
         Reconstructed one after the other.
     extrapolation
         By which part of their length rows are made longer on either side.
-    n_slabs, angle_block, n_angle_groups
+    n_slabs, angle_block, n_angle_groups, tile_cuts
         Forced values, for tests and experts; the memory bound is checked all the same.
 
     Returns
@@ -219,7 +238,7 @@ def plan_reconstruction(
     Raises
     ------
     MemoryBudgetError
-        When a task with a single slice and a single angle does not fit; the message has the
+        When not even a small tile and the rows that are filtered at once fit; the message has the
         smallest budget that would.
     GeometryError
         When the views leave a gap, or do not see the grid.
@@ -234,9 +253,12 @@ def plan_reconstruction(
     _check_forced("n_slabs", n_slabs, n_z)
     _check_forced("angle_block", angle_block, n_angles)
     _check_forced("n_angle_groups", n_angle_groups, n_angles)
+    _check_forced("tile_cuts", tile_cuts, min(grid.shape[1:]))
 
     budget = cluster.memory_per_task_bytes
-    prepare_bytes = _prepare_bytes(geometry, views)
+    if tile_cuts:
+        tiling = find_tiling(geometry, grid, budget - WORKER_BYTES, tile_cuts, n_slabs, angle_block)
+        return _tiled(geometry, views, grid, cluster, n_energy_bins, tiling)
     slabs = n_slabs or min(n_z, cluster.cores)
     groups = 1
     while True:
@@ -261,16 +283,20 @@ def plan_reconstruction(
         if n_slabs or slabs >= n_z:
             break
         slabs = min(n_z, slabs * 2)
-    task_bytes = max(task_bytes, prepare_bytes)
+    preparing_bytes = WORKER_BYTES + prepare_bytes(geometry, views)
+    task_bytes = max(task_bytes, preparing_bytes)
     if task_bytes > budget:
         smallest = task_bytes
-        if not n_slabs:
-            smallest = max(prepare_bytes, _smallest_task_bytes(geometry, columns, grid))
+        if not (n_slabs or angle_block or n_angle_groups):
+            tiling = find_tiling(geometry, grid, budget - WORKER_BYTES)
+            smallest = max(preparing_bytes, WORKER_BYTES + tiling.task_bytes)
+            if smallest <= budget:
+                return _tiled(geometry, views, grid, cluster, n_energy_bins, tiling)
         message = (
             f"memory: expected at least {smallest / 2**30:.2f} GiB per task for a grid of "
             f"{grid.shape[2]} x {grid.shape[1]} x {n_z} voxels, found "
             f"{budget / 2**30:.2f} GiB; give "
-            f"{math.ceil(smallest * cluster.cores_per_executor / 2**30)} GiB per executor "
+            f"{_tenth_gib(smallest * cluster.cores_per_executor)} GiB per executor "
             "(spark.executor.memoryOverhead, --memory), fewer cores each, or a smaller grid"
         )
         raise MemoryBudgetError(message)
@@ -302,29 +328,18 @@ def _assemble(
             for angle_start, angle_stop in _cuts(n_angles, groups)
         ]
     samples = n_angles * geometry.detector.n_rows * geometry.detector.n_columns
-    raw = geometry.detector if views is None else views.detector
-    raw_samples = n_angles * raw.n_rows * raw.n_columns
     volume_bytes = 4 * n_z * n_y * n_x
     shuffle_bytes = volume_bytes * groups if groups > 1 else 0
     updates = n_z * n_y * n_x * n_angles
-    prepare_seconds = (
-        raw_samples * (PREPARE_SECONDS_PER_SAMPLE + STORED_SAMPLE_BYTES / READ_BYTES_PER_SECOND)
-        + samples * 4 / READ_BYTES_PER_SECOND
-        + (samples * RECTIFY_SECONDS_PER_SAMPLE if views is not None else 0.0)
-    )
+    prepare_seconds, n_prepare_tasks, stored_bytes = prepare_cost(geometry, views, cluster.cores)
     slab_seconds = (
         updates * BACKPROJECT_SECONDS_PER_UPDATE
         + read_samples * (FILTER_SECONDS_PER_SAMPLE + 4 / READ_BYTES_PER_SECOND)
         + volume_bytes * ENCODE_SECONDS_PER_SLICE_BYTE
         + 2 * shuffle_bytes / READ_BYTES_PER_SECOND
     )
-    n_prepare_tasks = math.ceil(
-        n_angles / frames_per_task(n_angles, largest_frame_bytes(geometry, views), cluster.cores)
-    )
     stages = ((prepare_seconds, n_prepare_tasks), (slab_seconds, len(tasks)))
-    wall_seconds = sum(
-        seconds / n_tasks * math.ceil(n_tasks / cluster.cores) for seconds, n_tasks in stages
-    )
+    wall_seconds = _waves(stages, cluster)
     return ReconstructionPlan(
         grid=grid,
         cluster=cluster,
@@ -337,7 +352,7 @@ def _assemble(
         task_bytes=task_bytes,
         projection_bytes=n_energy_bins * 4 * samples,
         volume_bytes=n_energy_bins * volume_bytes,
-        read_bytes=n_energy_bins * (STORED_SAMPLE_BYTES * raw_samples + 4 * read_samples),
+        read_bytes=n_energy_bins * (stored_bytes + 4 * read_samples),
         shuffle_bytes=n_energy_bins * shuffle_bytes,
         voxel_updates=n_energy_bins * updates,
         core_seconds=n_energy_bins * (prepare_seconds + slab_seconds),
@@ -345,26 +360,89 @@ def _assemble(
     )
 
 
-def largest_frame_bytes(geometry: Geometry, views: ConeBeamViews | None) -> int:
-    """Return the size of a frame as float32; where there are raw and upright ones, of the larger.
-
-    Parameters
-    ----------
-    geometry, views
-        As `plan_reconstruction` takes them.
-    """
-    panels = [geometry.detector] + ([] if views is None else [views.detector])
-    return 4 * max(panel.n_rows * panel.n_columns for panel in panels)
+def _tenth_gib(size_bytes: int) -> str:
+    """Return a size that is at least this."""
+    return f"{math.ceil(10 * size_bytes / 2**30) / 10:g}"
 
 
-def frames_at_once(frame_bytes: int) -> int:
-    """Return how many frames are decoded at once."""
-    return max(1, FRAMES_AT_ONCE_BYTES // frame_bytes)
+def _tiled(
+    geometry: Geometry,
+    views: ConeBeamViews | None,
+    grid: VolumeGrid,
+    cluster: Cluster,
+    n_energy_bins: int,
+    tiling: Tiling,
+) -> ReconstructionPlan:
+    """Assemble a plan whose slabs are cut in x and y, from views that are filtered once."""
+    n_angles, detector = geometry.n_angles, geometry.detector
+    cuts_y, cuts_x = (_cuts(count, tiling.n_parts) for count in grid.shape[1:])
+    slabs = _cuts(grid.shape[0], tiling.n_slabs)
+    tasks = tuple(
+        SlabTask(slab, *z, 0, n_angles, 0, detector.n_rows, *y, *x)
+        for slab, z in enumerate(slabs)
+        for y in cuts_y
+        for x in cuts_x
+    )
+    filter_tasks = tuple(
+        SlabTask(
+            0, 0, 0, angle, min(n_angles, angle + FILTERED_ANGLES),
+            row, min(detector.n_rows, row + tiling.filtered_rows),
+        )
+        for angle in range(0, n_angles, FILTERED_ANGLES)
+        for row in range(0, detector.n_rows, tiling.filtered_rows)
+    )  # fmt: skip
+    samples = n_angles * detector.n_rows * detector.n_columns
+    voxels = math.prod(grid.shape)
+    per_join = joined_slices(grid)
+    n_join_tasks = sum(-(-(stop - start) // per_join) for start, stop in slabs)
+    prepare_seconds, n_prepare_tasks, stored_bytes = prepare_cost(geometry, views, cluster.cores)
+    filter_seconds = samples * (FILTER_SECONDS_PER_SAMPLE + 8 / READ_BYTES_PER_SECOND)
+    tile_seconds = (
+        voxels * n_angles * BACKPROJECT_SECONDS_PER_UPDATE
+        + 4 * tiling.read_samples / READ_BYTES_PER_SECOND
+        + 2 * voxels / READ_BYTES_PER_SECOND
+    )
+    join_seconds = voxels * (6 / READ_BYTES_PER_SECOND + 4 * ENCODE_SECONDS_PER_SLICE_BYTE)
+    stages = (
+        (prepare_seconds, n_prepare_tasks),
+        (filter_seconds, len(filter_tasks)),
+        (tile_seconds, len(tasks)),
+        (join_seconds, n_join_tasks),
+    )
+    return ReconstructionPlan(
+        grid=grid,
+        cluster=cluster,
+        tasks=tasks,
+        n_prepare_tasks=n_prepare_tasks,
+        n_energy_bins=n_energy_bins,
+        n_slabs=tiling.n_slabs,
+        n_angle_groups=1,
+        angle_block=tiling.angle_block,
+        task_bytes=WORKER_BYTES + max(tiling.task_bytes, prepare_bytes(geometry, views)),
+        projection_bytes=n_energy_bins * 4 * samples,
+        volume_bytes=n_energy_bins * 4 * voxels,
+        read_bytes=n_energy_bins
+        * (stored_bytes + 4 * samples + 4 * tiling.read_samples + 4 * voxels),
+        shuffle_bytes=n_energy_bins * (4 * samples + 2 * voxels),
+        voxel_updates=n_energy_bins * voxels * n_angles,
+        core_seconds=n_energy_bins * sum(seconds for seconds, _ in stages),
+        wall_seconds=STARTUP_SECONDS + n_energy_bins * _waves(stages, cluster),
+        tile_cuts=tiling.n_parts,
+        filter_tasks=filter_tasks,
+        n_join_tasks=n_join_tasks,
+    )
 
 
-def frames_per_task(n_frames: int, frame_bytes: int, cores: int) -> int:
-    """Return how many frames a prepare task gets: work for every core, bounded bytes."""
-    return min(math.ceil(n_frames / cores), max(1, PREPARE_TASK_BYTES // frame_bytes))
+def joined_slices(grid: VolumeGrid) -> int:
+    """Return how many slices a task joins from tiles: of about the bytes of an objects file."""
+    return max(1, JOINED_SLICES_BYTES // (2 * math.prod(grid.shape[1:])))
+
+
+def _waves(stages: Iterable[tuple[float, int]], cluster: Cluster) -> float:
+    """Return the seconds that stages of equal tasks take, one wave of tasks after the other."""
+    return sum(
+        seconds / n_tasks * math.ceil(n_tasks / cluster.cores) for seconds, n_tasks in stages
+    )
 
 
 def _check_forced(name: str, value: int | None, largest: int) -> None:
@@ -405,12 +483,6 @@ def _task_bytes(columns: int, grid: VolumeGrid, slices: int, band_rows: int, blo
     return WORKER_BYTES + slab_bytes + BLOCK_COPIES * block_bytes + 16 * n_y * n_x
 
 
-def _prepare_bytes(geometry: Geometry, views: ConeBeamViews | None) -> int:
-    frame_bytes = largest_frame_bytes(geometry, views)
-    n_frames = min(frames_at_once(frame_bytes), geometry.n_angles)
-    return WORKER_BYTES + PREPARE_COPIES * n_frames * frame_bytes
-
-
 def _fitting_block(
     columns: int, grid: VolumeGrid, slices: int, band_rows: int, block: int, budget: int
 ) -> int:
@@ -419,8 +491,3 @@ def _fitting_block(
     per_angle = _task_bytes(columns, grid, slices, band_rows, 1) - fixed
     fitting = min(block, max(0, budget - fixed) // per_angle)
     return fitting if fitting >= min(block, 8) else 0
-
-
-def _smallest_task_bytes(geometry: Geometry, columns: int, grid: VolumeGrid) -> int:
-    band_rows = max(_band_rows(geometry, grid.slab(z, z + 1)) for z in {0, grid.shape[0] - 1})
-    return _task_bytes(columns, grid, 1, band_rows, min(8, len(geometry.gantry_angles_rad)))

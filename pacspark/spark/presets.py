@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
+from pacspark.dicom.encode import MAX_EDGE, MAX_PIXEL_BYTES
 from pacspark.errors import UsageError
 from pacspark.spark.partition import Cluster, ReconstructionPlan, plan_reconstruction
 
@@ -47,7 +48,8 @@ def subject_scan(subject: Subject) -> tuple[ConeBeamGeometry, VolumeGrid]:
 
     The scanner is scaled to the subject: the source four times its width from the axis,
     magnification 1.5, a detector that just covers its shadow; one sample is the square root of
-    shadow area x angles x 4 bytes / data.
+    shadow area x angles x 4 bytes / data. Voxels are as fine as samples, or coarser by the
+    whole number that lets a slice be one DICOM object.
     """
     width_mm = 10 * math.hypot(subject.size_cm[0], subject.size_cm[1])
     height_mm = 10 * subject.size_cm[2]
@@ -69,7 +71,12 @@ def subject_scan(subject: Subject) -> tuple[ConeBeamGeometry, VolumeGrid]:
         detector=detector,
     )
     shape = (n_rows, *(math.ceil(10 * size / sample_mm) for size in reversed(subject.size_cm[:2])))
-    return geometry, VolumeGrid(shape=shape, voxel_mm=(sample_mm,) * 3)
+    # voxels of one sample, or of as many as let a slice be one DICOM object
+    per_voxel = math.ceil(
+        max(max(shape[1:]) / MAX_EDGE, math.sqrt(2 * shape[1] * shape[2] / MAX_PIXEL_BYTES))
+    )
+    n_z, n_y, n_x = (math.ceil(count / per_voxel) for count in shape)
+    return geometry, VolumeGrid((n_z, n_y, n_x), (per_voxel * sample_mm,) * 3)
 
 
 def plan_preset(name: str, cluster: Cluster) -> ReconstructionPlan:

@@ -26,27 +26,26 @@ from pacspark import __version__
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom.encode import CTSeries, ValueMap, ct_series_uid
-from pacspark.dicom.scan import FrameRun, StoredScan
+from pacspark.dicom.scan import StoredScan
 from pacspark.errors import JobError, UsageError
 from pacspark.middle_row import mean_attenuation_per_mm
 from pacspark.progress import SILENT, Progress
-from pacspark.spark import blocks
+from pacspark.spark import blocks, tiled
 from pacspark.spark.jobs import Marks, counted, run_summed, run_tasks
 from pacspark.spark.partition import (
     Cluster,
     ReconstructionPlan,
     SlabTask,
-    frames_at_once,
-    frames_per_task,
-    largest_frame_bytes,
     plan_reconstruction,
 )
+from pacspark.spark.preparing import cut_runs, frames_at_once, largest_frame_bytes
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile, files_of_job
 from pacspark.tables.intake import commit_intake
 from pacspark.tables.projections import Chunk, list_chunks
 from pacspark.tables.runs import describe_geometry, recorded_run, recover_run, versions_now
 from pacspark.tables.scans import LocatedRun, ScanFrames, read_stored_scan
+from pacspark.tables.scratch import Scratch
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import commit_files
@@ -134,6 +133,7 @@ def reconstruct(
     n_slabs: int | None = None,
     angle_block: int | None = None,
     n_angle_groups: int | None = None,
+    tile_cuts: int | None = None,
     progress: Progress = SILENT,
 ) -> ReconstructionReport:
     """Reconstruct one energy bin of a stored scan into a stored CT series.
@@ -174,6 +174,7 @@ def reconstruct(
         n_slabs=n_slabs,
         angle_block=angle_block,
         n_angle_groups=n_angle_groups,
+        tile_cuts=tile_cuts,
     )
     watch.lap("plan")
     with recorded_run(
@@ -246,12 +247,30 @@ def _make(
         series=series,
         run_id=run_id,
     )
+    costs: list[blocks.TaskCost] = []
+    scratch, filtered = Scratch(storage, run_id), []
+    scratch.clear()
+    if plan.filter_tasks:
+        scratch.begin()
+        inputs = slab_inputs(plan.filter_tasks, chunks)
+        filtered = tiled.filter_views(spark, job, inputs, marks, progress)
+        watch.lap("filter")
     if values is None:
-        series = replace(series, values=_linear_map(spark, job, chunks, marks))
+        if plan.filter_tasks:
+            found = tiled.value_range(spark, job, plan, filtered, SAMPLED_SLICES, marks)
+            values = ValueMap.linear(*found, HEADROOM)
+        else:
+            values = _linear_map(spark, job, chunks, marks)
+        series = replace(series, values=values)
         job = replace(job, series=series)
     watch.lap("range of values")
     with files_of_job(storage, "objects") as name:
-        outcomes = _slabs(spark, replace(job, job_name=name), plan, chunks, marks, progress)
+        job = replace(job, job_name=name)
+        if plan.filter_tasks:
+            outcomes, costs = tiled.make_slices(spark, job, plan, filtered, marks, progress)
+        else:
+            outcomes = _slabs(spark, job, plan, chunks, marks, progress)
+    scratch.clear()
     watch.lap("slabs")
     taken = commit_intake(storage, [outcome.intake for outcome in outcomes], run_id, "reconstruct")
     marks.clear()
@@ -260,8 +279,9 @@ def _make(
     watch.lap("commit")
 
     seconds: Counter[str] = Counter(watch.cost().seconds)
-    for outcome in outcomes:
-        seconds.update({f"tasks: {phase}": spent for phase, spent in outcome.cost.seconds.items()})
+    costs += [outcome.cost for outcome in outcomes]
+    for cost in costs:
+        seconds.update({f"tasks: {phase}": spent for phase, spent in cost.seconds.items()})
     return ReconstructionReport(
         series_instance_uid=series.series_instance_uid,
         run_id=run_id,
@@ -269,7 +289,7 @@ def _make(
         found=False,
         clamped_voxels=sum(outcome.clamped_voxels for outcome in outcomes),
         seconds={phase: round(spent, 3) for phase, spent in seconds.items()},
-        peak_task_bytes=max(outcome.cost.peak_bytes for outcome in outcomes),
+        peak_task_bytes=max(cost.peak_bytes for cost in costs),
         predicted_task_bytes=plan.task_bytes,
     )
 
@@ -364,24 +384,6 @@ def prepare_tasks(stored: ScanFrames, energy_bin: int, cores: int) -> list[list[
     runs = [run for run in scan.projections if run.energy_bin == energy_bin]
     frame_bytes = largest_frame_bytes(scan.geometry, scan.views)
     return [list(stored.located(task, energy_bin)) for task in cut_runs(runs, frame_bytes, cores)]
-
-
-def cut_runs(runs: Sequence[FrameRun], frame_bytes: int, cores: int) -> list[list[FrameRun]]:
-    """Cut runs of frames into tasks: at least one per core, none much over the task's bytes."""
-    per_task = frames_per_task(sum(run.count for run in runs), frame_bytes, cores)
-    tasks: list[list[FrameRun]] = [[]]
-    room = per_task
-    for run in runs:
-        start = 0
-        while start < run.count:
-            if not room:
-                tasks.append([])
-                room = per_task
-            stop = min(run.count, start + room)
-            tasks[-1].append(run.cut(start, stop))
-            room -= stop - start
-            start = stop
-    return tasks
 
 
 def _prepare_task(

@@ -198,10 +198,7 @@ class Intake:
             with open_source(source) as stream:
                 size_bytes = stream.seek(0, io.SEEK_END)
                 stream.seek(0)
-                if size_bytes > STREAMED_BYTES:
-                    self._add_stream(str(source), stream, size_bytes)
-                else:
-                    self.add(str(source), stream.read())
+                self.add_stream(str(source), stream, size_bytes)
         except DicomDecodeError as error:
             self._hold(_Input(str(source), error))
         except StorageError:  # the archive's own: a repeat of the whole run mends it
@@ -241,7 +238,11 @@ class Intake:
         self._held.clear()
         self._held_bytes = 0
 
-    def _add_stream(self, source: str, stream: BinaryIO, size_bytes: int) -> None:
+    def add_stream(self, source: str, stream: BinaryIO, size_bytes: int) -> None:
+        """Take in one object from a seekable stream that stands at its start."""
+        if size_bytes <= STREAMED_BYTES:
+            self.add(source, stream.read())
+            return
         read = _read(stream)
         stream.seek(0)
         digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]

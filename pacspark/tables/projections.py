@@ -69,8 +69,9 @@ class ProjectionWriter:
         projections: NDArray[np.float32],
         angle_start: int,
         gantry_angles_rad: Sequence[float] | NDArray[np.float64],
+        first_row: int = 0,
     ) -> None:
-        """Write line integrals ``(n, n_rows, n_columns)`` of the angles from `angle_start` on."""
+        """Write line integrals ``(n, n_rows, n_columns)``, from an angle and a row on."""
         n_angles, n_rows, n_columns = projections.shape
         for start in range(0, n_angles, CHUNK_ANGLES):
             stop = min(n_angles, start + CHUNK_ANGLES)
@@ -81,7 +82,7 @@ class ProjectionWriter:
                 row = self._key | {
                     "angle_start": angle_start + start,
                     "angle_count": stop - start,
-                    "row_start": row_start,
+                    "row_start": first_row + row_start,
                     "row_count": row_stop - row_start,
                     "column_count": n_columns,
                     "gantry_angles_rad": [float(angle) for angle in gantry_angles_rad[start:stop]],

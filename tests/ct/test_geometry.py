@@ -136,8 +136,8 @@ def test_grid__refuses_a_slab_outside_its_whole() -> None:
     for start, stop in ((-1, 2), (2, 2), (3, 5)):
         with pytest.raises(GeometryError, match=r"grid\.slab"):
             grid.slab(start, stop)
-    with pytest.raises(GeometryError, match=r"grid\.z_start"):
-        replace(grid, z_start=1)
+    with pytest.raises(GeometryError, match=r"grid\.start\[z\]"):
+        replace(grid, start=(1, 0, 0))
 
 
 def test_flat_panel__counts_rows_from_the_side_that_row_order_says() -> None:

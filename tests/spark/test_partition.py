@@ -12,14 +12,14 @@ from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
 from pacspark.ct.views import ConeBeamViews, Rectification
 from pacspark.errors import MemoryBudgetError, UsageError
 from pacspark.spark.partition import (
-    READ_BYTES_PER_SECOND,
     STARTUP_SECONDS,
     WORKER_BYTES,
     Cluster,
     ReconstructionPlan,
     plan_reconstruction,
 )
-from pacspark.spark.presets import SUBJECTS, subject_scan
+from pacspark.spark.preparing import READ_BYTES_PER_SECOND
+from pacspark.spark.presets import SUBJECTS, plan_preset, subject_scan
 
 
 def scan(n_angles: int = 36, n_rows: int = 32, n_columns: int = 40) -> ConeBeamGeometry:
@@ -87,14 +87,40 @@ def test_plan__cuts_more_slabs_when_memory_is_short() -> None:
     assert short.task_bytes <= WORKER_BYTES + (256 << 20)
 
 
+def test_plan__cuts_tiles_where_a_slice_is_too_much() -> None:
+    geometry = scan(360, 512, 512)
+    grid = VolumeGrid(shape=(50, 8000, 7000), voxel_mm=(0.05, 0.05, 0.05))
+    plan = plan_reconstruction(geometry, grid, Cluster(1, 2, 2 << 30))
+    assert plan.tile_cuts > 1
+    assert plan.task_bytes <= 1 << 30
+    voxels = [
+        (t.z_stop - t.z_start) * (t.y_stop - t.y_start) * (t.x_stop - t.x_start) for t in plan.tasks
+    ]
+    assert sum(voxels) == 50 * 8000 * 7000
+    assert len({(t.z_start, t.y_start, t.x_start) for t in plan.tasks}) == len(plan.tasks)
+    rows = [(t.angle_stop - t.angle_start) * (t.row_stop - t.row_start) for t in plan.filter_tasks]
+    assert sum(rows) == 360 * 512
+
+
+@pytest.mark.parametrize("name", ["thorax", "full-body"])
+def test_presets__need_no_task_above_4_gib(name: str) -> None:
+    summary = plan_preset(name, Cluster(100, 8, 32 << 30)).summary()
+    assert summary["bytes_per_task"] <= 4 << 30
+    assert summary["tiles_per_slab"] > 1
+    assert summary["shuffle_bytes"] > summary["projection_bytes"]
+    assert summary["core_hours"] == pytest.approx(800 * summary["wall_seconds"] / 3600)
+    assert summary["core_hours"] >= summary["busy_core_hours"] > 0
+
+
 def test_plan__names_the_smallest_budget_that_would_do() -> None:
     geometry = scan(360, 512, 512)
     grid = VolumeGrid(shape=(512, 8000, 8000), voxel_mm=(0.05, 0.05, 0.05))
     with pytest.raises(MemoryBudgetError, match=r"expected at least .* GiB per task") as caught:
-        plan_reconstruction(geometry, grid, Cluster(1, 1, 1 << 30))
-    smallest_gib = int(str(caught.value).split("give ")[1].split(" GiB")[0])
-    plan = plan_reconstruction(geometry, grid, Cluster(1, 1, smallest_gib << 30))
-    assert plan.task_bytes <= smallest_gib << 30
+        plan_reconstruction(geometry, grid, Cluster(1, 1, WORKER_BYTES + (32 << 20)))
+    smallest_gib = float(str(caught.value).split("give ")[1].split(" GiB")[0])
+    smallest = int(smallest_gib * 2**30)
+    plan = plan_reconstruction(geometry, grid, Cluster(1, 1, smallest))
+    assert plan.task_bytes <= smallest < 1 << 30
 
 
 def test_plan__counts_the_prepare_stage() -> None:
@@ -114,7 +140,7 @@ def test_plan__counts_every_energy_bin() -> None:
         plan_reconstruction(scan(), grid, Cluster(), n_energy_bins=bins).summary()
         for bins in (1, 4)
     )
-    totals = "tasks prepare_tasks projection_bytes volume_bytes read_bytes voxel_updates core_hours"
+    totals = "tasks prepare_tasks projection_bytes volume_bytes read_bytes voxel_updates"
     assert {name: four[name] for name in totals.split()} == {
         name: pytest.approx(4 * one[name]) for name in totals.split()
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
@@ -16,18 +17,19 @@ from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom import scan as scans
 from pacspark.dicom.encode import CTSeries, ValueMap
 from pacspark.errors import GeometryError
-from pacspark.spark import blocks
+from pacspark.spark import blocks, preparing
 from pacspark.spark import reconstruct as reconstruction
 from pacspark.spark.jobs import Marks, run_summed, run_tasks
 from pacspark.spark.partition import Cluster, plan_reconstruction
+from pacspark.spark.preparing import cut_runs
 from pacspark.spark.reconstruct import (
     ReconstructionRequest,
     SlabInput,
-    cut_runs,
     reconstruct,
     slab_inputs,
 )
 from pacspark.tables.projections import list_chunks
+from pacspark.tables.scans import read_stored_scan
 from tests.scan_files import write_phantom_scan
 from tests.test_archive import GRID, stored_reconstruction
 
@@ -117,6 +119,66 @@ def test_spark__gives_the_local_volume_to_a_millionth_of_its_peak(
         sums = run_summed(spark, inputs, partial(partial_values, job), partial(add_up, job))
         found = np.sum([total for _, total in sums], axis=0)
     assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("water", ["water_mu_per_mm = 0.02", ""])
+def test_tiles__give_the_pixels_of_whole_slabs_bit_for_bit(
+    spark: "SparkSession", tmp_path: Path, water: str
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    path.write_text(path.read_text().replace("water_mu_per_mm = 0.02", water))
+    digests, volumes, clamped = [], [], []
+    whole: dict[str, Any] = {"n_slabs": 1}
+    in_tiles: dict[str, Any] = {"tile_cuts": 3, "n_slabs": 2, "angle_block": 7}
+    for name, cuts in (("whole", whole), ("tiles", in_tiles)):
+        archive = create_archive(tmp_path / name, spark)
+        series_uid = archive.import_scan(path).series_instance_uid
+        request = ReconstructionRequest(series_uid, GRID)
+        report = reconstruct(spark, archive.catalog.storage, request, Cluster(), **cuts)
+        assert report.peak_task_bytes <= report.predicted_task_bytes
+        assert not (tmp_path / name / "_scratch" / report.run_id).exists()
+        rows = archive.catalog.instances_of(report.series_instance_uid).to_pylist()
+        digests.append({row["sop_instance_uid"]: row["sha256"] for row in rows})
+        volumes.append(archive.volume(report.series_instance_uid).to_numpy())
+        clamped.append(report.clamped_voxels)
+    assert len(digests[0]) == 20
+    if water:
+        assert digests[0] == digests[1]
+        assert clamped[0] == clamped[1]
+    else:  # other samples tell the range of values, so the steps of the map differ
+        np.testing.assert_allclose(volumes[1], volumes[0], atol=1e-5)
+
+
+def test_prepare__of_frames_in_bands_of_rows_is_that_of_whole_frames(
+    spark: "SparkSession", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    archive = create_archive(tmp_path / "archive", spark)
+    series_uid = archive.import_scan(path).series_instance_uid
+    stored = read_stored_scan(archive.catalog, series_uid)
+    detector = stored.scan.geometry.detector
+    prepared = []
+    for largest_frame in (preparing.LARGEST_FRAME_BYTES, 0):
+        monkeypatch.setattr(preparing, "LARGEST_FRAME_BYTES", largest_frame)
+        monkeypatch.setattr(preparing, "FRAMES_AT_ONCE_BYTES", 4 * 5 * detector.n_columns)
+        storage = archive.catalog.storage
+        job = blocks.PrepareJob(
+            storage, series_uid, stored.scan.kind, None, (), (), 0,
+            stored.scan.geometry, None, "test", "",
+        )  # fmt: skip
+        frames = stored.located(stored.scan.projections, 0)
+        (file,) = blocks.prepare_frames(job, frames, lambda _: None)
+        table = pq.read_table(storage.path("projections", file.path))
+        rows = table.to_pylist()
+        values = np.full((40, detector.n_rows, detector.n_columns), np.nan, np.float32)
+        for row in rows:
+            count, n_rows = row["angle_count"], row["row_count"]
+            chunk = np.frombuffer(row["line_integrals"], "<f4").reshape(count, n_rows, -1)
+            first = row["angle_start"]
+            values[first : first + count, row["row_start"] : row["row_start"] + n_rows] = chunk
+        prepared.append((len(rows), values))
+    assert prepared[1][0] > prepared[0][0]
+    assert np.array_equal(prepared[0][1], prepared[1][1])
 
 
 def test_cut_runs__covers_every_frame_once(scanned: tuple[Archive, str]) -> None:

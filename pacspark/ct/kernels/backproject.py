@@ -262,15 +262,16 @@ def _make_backproject(lanes):
     def backproject(
         filtered, slab, cosines, sines, x_mm, y_mm,
         source_radii_mm, source_z_mm, source_to_detector_mm, u_per_mm, u_origin, v_per_mm,
-        v_origin, z_origin_mm, dz_mm, z_start, row_start, parallel_beam,
+        v_origin, z_origin_mm, dz_mm, z_start, column_starts, row_starts, parallel_beam,
     ):  # fmt: skip
-        """Add views to a slab: ``(a,u,v),(y,x,z),(a),(a),(x),(y),(a),(a) -> (y,x,z)`` in place.
+        """Add views to a slab: ``(a,u,v),(y,x,z),(a),(a),(x),(y),(a),(a),(a),(a) -> (y,x,z)``.
 
         The source of a view is ``source_radii_mm`` from the axis and ``source_z_mm`` high.
-        ``u_origin`` and ``v_origin`` are the positions, in columns of `filtered` and rows of the
-        whole detector, of the horizontal ray through the axis; ``z_origin_mm`` is where the
-        absolute slice 0 lies. ``z_start`` and ``row_start`` are the absolute indices of the slab's
-        first slice and of the first row that `filtered` holds.
+        ``u_origin`` and ``v_origin`` are the positions, in filtered columns and rows of the whole
+        detector, of the horizontal ray through the axis; ``z_origin_mm`` is where the absolute
+        slice 0 lies. ``z_start`` is the absolute index of the slab's first slice;
+        ``column_starts`` and ``row_starts`` are those of the first column and the first row that
+        `filtered` holds of a view.
         """
         n_angles, n_u, n_padded = filtered.shape
         n_v = n_padded - 2 * PADDING
@@ -294,16 +295,18 @@ def _make_backproject(lanes):
                             )  # fmt: skip
                             position = across * u_per_mm + u_origin
                             left = math.floor(position)
-                            if left < 0 or left >= n_u - 1:
+                            at_column = np.int64(left) - column_starts[angle]
+                            if at_column < 0 or at_column >= n_u - 1:
                                 continue
                             part = position - left
-                            column_0 = (angle * n_u + np.int64(left)) * n_padded
+                            column_0 = (angle * n_u + at_column) * n_padded
                             column_1 = column_0 + n_padded
                             weight_0 = np.float32((1.0 - part) * weight)
                             weight_1 = np.float32(part * weight)
                             step = dz_mm * scale * v_per_mm
                             height_mm = z_origin_mm - source_z_mm[angle]
                             origin = height_mm * scale * v_per_mm + v_origin + LIFT
+                            row_start = row_starts[angle]
                             if lanes == 16 and step <= LONGEST_STEP:
                                 line_16(
                                     sums, sums_at, samples, column_0, column_1, weight_0, weight_1,

@@ -22,7 +22,7 @@ LINES = 4
 def _backproject(
     filtered, slab, cosines, sines, x_mm, y_mm, source_radii_mm, source_z_mm,
     source_to_detector_mm, u_per_mm, u_origin, v_per_mm, v_origin, z_origin_mm, dz_mm, z_start,
-    row_start, parallel_beam,
+    column_starts, row_starts, parallel_beam,
 ):  # fmt: skip
     z, column, row = cuda.grid(3)  # type: ignore[attr-defined]
     n_angles, n_u, n_padded = filtered.shape
@@ -43,11 +43,12 @@ def _backproject(
         u = across_mm * scale * u_per_mm + u_origin
         v = (z_mm - source_z_mm[angle]) * scale * v_per_mm + v_origin + LIFT
         left, below = math.floor(u), math.floor(v)
-        at = int(below) - LIFT - row_start + PADDING
-        if left < 0 or left >= n_u - 1 or at < 0 or at >= n_padded - 1:
+        at = int(below) - LIFT - row_starts[angle] + PADDING
+        at_column = int(left) - column_starts[angle]
+        if at_column < 0 or at_column >= n_u - 1 or at < 0 or at >= n_padded - 1:
             continue
         part_u, part_v = np.float32(u - left), np.float32(v - below)
-        near, far = filtered[angle, int(left)], filtered[angle, int(left) + 1]
+        near, far = filtered[angle, at_column], filtered[angle, at_column + 1]
         low = near[at] + part_u * (far[at] - near[at])
         high = near[at + 1] + part_u * (far[at + 1] - near[at + 1])
         total += np.float32(weight * weight) * (low + part_v * (high - low))
