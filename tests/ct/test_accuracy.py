@@ -6,6 +6,7 @@ import math
 import pkgutil
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 import pacspark.ct
 from pacspark.ct.fdk import reconstruct_fdk
-from pacspark.ct.filtering import FDKOptions
+from pacspark.ct.filtering import WINDOWS, FDKOptions
 from pacspark.ct.geometry import (
     ConeBeamGeometry,
     FlatPanel,
@@ -22,6 +23,10 @@ from pacspark.ct.geometry import (
     VolumeGrid,
 )
 from pacspark.ct.phantom import Ellipsoid, project
+from tests.ct import edges, water
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 WATER_PER_MM = 0.0206
 CIRCLE = np.arange(360) * 2 * math.pi / 360
@@ -58,6 +63,39 @@ def test_water__reads_zero_and_air_minus_a_thousand(
     radius_mm = np.hypot(grid.y_mm[:, None], grid.x_mm)
     assert abs(hounsfield[radius_mm < 36].mean()) < 1
     assert abs(hounsfield[(radius_mm > 44) & (radius_mm < 52)].mean() + 1000) < 1
+
+
+@pytest.mark.parametrize("name", water.SCANS)
+def test_water__reads_zero_in_every_ring_of_every_slice(name: str) -> None:
+    geometry, grid = water.SCANS[name]
+    volume = reconstruct_fdk(water.projections(geometry), geometry, grid)
+    found = water.measured(water.hounsfield(volume), grid)
+    for value in (found.water, found.water_ring):
+        assert value == pytest.approx(0, abs=1)
+    for value in (found.air, found.air_ring):
+        assert value == pytest.approx(-1000, abs=1)
+
+
+def test_water__reads_zero_in_the_ct_images_of_an_archive(
+    spark: "SparkSession", tmp_path: Path
+) -> None:
+    found = water.measured(*water.through_the_archive(tmp_path, spark))
+    assert found.water == pytest.approx(0, abs=1)
+    assert found.air == pytest.approx(-1000, abs=1)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_edge__is_as_sharp_as_theory_says(name: str) -> None:
+    options = FDKOptions(name)
+    found, expected = edges.measured_mtf(edges.edge_scan(), options), edges.theoretical_mtf(options)
+    assert edges.ten_percent(found) == pytest.approx(edges.ten_percent(expected), rel=0.02)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_noise__is_what_the_counts_make_it(name: str) -> None:
+    options = FDKOptions(name)
+    expected = edges.theoretical_noise(options)
+    assert edges.measured_noise(options) == pytest.approx(expected, rel=0.03)
 
 
 def test_a_bead__appears_where_it_is() -> None:
