@@ -26,6 +26,7 @@ from types import MappingProxyType
 
 from pacspark.ct.coverage import require_seen
 from pacspark.ct.geometry import Geometry, VolumeGrid
+from pacspark.ct.kernels.backproject import LONGEST_STEP
 from pacspark.ct.redundancy import require_rays
 from pacspark.ct.views import ConeBeamViews
 from pacspark.errors import MemoryBudgetError, UsageError
@@ -38,8 +39,7 @@ WORKER_BYTES = 480 << 20
 ANGLE_BLOCK_BYTES = 64 << 20
 """Aim for one block of angles cut to a slab's band, as float32."""
 BLOCK_COPIES = 6
-"""Copies of a block alive at once: read, assembled, padded and transformed (complex), filtered and
-transposed."""
+"""Copies of a block alive at once: read, assembled, filtered with its padding, and room."""
 SLAB_COPIES = 2
 """The accumulator `[y, x, z]`, whole runs of slices, and one run on its way to DICOM; sums of angle
 groups are in double precision."""
@@ -47,8 +47,10 @@ JOINED_SLICES_BYTES = 256 << 20
 """Pixels that one task puts together from tiles, but for a single slice that is larger."""
 PADDING_SLICES = 30
 """Slices that an accumulator may have more than its slab: both ends fall on multiples of 16."""
-FILTER_SECONDS_PER_SAMPLE = 4.1e-9
+FILTER_SECONDS_PER_SAMPLE = 5.5e-9
 BACKPROJECT_SECONDS_PER_UPDATE = 4.0e-10
+COARSE_SECONDS_PER_UPDATE = 2.7e-9
+"""Of voxels higher than the shadows of `LONGEST_STEP` rows, which go one at a time."""
 ENCODE_SECONDS_PER_SLICE_BYTE = 6.0e-9
 STARTUP_SECONDS = 12.0
 """JVM, Python workers, kernels from their cache, table look-ups and commits."""
@@ -333,7 +335,7 @@ def _assemble(
     updates = n_z * n_y * n_x * n_angles
     prepare_seconds, n_prepare_tasks, stored_bytes = prepare_cost(geometry, views, cluster.cores)
     slab_seconds = (
-        updates * BACKPROJECT_SECONDS_PER_UPDATE
+        updates * _seconds_per_update(geometry, grid)
         + read_samples * (FILTER_SECONDS_PER_SAMPLE + 4 / READ_BYTES_PER_SECOND)
         + volume_bytes * ENCODE_SECONDS_PER_SLICE_BYTE
         + 2 * shuffle_bytes / READ_BYTES_PER_SECOND
@@ -398,7 +400,7 @@ def _tiled(
     prepare_seconds, n_prepare_tasks, stored_bytes = prepare_cost(geometry, views, cluster.cores)
     filter_seconds = samples * (FILTER_SECONDS_PER_SAMPLE + 8 / READ_BYTES_PER_SECOND)
     tile_seconds = (
-        voxels * n_angles * BACKPROJECT_SECONDS_PER_UPDATE
+        voxels * n_angles * _seconds_per_update(geometry, grid)
         + 4 * tiling.read_samples / READ_BYTES_PER_SECOND
         + 2 * voxels / READ_BYTES_PER_SECOND
     )
@@ -431,6 +433,11 @@ def _tiled(
         filter_tasks=filter_tasks,
         n_join_tasks=n_join_tasks,
     )
+
+
+def _seconds_per_update(geometry: Geometry, grid: VolumeGrid) -> float:
+    rows = grid.voxel_mm[0] * geometry.magnification / geometry.detector.row_spacing_mm
+    return BACKPROJECT_SECONDS_PER_UPDATE if rows < LONGEST_STEP else COARSE_SECONDS_PER_UPDATE
 
 
 def joined_slices(grid: VolumeGrid) -> int:

@@ -87,6 +87,18 @@ def test_plan__cuts_more_slabs_when_memory_is_short() -> None:
     assert short.task_bytes <= WORKER_BYTES + (256 << 20)
 
 
+def test_plan__knows_that_coarse_voxels_go_one_at_a_time() -> None:
+    """Half as high, there are twice as many, and each takes a seventh of the time."""
+    coarse, fine = (
+        plan_reconstruction(
+            scan(720, 400, 400), VolumeGrid((n_z, 200, 200), (dz_mm, 0.5, 0.5)), Cluster()
+        )
+        for n_z, dz_mm in ((60, 2.4), (120, 1.2))
+    )
+    assert 2 * coarse.voxel_updates == fine.voxel_updates
+    assert coarse.core_seconds > fine.core_seconds
+
+
 def test_plan__cuts_tiles_where_a_slice_is_too_much() -> None:
     geometry = scan(360, 512, 512)
     grid = VolumeGrid(shape=(50, 8000, 7000), voxel_mm=(0.05, 0.05, 0.05))
