@@ -27,8 +27,11 @@ from pacspark.ct.shadow import FilteredView, Windows
 from pacspark.ct.views import ConeBeamViews, Rectification
 from pacspark.errors import ProjectionDataError, UsageError
 
-WORK_BYTES = 24 << 20
-"""Views are filtered in runs that need about this much beside the slab."""
+WORK_BYTES = 16 << 20
+"""Views are filtered in runs that need about this much beside the slab, or more of large scans:"""
+WORK_PART = 8
+"""the slab is read and written once a run, so fewer runs are faster; an eighth of the projections
+is little beside them."""
 TURN_ROWS = 32
 """Rows of a slab that are turned, and given back, at a time."""
 
@@ -103,7 +106,9 @@ class SlabReconstruction:
         """Return which parts of filtered views the voxels need."""
         return self._view.windows(self._geometry, self._grid, views)
 
-    def add(self, projections: NDArray[Any], angle_start: int = 0) -> None:
+    def add(
+        self, projections: NDArray[Any], angle_start: int = 0, work_bytes: int | None = None
+    ) -> None:
         """Filter views and add them to the slab.
 
         Parameters
@@ -112,6 +117,9 @@ class SlabReconstruction:
             ``(n, row_stop - row_start, n_columns)`` line integrals of the views ``angle_start..``.
         angle_start
             Index in the scan of the first of them.
+        work_bytes
+            What filtered views may take at once; None: an eighth of the projections, at least some
+            megabytes.
 
         Raises
         ------
@@ -136,7 +144,9 @@ class SlabReconstruction:
                 f"{angle_start}"
             )
             raise ProjectionDataError(message)
-        at_once = self.row_filter.angles_within(WORK_BYTES)
+        if work_bytes is None:
+            work_bytes = max(WORK_BYTES, projections.nbytes // WORK_PART)
+        at_once = self.row_filter.angles_within(work_bytes)
         for start in range(0, len(projections), at_once):
             with np.errstate(over="ignore"):  # what float32 cannot hold is found infinite
                 block = np.asarray(projections[start : start + at_once], np.float32)

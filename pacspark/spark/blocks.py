@@ -201,7 +201,8 @@ def _accumulate(
         stop = min(task.angle_stop, start + job.angle_block)
         block = reader.read(start, stop, row_start, row_stop)
         watch.lap("read")
-        slab.add(block, start)
+        # the plan has room for copies of a block: all of it is filtered at once
+        slab.add(block, start, work_bytes=2 * block.nbytes)
         watch.lap("filter and backproject")
         mark(f"slab-{task.slab}-{task.z_start}-{start}")
     return slab
