@@ -407,7 +407,7 @@ class Archive:
         """Look for a wrong axis offset or rotation sense of a scan."""
         from pacspark.check import check_series
 
-        return check_series(self.catalog, require_uid("series", series_uid))
+        return check_series(self.catalog, require_uid("series", series_uid), progress=self.progress)
 
     # what goes out
 

@@ -30,6 +30,7 @@ from pacspark.ct.sharpness import MiddlePlane, sharpness
 from pacspark.errors import ProjectionDataError
 from pacspark.middle_row import read_middle_row
 from pacspark.pictures import Candidate, ImagePlane, Picture, draw_candidates
+from pacspark.progress import SILENT, Progress, Stage
 from pacspark.scans.correction import write_corrected
 from pacspark.tables.catalog import Catalog
 
@@ -159,7 +160,9 @@ class GeometryCheck:
         return self.picture.to_png()
 
 
-def check_series(catalog: Catalog, series_uid: str, energy_bin: int = 0) -> GeometryCheck:
+def check_series(
+    catalog: Catalog, series_uid: str, energy_bin: int = 0, progress: Progress = SILENT
+) -> GeometryCheck:
     """Check a projection series of the archive; only one row of each frame is read.
 
     Raises
@@ -170,11 +173,17 @@ def check_series(catalog: Catalog, series_uid: str, energy_bin: int = 0) -> Geom
         When the scan has no such energy bin.
     """
     scan, sinogram = read_middle_row(catalog, series_uid, energy_bin)
-    return check_geometry(sinogram, scan.geometry, rectified=scan.views is not None)
+    return check_geometry(
+        sinogram, scan.geometry, rectified=scan.views is not None, progress=progress
+    )
 
 
 def check_geometry(
-    sinogram: NDArray[np.floating[Any]], geometry: Geometry, *, rectified: bool = False
+    sinogram: NDArray[np.floating[Any]],
+    geometry: Geometry,
+    *,
+    rectified: bool = False,
+    progress: Progress = SILENT,
 ) -> GeometryCheck:
     """Look for a wrong axis offset or rotation sense.
 
@@ -187,6 +196,8 @@ def check_geometry(
         The scan as it is stated; only its angles, distances and columns count.
     rectified
         Whether it is that of rectified frames: then offsets are told from the stated one.
+    progress
+        Told of the slices that are made for the picture, after the search.
 
     Raises
     ------
@@ -206,12 +217,14 @@ def check_geometry(
     reach_pixels = SEARCHED_PART * geometry.detector.n_columns
     require_rays(geometry)
     plane = MiddlePlane(values, geometry, reach_pixels)
-    if is_closed(geometry.gantry_angles_rad, FULL_CIRCLE_RAD):
-        # never by sharpness: the shares of half-fans change with the offset, and noise with them
-        found = _find(OppositeRays(values, geometry, reach_pixels), geometry)
-    else:
-        found = _find(plane, geometry)
-    check = _show(plane, found, plane.stated_mm if rectified else 0.0)
+    senses = 2 if isinstance(geometry, ConeBeamGeometry) else 1
+    with progress.stage("check", senses * N_SHOWN, "slices") as stage:
+        if is_closed(geometry.gantry_angles_rad, FULL_CIRCLE_RAD):
+            # never by sharpness: the shares of half-fans change with the offset, noise with them
+            found = _find(OppositeRays(values, geometry, reach_pixels), geometry)
+        else:
+            found = _find(plane, geometry)
+        check = _show(plane, found, plane.stated_mm if rectified else 0.0, stage)
     if rectified:
         check = _from_stated(check)
     return replace(check, message=_message(check, plane, found))
@@ -314,7 +327,7 @@ def _search(measure: _Measure, geometry: Geometry, *, reverse: bool) -> float:
     return best_mm + float(np.clip(-slope / (2 * bend), -1.0, 1.0)) * pixel_mm
 
 
-def _show(scan: MiddlePlane, found: _Found, zero_mm: float) -> GeometryCheck:
+def _show(scan: MiddlePlane, found: _Found, zero_mm: float, stage: Stage) -> GeometryCheck:
     """Reconstruct slices with the best, the stated and what lies between or beside them.
 
     The captions count offsets from `zero_mm`.
@@ -329,9 +342,10 @@ def _show(scan: MiddlePlane, found: _Found, zero_mm: float) -> GeometryCheck:
     offsets = [best_mm + (number - N_SHOWN // 2) * step_mm for number in range(N_SHOWN)]
     trials, lines = [], []
     for sense in found.senses:
-        slices = scan.slices(offsets, reverse=sense)
         line = []
-        for offset_mm, plane in zip(offsets, slices, strict=True):
+        for offset_mm in offsets:
+            (plane,) = scan.slices([offset_mm], reverse=sense)
+            stage.advance()
             trial = Trial(offset_mm, sense, sharpness(plane[inside]) / reference)
             trials.append(trial)
             line.append(_candidate(scan, trial, plane, found, zero_mm))

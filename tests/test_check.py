@@ -1,5 +1,6 @@
 """The geometry check finds what is wrong with a scan, on phantoms and on real ones."""
 
+import io
 import json
 import math
 import shutil
@@ -37,6 +38,7 @@ from pacspark.errors import (
 )
 from pacspark.middle_row import mean_attenuation_per_mm, middle_row, middle_row_sinogram
 from pacspark.pictures import Candidate, ImagePlane, draw_candidates
+from pacspark.progress import LineProgress
 from pacspark.scans.description import read_scan_description
 from pacspark.scans.readers import open_frames
 from pacspark.tables.catalog import Catalog
@@ -285,6 +287,14 @@ def test_picture__holds_the_whole_of_a_long_message() -> None:
     assert title.y1 <= figure.bbox.height
     highest = max(axes.get_window_extent().y1 for axes in figure.axes)
     assert title.y0 >= highest
+
+
+def test_check__tells_how_far_it_is() -> None:
+    told = io.StringIO()
+    check_geometry(sinogram_of(fan(2.0)), fan(0.0), progress=LineProgress(told))
+    lines = told.getvalue().splitlines()
+    assert lines[0].startswith("check: 0 of 10 slices")
+    assert lines[-1].startswith("check: 10 of 10 slices")
 
 
 def test_check__has_a_summary_for_machines() -> None:
