@@ -138,7 +138,8 @@ def test_commands__lead_from_a_scan_to_files(
     status, _, err = shell("view", root, ct_uid, "--slice", "6")
     assert (status, err) == (2, "UsageError: slice: expected z from 0 to 5, found 6")
     _, out, _ = shell("plan", root, series_uid, *SIZE)
-    assert re.match("20 x 20 x 6 voxels in [0-9]+ tasks on [0-9]+ cores?: about [0-9]+ s, ", out)
+    voxels = "20 x 20 x 6 voxels of 1 x 1 x 1 mm"
+    assert re.match(f"{voxels} in [0-9]+ tasks on [0-9]+ cores?: about [0-9]+ s, ", out)
     assert {version["table"] for version in shell.json("history", root)} >= {"instances", "runs"}
 
     counts = shell.json("ingest", root, tmp_path / "out")

@@ -31,6 +31,7 @@ FEW_VIEWS: Final = 3
 """So few views may well lie close together."""
 _CONE: Final = 'beam = "cone"'
 _MEANT: Final = "no projection_matrices"
+MOST_TURN_DEG: Final = 360.0
 _TURNS: Final = ("detector_in_plane_deg", "detector_about_u_deg", "detector_about_v_deg")
 _STANDING: Final = (*_TURNS, "detector_shifts_file")
 # keys of each table, and what each is used with only
@@ -254,7 +255,7 @@ def _cone(
     source_to_detector_mm = table.number("source_to_detector_mm", positive=True)
     source_shifts_mm = _shifts_mm(table, "source_shifts_file", folder, len(angles))
     shifts_mm = _shifts_mm(table, "detector_shifts_file", folder, len(angles))
-    turns = {key: table.number(key, 0.0) for key in _TURNS}
+    turns = {key: _turn_deg(table, key) for key in _TURNS}
     table.require_used()
     geometry = ConeBeamGeometry(
         source_to_isocenter_mm, source_to_detector_mm, angles, panel, source_shifts_mm
@@ -270,6 +271,14 @@ def _cone(
             shifts_mm=shifts_mm,
         )
     )
+
+
+def _turn_deg(table: TomlTable, key: str) -> float:
+    degrees = table.number(key, 0.0)
+    if abs(degrees) > MOST_TURN_DEG:
+        expected = f"a turn within {MOST_TURN_DEG:g} degrees either way"
+        raise table.error(key, expected, f"{degrees:g}")
+    return degrees
 
 
 def _named(table: TomlTable, told: str) -> ScanDescriptionError:

@@ -205,7 +205,9 @@ def test_shift_files__that_are_none_are_refused(
     ("changes", "text", "says"),
     [
         ({"detector_about_u_deg": 75.0}, "", "detector_about_u_deg: views["),
-        ({"detector_about_v_deg": 1e300}, "", "detector_about_v_deg: views"),
+        ({"detector_about_v_deg": 1e300}, "", "detector_about_v_deg: expected a turn within 360"),
+        ({"detector_in_plane_deg": -361}, "", "detector_in_plane_deg: expected a turn within 360"),
+        ({"detector_about_v_deg": 80}, "", "detector_about_v_deg: views"),
         ({"detector_in_plane_deg": "2"}, "", "detector_in_plane_deg: expected a number, found '2"),
         ({"detector_shifts_file": "s"}, "0 90\n" + "0 0\n" * 5, "detector_shifts_file: views: ex"),
         ({"source_shifts_file": "s"}, "-110 0\n" * 6, "source_shifts_file: expected sources off"),
