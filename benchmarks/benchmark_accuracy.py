@@ -117,13 +117,14 @@ def resolution() -> None:
 
 def cone() -> None:
     """Disks along the axis, from ever nearer sources; itk-rtk on the same projections."""
-    with apart() as process, drawing("disks", 9.5, 4.2) as figure:
+    with apart() as process, drawing("disks", 8.8, 4.0) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
         for number, source_mm in enumerate(disks.SOURCES_MM):
             geometry = disks.disk_scan(source_mm)
             projections = project(disks.DISKS, geometry)
             ours = reconstruct_fdk(projections, geometry, disks.GRID)
             theirs = process.submit(rtk.fdk, projections, geometry, disks.GRID).result()
+            exact = oracles.fdk(projections, geometry, disks.GRID)
             found, their_found = disks.contrasts(ours), disks.contrasts(theirs)
             cone_deg = digits(disks.cone_deg(source_mm))
             tell(
@@ -133,14 +134,18 @@ def cone() -> None:
                 contrasts=[digits(contrast) for contrast in found],
                 rtk_contrasts=[digits(contrast) for contrast in their_found],
                 difference_to_rtk_of_peak=of_peak(ours, theirs),
+                error_of_peak=of_peak(ours, exact),
+                rtk_error_of_peak=of_peak(theirs, exact),
             )
             label = f"{source_mm:g} mm, up to {cone_deg:.1f}°"
             color = f"C{number}"
             left.plot(disks.PLACES_MM, found, color=color, linewidth=1, label=label)
             marks: dict[str, Any] = {"linestyle": "", "marker": "x", "color": color}
             left.plot(disks.PLACES_MM, their_found, **marks)
-        left.set(xlabel="z, mm", ylabel="contrast of disk and gaps", ylim=(0, None))
-        left.legend(title="source to axis, cone angle\n(crosses: itk-rtk)", frameon=False)
+        left.axhline(0, color="grey", linewidth=0.7, linestyle=":")
+        left.set(xlabel="z, mm", ylabel="contrast of disk and gaps", ylim=(-0.3, 1.45))
+        title = "source to axis, cone angle (crosses: itk-rtk)"
+        left.legend(title=title, frameon=False, loc="upper center", ncols=2)
         grid = disks.GRID
         right.imshow(
             ours[:, 1] / disks.DENSITY_PER_MM,
