@@ -12,6 +12,7 @@ from pacspark.ct.fdk import SlabReconstruction, reconstruct_fdk
 from pacspark.ct.kernels.variants import available_variants
 from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, project, scaled, voxelize
 from tests.conftest import missing
+from tests.ct import disks
 from tests.ct.peers import (
     CASES,
     GATE_GRID,
@@ -46,6 +47,14 @@ def test_fdk__is_voxel_by_voxel_what_rtk_gives(rtk: Executor, case: str) -> None
         row_start, row_stop = slab.row_band
         slab.add(projections[:, row_start:row_stop])
         assert np.abs(slab.result() - theirs).max() < 1e-5 * peak
+
+
+def test_disks__in_a_wide_cone_are_voxel_by_voxel_what_rtk_gives(rtk: Executor) -> None:
+    geometry = disks.disk_scan(disks.SOURCES_MM[-1])
+    projections = project(disks.DISKS, geometry)
+    theirs = rtk.submit(fdk, projections, geometry, disks.GRID).result()
+    volume = reconstruct_fdk(projections, geometry, disks.GRID)
+    assert np.abs(volume - theirs).max() < 1e-5 * np.abs(theirs).max()
 
 
 @pytest.mark.parametrize("name", GATES)
