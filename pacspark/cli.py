@@ -254,6 +254,9 @@ def check(
 
     Other axis offsets and both senses of rotation are compared; the picture has them side by side.
     """
+    from pacspark.pictures import picture_path
+
+    picture = picture_path(picture)
     result = open_archive(root).check(series_uid)
     result.picture.save(picture)
     written = {"picture": str(picture)}

@@ -102,6 +102,18 @@ class Window:
         return f"level {self.center:.4g}, width {self.width:.4g} {unit}".rstrip()
 
 
+def picture_path(path: str | Path) -> Path:
+    """Return where a picture goes; refuse what is no name for one."""
+    target = Path(path)
+    if target.suffix.lower() not in {"", ".png"}:
+        message = f"picture: expected a name that ends in .png, found {target.name!r}"
+        raise UsageError(message)
+    if target.is_dir():
+        message = f"picture: expected a file's name, found the folder {target}"
+        raise UsageError(message)
+    return target
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
     """A drawn picture.
@@ -127,13 +139,7 @@ class Picture:
 
     def save(self, path: str | Path) -> Path:
         """Write the picture as a PNG; folders on the way are made."""
-        target = Path(path)
-        if target.suffix.lower() not in {"", ".png"}:
-            message = f"picture: expected a name that ends in .png, found {target.name!r}"
-            raise UsageError(message)
-        if target.is_dir():
-            message = f"picture: expected a file's name, found the folder {target}"
-            raise UsageError(message)
+        target = picture_path(path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(self.to_png())
