@@ -104,19 +104,17 @@ def _tiling(
     area = n_rows * n_columns
     fixed = 4 * area * (thick + 4 * RUN)
     room = budget_bytes - fixed
-    block = angle_block or 1
-    if angle_block is None:
-        block = max(1, min(LARGEST_BLOCK, geometry.n_angles, room // _window_bytes(seen, view)))
     # windows of a block are alike in size: those of all views bound them
-    task_bytes = max(filtering, fixed + block * _window_bytes(seen, view))
+    window_bytes = _window_bytes(seen)
+    block = angle_block or max(1, min(LARGEST_BLOCK, geometry.n_angles, room // window_bytes))
+    task_bytes = max(filtering, fixed + block * window_bytes)
     windows = max(seen, key=lambda found: found.n_columns * found.n_rows)
     read = parts**2 * slabs * geometry.n_angles * windows.n_columns * (windows.n_rows + rows)
     return Tiling(parts, slabs, block, rows, task_bytes, read)
 
 
-def _window_bytes(seen: list[Windows], view: FilteredView) -> int:
+def _window_bytes(seen: list[Windows]) -> int:
     """Return what a view's window takes, and the file's rows that it is cut from."""
-    del view
     return max(8 * found.n_columns * (found.n_rows + 2 * PADDING) for found in seen)
 
 

@@ -213,43 +213,35 @@ _inverse_2, _inverse_3, _inverse_4, _inverse_5 = (
 )
 
 
-@intrinsic
-def _twist(typingctx, work, at, to, cosine, sine):
-    """``(work, at, to, cosine, sine)``: write a value, turned, somewhere else."""
-    del typingctx, at, to, cosine, sine
-    signature = types.void(work, types.int64, types.int64, types.float64, types.float64)
+def _turn(*, adds):
+    """Make the intrinsic that turns the value at one place and writes it, or adds it, at another.
 
-    def codegen(context, builder, signature, arguments):
-        vectors = _Vectors(context, builder, signature.args[0], arguments[0])
-        arithmetic = _Arithmetic(builder)
-        _, at, to, cosine, sine = arguments
-        turned = arithmetic.turned(
-            vectors.complex(at), arithmetic.splat(cosine), arithmetic.splat(sine)
-        )
-        vectors.store_complex(turned, to)
-        return context.get_dummy_value()
+    ``(work, at, to, cosine, sine)``
+    """
 
-    return signature, codegen
+    @intrinsic
+    def turn(typingctx, work, at, to, cosine, sine):
+        del typingctx, at, to, cosine, sine
+        signature = types.void(work, types.int64, types.int64, types.float64, types.float64)
+
+        def codegen(context, builder, signature, arguments):
+            vectors = _Vectors(context, builder, signature.args[0], arguments[0])
+            arithmetic = _Arithmetic(builder)
+            _, at, to, cosine, sine = arguments
+            turned = arithmetic.turned(
+                vectors.complex(at), arithmetic.splat(cosine), arithmetic.splat(sine)
+            )
+            if adds:
+                turned = tuple(map(arithmetic.add, vectors.complex(to), turned))
+            vectors.store_complex(turned, to)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return turn
 
 
-@intrinsic
-def _untwist(typingctx, work, at, other_at, cosine, sine):
-    """``(work, at, other_at, cosine, sine)``: add to a value another one, turned."""
-    del typingctx, at, other_at, cosine, sine
-    signature = types.void(work, types.int64, types.int64, types.float64, types.float64)
-
-    def codegen(context, builder, signature, arguments):
-        vectors = _Vectors(context, builder, signature.args[0], arguments[0])
-        arithmetic = _Arithmetic(builder)
-        _, at, other_at, cosine, sine = arguments
-        turned = arithmetic.turned(
-            vectors.complex(other_at), arithmetic.splat(cosine), arithmetic.splat(sine)
-        )
-        total = map(arithmetic.add, vectors.complex(at), turned)
-        vectors.store_complex(tuple(total), at)
-        return context.get_dummy_value()
-
-    return signature, codegen
+_twist, _untwist = _turn(adds=False), _turn(adds=True)
 
 
 @intrinsic
@@ -419,7 +411,7 @@ def filter_rows(
         for part in range(2):
             _inverse(own, part * other, half, radices, twiddles)
         for u in range(half):
-            _untwist(own, u * VALUE, other + u * VALUE, turns[u, 0], turns[u, 1])
+            _untwist(own, other + u * VALUE, u * VALUE, turns[u, 0], turns[u, 1])
         lanes = min(LANES, n_v - first)
         for u in range(n_columns - 2):
             source = (first_u + u) * LANES
