@@ -108,11 +108,11 @@ def test_lines__interpolate_between_samples_with_zero_outside(
     samples[1:3] = 0
     samples[1:3, PADDING:-PADDING] = random.standard_normal((2, n_v))
     sums = np.full(n_z + 2 * RUN, 7.0, np.float32)
-    # as the kernel calls it: rows lifted, the slab's first slice at an absolute index
+    # as the kernel calls it: the slab's first slice at an absolute index
     start = origin + row_start - z_start * step
     line(  # type: ignore[operator]
         sums, RUN, samples.ravel(), samples.shape[1], 2 * samples.shape[1],
-        np.float32(0.3), np.float32(0.6), start + 64, step, z_start, n_z, row_start, n_v,
+        np.float32(0.3), np.float32(0.6), start, step, z_start, n_z, row_start, n_v,
     )  # fmt: skip
     blended = 0.3 * samples[1, PADDING:-PADDING] + 0.6 * samples[2, PADDING:-PADDING]
     positions = start + (z_start + np.arange(n_z)) * step - row_start

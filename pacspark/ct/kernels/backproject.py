@@ -13,7 +13,8 @@ Layout, the same for every variant:
 * ``slab (y, x, z)``: z contiguous; its first slice has an absolute index that is a multiple of 16,
   and its length is one too, so that runs of voxels fall on the same absolute slices however a
   volume is cut, and a slab is bit for bit the same part of a volume;
-* positions are computed in double precision from absolute indices, interpolation in single.
+* positions are whole numbers of tiny parts of a row, from absolute indices; interpolation is in
+  single precision.
 
 Three variants differ in how many voxels of a line they do at once. Sixteen and eight interpolate
 inside registers: with a step of less than two rows per voxel, a run needs at most twice as many
@@ -40,14 +41,18 @@ PADDING = 48
 """Zero samples before and after each detector column: two runs of sixteen, and an interpolation."""
 RUN = 16
 """Slices of slabs come in multiples of this."""
-LIFT = 64
-"""Added to row positions, so that all that count are positive and truncation is floor."""
 LONGEST_STEP = 1.999
 """Rows per voxel that the registers can take: the last of 16 voxels needs a sample before the 32nd
 from ``1 + 15 * step``, the last of 8 one before the 16th."""
 FIXED_BITS = 26
 FIXED = 1 << FIXED_BITS
 """Parts of a row that positions along a run are counted in; five more bits are for whole rows."""
+PART = np.float32(1 / FIXED)
+FINE_BITS = 40
+FINE = float(1 << FINE_BITS)
+"""Parts of a row that positions along a line are counted in: 65,536 steps, each rounded, lead less
+than a ten millionth of a row astray; 23 more bits are for whole rows and the sign."""
+COARSER_BITS = FINE_BITS - FIXED_BITS
 TILE = 16
 ANGLES_AT_ONCE = 8
 
@@ -179,11 +184,22 @@ def runs_between(origin, step, z_start, n_z, row_start, n_v, run):
     A run that begins 32 rows and more before the first of them, or after the last, reaches none;
     rounding cannot leave the padding, which has 16 rows more.
     """
-    first = origin - LIFT + z_start * step - row_start
+    first = origin + z_start * step - row_start
     start = np.ceil((-32.0 - first) / (step * run))
     stop = np.floor((n_v - first) / (step * run)) + 1.0
     n_runs = np.float64(n_z // run)
     return np.int64(min(max(start, 0.0), n_runs)), np.int64(min(max(stop, 0.0), n_runs))
+
+
+@jit
+def fine(origin, step, z):
+    """Return the row position of an absolute slice, and the step, in parts of a row.
+
+    Whole numbers, so that the position of a slice is the same from wherever it is counted; the
+    units of a CPU that add them are not those that are busy with the samples.
+    """
+    step = np.int64(np.rint(step * FINE))
+    return np.int64(np.rint(origin * FINE)) + z * step, step
 
 
 @jit
@@ -193,14 +209,16 @@ def line_16(
 ):  # fmt: skip
     """Add one view to a line of voxels, sixteen at a time; the step is at most `LONGEST_STEP`."""
     start, stop = runs_between(origin, step, z_start, n_z, row_start, n_v, 16)
-    padding = PADDING - row_start - LIFT
+    position, step = fine(origin, step, z_start + start * 16)
+    padding = PADDING - row_start
+    lane_step = np.int32((step + (1 << (COARSER_BITS - 1))) >> COARSER_BITS)
     for at in range(start * 16, stop * 16, 16):
-        position = origin + (z_start + at) * step
-        below = np.int64(position)
+        below = (position >> FINE_BITS) + padding
         resample_16(
-            sums, sums_at + at, samples, column_0 + below + padding, column_1 + below + padding,
-            weight_0, weight_1, np.int32((position - below) * FIXED), np.int32(step * FIXED + 0.5),
+            sums, sums_at + at, samples, column_0 + below, column_1 + below, weight_0, weight_1,
+            np.int32((position >> COARSER_BITS) & (FIXED - 1)), lane_step,
         )  # fmt: skip
+        position += step * 16
 
 
 @jit
@@ -210,14 +228,16 @@ def line_8(
 ):  # fmt: skip
     """Add one view to a line of voxels, eight at a time; the step is at most `LONGEST_STEP`."""
     start, stop = runs_between(origin, step, z_start, n_z, row_start, n_v, 8)
-    padding = PADDING - row_start - LIFT
+    position, step = fine(origin, step, z_start + start * 8)
+    padding = PADDING - row_start
+    lane_step = np.int32((step + (1 << (COARSER_BITS - 1))) >> COARSER_BITS)
     for at in range(start * 8, stop * 8, 8):
-        position = origin + (z_start + at) * step
-        below = np.int64(position)
+        below = (position >> FINE_BITS) + padding
         resample_8(
-            sums, sums_at + at, samples, column_0 + below + padding, column_1 + below + padding,
-            weight_0, weight_1, np.int32((position - below) * FIXED), np.int32(step * FIXED + 0.5),
+            sums, sums_at + at, samples, column_0 + below, column_1 + below, weight_0, weight_1,
+            np.int32((position >> COARSER_BITS) & (FIXED - 1)), lane_step,
         )  # fmt: skip
+        position += step * 8
 
 
 @jit
@@ -227,15 +247,18 @@ def line_1(
 ):  # fmt: skip
     """Add one view to a line of voxels, one at a time; any step, any CPU."""
     start, stop = runs_between(origin, step, z_start, n_z, row_start, n_v, 1)
-    padding = PADDING - row_start - LIFT
+    position, step = fine(origin, step, z_start + start)
+    padding = PADDING - row_start
     for at in range(start, stop):
-        position = origin + (z_start + at) * step
-        below = np.int64(position)
-        part = np.float32(position - below)
-        place_0, place_1 = column_0 + below + padding, column_1 + below + padding
+        below = (position >> FINE_BITS) + padding
+        part = np.float32(np.int32((position >> COARSER_BITS) & (FIXED - 1))) * PART
+        # unsigned: whether a place counts from the end would be tested for each sample
+        place_0, place_1 = np.uint64(column_0 + below), np.uint64(column_1 + below)
         left = weight_0 * samples[place_0] + weight_1 * samples[place_1]
-        right = weight_0 * samples[place_0 + 1] + weight_1 * samples[place_1 + 1]
-        sums[sums_at + at] += left + part * (right - left)
+        place_0, place_1 = place_0 + np.uint64(1), place_1 + np.uint64(1)
+        right = weight_0 * samples[place_0] + weight_1 * samples[place_1]
+        sums[np.uint64(sums_at + at)] += left + part * (right - left)
+        position += step
 
 
 @jit
@@ -305,7 +328,7 @@ def _make_backproject(lanes):
                             weight_1 = np.float32(part * weight)
                             step = dz_mm * scale * v_per_mm
                             height_mm = z_origin_mm - source_z_mm[angle]
-                            origin = height_mm * scale * v_per_mm + v_origin + LIFT
+                            origin = height_mm * scale * v_per_mm + v_origin
                             row_start = row_starts[angle]
                             if lanes == 16 and step <= LONGEST_STEP:
                                 line_16(

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import cuda
 
-from pacspark.ct.kernels.backproject import LIFT, PADDING
+from pacspark.ct.kernels.backproject import PADDING
 
 WARP = 32
 LINES = 4
@@ -41,9 +41,9 @@ def _backproject(
             scale = source_to_detector_mm / depth_mm
             weight = source_radii_mm[angle] / depth_mm
         u = across_mm * scale * u_per_mm + u_origin
-        v = (z_mm - source_z_mm[angle]) * scale * v_per_mm + v_origin + LIFT
+        v = (z_mm - source_z_mm[angle]) * scale * v_per_mm + v_origin
         left, below = math.floor(u), math.floor(v)
-        at = int(below) - LIFT - row_starts[angle] + PADDING
+        at = int(below) - row_starts[angle] + PADDING
         at_column = int(left) - column_starts[angle]
         if at_column < 0 or at_column >= n_u - 1 or at < 0 or at >= n_padded - 1:
             continue
