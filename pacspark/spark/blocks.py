@@ -83,6 +83,14 @@ class TaskCost:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedFrames:
+    """A file of chunks that is written but not yet visible."""
+
+    file: AddedFile
+    cost: TaskCost
+
+
+@dataclass(frozen=True, slots=True)
 class SlabOutcome:
     """A slab that is written but not yet visible."""
 
@@ -104,14 +112,20 @@ class Stopwatch:
         self._seconds[phase] += now - self._since  # type: ignore[assignment]
         self._since = now
 
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Charge the time since the last lap to phases that were measured apart."""
+        self._seconds.update(seconds)
+        self._since = time.perf_counter()
+
     def cost(self) -> TaskCost:
         """Return the sums, with the peak memory of this process."""
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return TaskCost(dict(self._seconds), peak_bytes)
 
 
-def prepare_frames(job: PrepareJob, frames: Sequence[LocatedRun], mark: Mark) -> list[AddedFile]:
+def prepare_frames(job: PrepareJob, frames: Sequence[LocatedRun], mark: Mark) -> PreparedFrames:
     """Decode runs of frames, make line integrals of upright ones, write them as chunks."""
+    watch = Stopwatch()
     writer = ProjectionWriter(
         job.storage, job.series_instance_uid, job.energy_bin, job.run_id, job.job_name
     )
@@ -122,22 +136,32 @@ def prepare_frames(job: PrepareJob, frames: Sequence[LocatedRun], mark: Mark) ->
     for row in range(0, n_rows, band):
         rows = row, min(n_rows, row + band)
         flats, darks = read_all(catalog, job.flats, rows), read_all(catalog, job.darks, rows)
+        watch.lap("flats and darks")
         for those in frames:
             for start in range(0, those.run.count, job.frames_at_once):
                 block = those.cut(start, min(start + job.frames_at_once, those.run.count))
                 angles = slice(block.run.angle_start, block.run.angle_start + block.run.count)
+                stored = block.read_stored(catalog, rows)
+                watch.lap("read")
+                values = stored.decode()
+                watch.lap("decode")
                 integrals = line_integrals(
-                    block.read(catalog, rows),
+                    values,
                     job.kind,
                     flats=flats,
                     darks=darks,
                     unattenuated_counts=job.unattenuated_counts,
                 )
+                watch.lap("line integrals")
                 if rectification is not None:
                     integrals = rectification.apply(integrals, angles.start)
+                    watch.lap("rectify")
                 writer.write(integrals, angles.start, job.geometry.gantry_angles_rad[angles], row)
+                watch.lap("write")
                 mark(f"prepare-{job.energy_bin}-{angles.start}")
-    return [writer.close()]
+    file = writer.close()
+    watch.lap("write")
+    return PreparedFrames(file, watch.cost())
 
 
 def reconstruct_slab(job: SlabJob, task: SlabTask, chunks: Chunks, mark: Mark) -> SlabOutcome:
@@ -202,8 +226,7 @@ def _accumulate(
         block = reader.read(start, stop, row_start, row_stop)
         watch.lap("read")
         # the plan has room for copies of a block: all of it is filtered at once
-        slab.add(block, start, work_bytes=2 * block.nbytes)
-        watch.lap("filter and backproject")
+        watch.add(slab.add(block, start, work_bytes=2 * block.nbytes))
         mark(f"slab-{task.slab}-{task.z_start}-{start}")
     return slab
 
@@ -223,7 +246,7 @@ def _write_slab(
         for encoded in job.series.encode_slab(seen(), z_start):
             watch.lap("encode")
             intake.add(f"run:{job.run_id}", encoded)
-            watch.lap("index and write")
+            watch.lap("write")
         result = intake.finish()
-    watch.lap("index and write")
+    watch.lap("write")
     return SlabOutcome(result, clamped, watch.cost())

@@ -40,7 +40,7 @@ from pacspark.spark.partition import (
 )
 from pacspark.spark.preparing import cut_runs, frames_at_once, largest_frame_bytes
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.datafile import AddedFile, files_of_job
+from pacspark.tables.datafile import files_of_job
 from pacspark.tables.intake import commit_intake
 from pacspark.tables.projections import Chunk, list_chunks
 from pacspark.tables.runs import describe_geometry, recorded_run, recover_run, versions_now
@@ -105,7 +105,8 @@ class ReconstructionReport:
     clamped_voxels
         Voxels whose value did not fit 16 bits.
     seconds
-        By phase: of the driver, and of all tasks added up (``tasks: ...``).
+        By phase: of the driver, and of all tasks of a stage added up (``prepare tasks: ...``,
+        ``slab tasks: ...``).
     peak_task_bytes, predicted_task_bytes
         Largest resident size of a task's worker, and the plan's bound for it.
     """
@@ -235,7 +236,7 @@ def _make(
 
     marks = Marks(storage, run_id)
     marks.begin()
-    _prepare(spark, storage, stored, request.energy_bin, cluster, marks, progress)
+    prepare_costs = _prepare(spark, storage, stored, request.energy_bin, cluster, marks, progress)
     watch.lap("prepare")
     chunks = list_chunks(catalog, stored.scan.series_instance_uid, request.energy_bin)
     job = blocks.SlabJob(
@@ -247,7 +248,7 @@ def _make(
         series=series,
         run_id=run_id,
     )
-    costs: list[blocks.TaskCost] = []
+    slab_costs: list[blocks.TaskCost] = []
     scratch, filtered = Scratch(storage, run_id), []
     scratch.clear()
     if plan.filter_tasks:
@@ -267,7 +268,7 @@ def _make(
     with files_of_job(storage, "objects") as name:
         job = replace(job, job_name=name)
         if plan.filter_tasks:
-            outcomes, costs = tiled.make_slices(spark, job, plan, filtered, marks, progress)
+            outcomes, slab_costs = tiled.make_slices(spark, job, plan, filtered, marks, progress)
         else:
             outcomes = _slabs(spark, job, plan, chunks, marks, progress)
     scratch.clear()
@@ -279,9 +280,10 @@ def _make(
     watch.lap("commit")
 
     seconds: Counter[str] = Counter(watch.cost().seconds)
-    costs += [outcome.cost for outcome in outcomes]
-    for cost in costs:
-        seconds.update({f"tasks: {phase}": spent for phase, spent in cost.seconds.items()})
+    slab_costs += [outcome.cost for outcome in outcomes]
+    for stage, costs in (("prepare", prepare_costs), ("slab", slab_costs)):
+        for cost in costs:
+            seconds.update({f"{stage} tasks: {phase}": s for phase, s in cost.seconds.items()})
     return ReconstructionReport(
         series_instance_uid=series.series_instance_uid,
         run_id=run_id,
@@ -289,7 +291,7 @@ def _make(
         found=False,
         clamped_voxels=sum(outcome.clamped_voxels for outcome in outcomes),
         seconds={phase: round(spent, 3) for phase, spent in seconds.items()},
-        peak_task_bytes=max(cost.peak_bytes for cost in costs),
+        peak_task_bytes=max(cost.peak_bytes for cost in prepare_costs + slab_costs),
         predicted_task_bytes=plan.task_bytes,
     )
 
@@ -339,12 +341,15 @@ def _prepare(
     cluster: Cluster,
     marks: Marks,
     progress: Progress,
-) -> None:
-    """Make line integrals of a scan's frames, once: later reconstructions find them."""
+) -> list[blocks.TaskCost]:
+    """Make line integrals of a scan's frames, once: later reconstructions find them.
+
+    Returns what the tasks took; nothing where they are found.
+    """
     scan = stored.scan
     done = f"prepare {scan.series_instance_uid} {energy_bin}"
     if Snapshot(storage, "projections").transaction_version(done) is not None:
-        return
+        return []
     tasks = prepare_tasks(stored, energy_bin, cluster.cores)
     at_once = frames_at_once(largest_frame_bytes(scan.geometry, scan.views))
     total = sum(-(-those.run.count // at_once) for task in tasks for those in task)
@@ -366,16 +371,16 @@ def _prepare(
             job_name=name,
         )
         made = run_tasks(spark, tasks, partial(_prepare_task, job, marks))
-    files = [file for added in made for file in added]
     commit_files(
         storage,
         "projections",
-        files,
+        [prepared.file for prepared in made],
         app_transaction=(done, 1),
         run_id=marks.run_id,
         operation="prepare",
     )
     marks.begin()
+    return [prepared.cost for prepared in made]
 
 
 def prepare_tasks(stored: ScanFrames, energy_bin: int, cores: int) -> list[list[LocatedRun]]:
@@ -388,7 +393,7 @@ def prepare_tasks(stored: ScanFrames, energy_bin: int, cores: int) -> list[list[
 
 def _prepare_task(
     job: blocks.PrepareJob, marks: Marks, frames: list[LocatedRun]
-) -> list[AddedFile]:
+) -> blocks.PreparedFrames:
     job.storage.require_seen()
     return blocks.prepare_frames(job, frames, marks.set)
 

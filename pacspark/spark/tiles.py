@@ -215,7 +215,7 @@ def _backprojected(
         views = _read_windows(scratch, files, windows, start, n_columns)
         watch.lap("read")
         part.backproject(views, start, windows)
-        watch.lap("filter and backproject")
+        watch.lap("backproject")
         mark(f"tile-{task.slab}-{task.y_start}-{task.x_start}-{start}")
     return part
 

@@ -26,6 +26,18 @@ _PLACE_COLUMNS: Final = (*LOCATION_COLUMNS, *FRAME_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFrames:
+    """Bytes of frames, as they are stored, and what tells how to decode them."""
+
+    pixels: bytes
+    run: FrameRun
+
+    def decode(self) -> NDArray[np.float32]:
+        """Return ``(run.count, run.n_rows, run.n_columns)``."""
+        return decode_frames(self.pixels, self.run)
+
+
+@dataclass(frozen=True, slots=True)
 class LocatedRun:
     """Consecutive frames of one instance: all that a task needs to read them.
 
@@ -45,20 +57,24 @@ class LocatedRun:
         return LocatedRun(self.run.cut(start, stop), self.place)
 
     def read(self, catalog: Catalog, rows: tuple[int, int] | None = None) -> NDArray[np.float32]:
-        """Read the frames, or a band of rows ``(start, stop)`` of each.
+        """Read the frames, or a band of rows ``(start, stop)`` of each, and decode them.
 
         Returns
         -------
         numpy.ndarray
             ``(run.count, run.n_rows, run.n_columns)``; of a band, as many rows as it has.
         """
+        return self.read_stored(catalog, rows).decode()
+
+    def read_stored(self, catalog: Catalog, rows: tuple[int, int] | None = None) -> StoredFrames:
+        """Read what `read` decodes."""
         run = self.run
         # native frames follow each other: `scan_from_headers` takes no others
         ((first_byte, frame_bytes),) = frame_index(self.place).ranges(run.frame_start)
         start, stop = rows or (0, run.n_rows)
         if stop - start == run.n_rows:
             pixels = catalog.read_range(self.place, first_byte, run.count * frame_bytes)
-            return decode_frames(pixels, run)
+            return StoredFrames(pixels, run)
         row_bytes = frame_bytes // run.n_rows
         first_row = first_byte + start * row_bytes
         starts = [first_row + frame * frame_bytes for frame in range(run.count)]
@@ -67,7 +83,7 @@ class LocatedRun:
                 lambda place: catalog.read_range(self.place, place, (stop - start) * row_bytes),
                 starts,
             )
-            return decode_frames(b"".join(bands), replace(run, n_rows=stop - start))
+            return StoredFrames(b"".join(bands), replace(run, n_rows=stop - start))
 
 
 def read_all(

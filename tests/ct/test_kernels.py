@@ -9,11 +9,26 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pacspark.ct.fdk import SlabReconstruction
-from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
+from pacspark.ct.geometry import (
+    ConeBeamGeometry,
+    FlatPanel,
+    ParallelBeamGeometry,
+    VolumeGrid,
+)
 from pacspark.ct.kernels._jit import jit
-from pacspark.ct.kernels.backproject import LONGEST_STEP, PADDING, RUN, line_1, line_8, line_16
+from pacspark.ct.kernels.backproject import (
+    LONGEST_STEP,
+    PADDING,
+    RUN,
+    fine,
+    line_1,
+    line_8,
+    line_16,
+    runs_between,
+)
 from pacspark.ct.kernels.variants import VARIANTS, available_variants, choose_variant
 from pacspark.errors import UsageError
 
@@ -95,10 +110,10 @@ def test_choose_variant__follows_argument_then_environment_then_speed(
 @pytest.mark.parametrize("step", [1e-9, 0.03, 0.5, 0.999, 1.0, 1.001, 1.5, LONGEST_STEP])
 @pytest.mark.parametrize("origin", [-70.0, -33.0, -16.999999999, -0.25, 0.0, 3.9999999999, 40.5])
 @pytest.mark.parametrize(
-    ("line", "name"), [(line_16, "avx512"), (line_8, "avx2"), (line_1, "portable")]
+    ("line", "run", "name"), [(line_16, 16, "avx512"), (line_8, 8, "avx2"), (line_1, 1, "portable")]
 )
 def test_lines__interpolate_between_samples_with_zero_outside(
-    line: object, name: str, origin: float, step: float
+    line: object, run: int, name: str, origin: float, step: float
 ) -> None:
     if name not in available_variants():
         pytest.skip(f"this CPU has no {name}")
@@ -110,9 +125,12 @@ def test_lines__interpolate_between_samples_with_zero_outside(
     sums = np.full(n_z + 2 * RUN, 7.0, np.float32)
     # as the kernel calls it: the slab's first slice at an absolute index
     start = origin + row_start - z_start * step
+    first, end = runs_between(start, step, z_start, n_z, row_start, n_v, run)
     line(  # type: ignore[operator]
-        sums, RUN, samples.ravel(), samples.shape[1], 2 * samples.shape[1],
-        np.float32(0.3), np.float32(0.6), start, step, z_start, n_z, row_start, n_v,
+        sums, RUN + first * run, samples.ravel(),
+        samples.shape[1] + PADDING - row_start, 2 * samples.shape[1] + PADDING - row_start,
+        np.float32(0.3), np.float32(0.6),
+        fine(start) + (z_start + first * run) * fine(step), fine(step), end - first,
     )  # fmt: skip
     blended = 0.3 * samples[1, PADDING:-PADDING] + 0.6 * samples[2, PADDING:-PADDING]
     positions = start + (z_start + np.arange(n_z)) * step - row_start
@@ -120,3 +138,23 @@ def test_lines__interpolate_between_samples_with_zero_outside(
     np.testing.assert_allclose(sums[RUN:-RUN], expected, atol=2e-5)
     assert (sums[:RUN] == 7).all()
     assert (sums[-RUN:] == 7).all()
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "portable"])
+@pytest.mark.parametrize("step", [LONGEST_STEP, np.nextafter(LONGEST_STEP, 2), 2.0, 7.5])
+def test_variants__agree_where_voxels_become_too_coarse_for_registers(
+    name: str, step: float
+) -> None:
+    if name not in available_variants():
+        pytest.skip(f"this CPU has no {name}")
+    angles = np.arange(6) * np.pi / 6
+    geometry = ParallelBeamGeometry(angles, FlatPanel(60, 21, 1.0, 1.0))
+    grid = VolumeGrid((40, 9, 17), (float(step), 1.0, 1.0))
+    views = np.random.default_rng(1).random((6, 60, 21), np.float32)
+
+    def slab(variant: str) -> NDArray[np.float32]:
+        made = SlabReconstruction(geometry, grid, variant=variant)
+        made.add(views[:, slice(*made.row_band)])
+        return made.result()
+
+    np.testing.assert_allclose(slab(name), slab("portable"), atol=1e-6)

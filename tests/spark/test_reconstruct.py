@@ -167,7 +167,7 @@ def test_prepare__of_frames_in_bands_of_rows_is_that_of_whole_frames(
             stored.scan.geometry, None, "test", "",
         )  # fmt: skip
         frames = stored.located(stored.scan.projections, 0)
-        (file,) = blocks.prepare_frames(job, frames, lambda _: None)
+        file = blocks.prepare_frames(job, frames, lambda _: None).file
         table = pq.read_table(storage.path("projections", file.path))
         rows = table.to_pylist()
         values = np.full((40, detector.n_rows, detector.n_columns), np.nan, np.float32)

@@ -53,6 +53,7 @@ FINE = float(1 << FINE_BITS)
 """Parts of a row that positions along a line are counted in: 65,536 steps, each rounded, lead less
 than a ten millionth of a row astray; 23 more bits are for whole rows and the sign."""
 COARSER_BITS = FINE_BITS - FIXED_BITS
+LONGEST_FINE = int(LONGEST_STEP * FINE + 0.5)
 TILE = 16
 ANGLES_AT_ONCE = 8
 
@@ -185,79 +186,61 @@ def runs_between(origin, step, z_start, n_z, row_start, n_v, run):
     rounding cannot leave the padding, which has 16 rows more.
     """
     first = origin + z_start * step - row_start
-    start = np.ceil((-32.0 - first) / (step * run))
-    stop = np.floor((n_v - first) / (step * run)) + 1.0
+    runs_per_row = 1.0 / (step * run)
+    start = np.ceil((-32.0 - first) * runs_per_row)
+    stop = np.floor((n_v - first) * runs_per_row) + 1.0
     n_runs = np.float64(n_z // run)
     return np.int64(min(max(start, 0.0), n_runs)), np.int64(min(max(stop, 0.0), n_runs))
 
 
 @jit
-def fine(origin, step, z):
-    """Return the row position of an absolute slice, and the step, in parts of a row.
+def fine(rows):
+    """Return a row position, or a step, in parts of a row.
 
     Whole numbers, so that the position of a slice is the same from wherever it is counted; the
     units of a CPU that add them are not those that are busy with the samples.
     """
-    step = np.int64(np.rint(step * FINE))
-    return np.int64(np.rint(origin * FINE)) + z * step, step
+    return np.int64(np.rint(rows * FINE))
 
 
 @jit
-def line_16(
-    sums, sums_at, samples, column_0, column_1, weight_0, weight_1,
-    origin, step, z_start, n_z, row_start, n_v,
-):  # fmt: skip
-    """Add one view to a line of voxels, sixteen at a time; the step is at most `LONGEST_STEP`."""
-    start, stop = runs_between(origin, step, z_start, n_z, row_start, n_v, 16)
-    position, step = fine(origin, step, z_start + start * 16)
-    padding = PADDING - row_start
+def line_16(sums, sums_at, samples, column_0, column_1, weight_0, weight_1, position, step, n_runs):
+    """Add one view to voxels of a line, sixteen at a time; the step is at most `LONGEST_STEP`."""
     lane_step = np.int32((step + (1 << (COARSER_BITS - 1))) >> COARSER_BITS)
-    for at in range(start * 16, stop * 16, 16):
-        below = (position >> FINE_BITS) + padding
+    for at in range(sums_at, sums_at + 16 * n_runs, 16):
+        below = position >> FINE_BITS
         resample_16(
-            sums, sums_at + at, samples, column_0 + below, column_1 + below, weight_0, weight_1,
+            sums, at, samples, column_0 + below, column_1 + below, weight_0, weight_1,
             np.int32((position >> COARSER_BITS) & (FIXED - 1)), lane_step,
         )  # fmt: skip
         position += step * 16
 
 
 @jit
-def line_8(
-    sums, sums_at, samples, column_0, column_1, weight_0, weight_1,
-    origin, step, z_start, n_z, row_start, n_v,
-):  # fmt: skip
-    """Add one view to a line of voxels, eight at a time; the step is at most `LONGEST_STEP`."""
-    start, stop = runs_between(origin, step, z_start, n_z, row_start, n_v, 8)
-    position, step = fine(origin, step, z_start + start * 8)
-    padding = PADDING - row_start
+def line_8(sums, sums_at, samples, column_0, column_1, weight_0, weight_1, position, step, n_runs):
+    """Add one view to voxels of a line, eight at a time; the step is at most `LONGEST_STEP`."""
     lane_step = np.int32((step + (1 << (COARSER_BITS - 1))) >> COARSER_BITS)
-    for at in range(start * 8, stop * 8, 8):
-        below = (position >> FINE_BITS) + padding
+    for at in range(sums_at, sums_at + 8 * n_runs, 8):
+        below = position >> FINE_BITS
         resample_8(
-            sums, sums_at + at, samples, column_0 + below, column_1 + below, weight_0, weight_1,
+            sums, at, samples, column_0 + below, column_1 + below, weight_0, weight_1,
             np.int32((position >> COARSER_BITS) & (FIXED - 1)), lane_step,
         )  # fmt: skip
         position += step * 8
 
 
 @jit
-def line_1(
-    sums, sums_at, samples, column_0, column_1, weight_0, weight_1,
-    origin, step, z_start, n_z, row_start, n_v,
-):  # fmt: skip
-    """Add one view to a line of voxels, one at a time; any step, any CPU."""
-    start, stop = runs_between(origin, step, z_start, n_z, row_start, n_v, 1)
-    position, step = fine(origin, step, z_start + start)
-    padding = PADDING - row_start
-    for at in range(start, stop):
-        below = (position >> FINE_BITS) + padding
+def line_1(sums, sums_at, samples, column_0, column_1, weight_0, weight_1, position, step, n_runs):
+    """Add one view to voxels of a line, one at a time; any step, any CPU."""
+    for at in range(sums_at, sums_at + n_runs):
+        below = position >> FINE_BITS
         part = np.float32(np.int32((position >> COARSER_BITS) & (FIXED - 1))) * PART
         # unsigned: whether a place counts from the end would be tested for each sample
         place_0, place_1 = np.uint64(column_0 + below), np.uint64(column_1 + below)
         left = weight_0 * samples[place_0] + weight_1 * samples[place_1]
         place_0, place_1 = place_0 + np.uint64(1), place_1 + np.uint64(1)
         right = weight_0 * samples[place_0] + weight_1 * samples[place_1]
-        sums[np.uint64(sums_at + at)] += left + part * (right - left)
+        sums[np.uint64(at)] += left + part * (right - left)
         position += step
 
 
@@ -271,6 +254,47 @@ def seen(x_mm, y_mm, cosine, sine, source_radius_mm, source_to_detector_mm, para
     scale = source_to_detector_mm * inverse
     weight = source_radius_mm * inverse
     return across_mm * scale, scale, weight * weight
+
+
+@jit
+def place_lines(
+    places, weights, lanes, y_mm, x_mm, columns, cosines, sines, angles,
+    source_radii_mm, source_z_mm, source_to_detector_mm, u_per_mm, u_origin, v_per_mm,
+    v_origin, z_origin_mm, dz_mm, z_start, column_starts, row_starts, parallel_beam,
+    n_u, n_v, n_z,
+):  # fmt: skip
+    """Find where some views see a row of voxel lines; all views of a line follow each other.
+
+    ``places``: the sample of the detector column to the left from which rows count, the first voxel
+    that is seen, runs from there on, the row position of that voxel and the step from one to the
+    next; ``weights``: of the columns to the left and to the right.
+    """
+    n_padded = n_v + 2 * PADDING
+    for angle in range(angles[0], angles[1]):
+        row_start = row_starts[angle]
+        for column in range(columns[0], columns[1]):
+            across, scale, weight = seen(
+                x_mm[column], y_mm, cosines[angle], sines[angle],
+                source_radii_mm[angle], source_to_detector_mm, parallel_beam,
+            )  # fmt: skip
+            u = across * u_per_mm + u_origin
+            left = math.floor(u)
+            at_column = np.int64(left) - column_starts[angle]
+            step = dz_mm * scale * v_per_mm
+            origin = (z_origin_mm - source_z_mm[angle]) * scale * v_per_mm + v_origin
+            fine_step = fine(step)
+            run = lanes if fine_step <= LONGEST_FINE else 1
+            start, stop = runs_between(origin, step, z_start, n_z, row_start, n_v, run)
+            if at_column < 0 or at_column >= n_u - 1:
+                stop = start
+            line = (column - columns[0]) * (angles[1] - angles[0]) + angle - angles[0]
+            places[line, 0] = (angle * n_u + at_column) * n_padded + PADDING - row_start
+            places[line, 1] = start * run
+            places[line, 2] = stop - start
+            places[line, 3] = fine(origin) + (z_start + start * run) * fine_step
+            places[line, 4] = fine_step
+            weights[line, 0] = (1.0 - (u - left)) * weight
+            weights[line, 1] = (u - left) * weight
 
 
 def _make_backproject(lanes):
@@ -306,45 +330,41 @@ def _make_backproject(lanes):
         for tile in numba.prange(n_tiles):
             y_start = tile // n_tiles_x * TILE
             x_start = tile % n_tiles_x * TILE
+            x_stop = min(n_x, x_start + TILE)
+            # where a line begins is a long chain of operations: those of many lines overlap
+            places = np.empty((TILE * ANGLES_AT_ONCE, 5), np.int64)
+            weights = np.empty((TILE * ANGLES_AT_ONCE, 2), np.float32)
             for angle_start in range(0, n_angles, ANGLES_AT_ONCE):
                 angle_stop = min(n_angles, angle_start + ANGLES_AT_ONCE)
+                n_views = angle_stop - angle_start
                 for row in range(y_start, min(n_y, y_start + TILE)):
-                    for column in range(x_start, min(n_x, x_start + TILE)):
-                        sums_at = (row * n_x + column) * n_z
-                        for angle in range(angle_start, angle_stop):
-                            across, scale, weight = seen(
-                                x_mm[column], y_mm[row], cosines[angle], sines[angle],
-                                source_radii_mm[angle], source_to_detector_mm, parallel_beam,
+                    place_lines(
+                        places, weights, lanes, y_mm[row], x_mm, (x_start, x_stop),
+                        cosines, sines, (angle_start, angle_stop),
+                        source_radii_mm, source_z_mm, source_to_detector_mm, u_per_mm, u_origin,
+                        v_per_mm, v_origin, z_origin_mm, dz_mm, z_start, column_starts, row_starts,
+                        parallel_beam, n_u, n_v, n_z,
+                    )  # fmt: skip
+                    for line in range((x_stop - x_start) * n_views):
+                        column = x_start + line // n_views
+                        sums_at = (row * n_x + column) * n_z + places[line, 1]
+                        column_0 = places[line, 0]
+                        n_runs, position, step = places[line, 2], places[line, 3], places[line, 4]
+                        if lanes == 16 and step <= LONGEST_FINE:
+                            line_16(
+                                sums, sums_at, samples, column_0, column_0 + n_padded,
+                                weights[line, 0], weights[line, 1], position, step, n_runs,
                             )  # fmt: skip
-                            position = across * u_per_mm + u_origin
-                            left = math.floor(position)
-                            at_column = np.int64(left) - column_starts[angle]
-                            if at_column < 0 or at_column >= n_u - 1:
-                                continue
-                            part = position - left
-                            column_0 = (angle * n_u + at_column) * n_padded
-                            column_1 = column_0 + n_padded
-                            weight_0 = np.float32((1.0 - part) * weight)
-                            weight_1 = np.float32(part * weight)
-                            step = dz_mm * scale * v_per_mm
-                            height_mm = z_origin_mm - source_z_mm[angle]
-                            origin = height_mm * scale * v_per_mm + v_origin
-                            row_start = row_starts[angle]
-                            if lanes == 16 and step <= LONGEST_STEP:
-                                line_16(
-                                    sums, sums_at, samples, column_0, column_1, weight_0, weight_1,
-                                    origin, step, z_start, n_z, row_start, n_v,
-                                )  # fmt: skip
-                            elif lanes == 8 and step <= LONGEST_STEP:
-                                line_8(
-                                    sums, sums_at, samples, column_0, column_1, weight_0, weight_1,
-                                    origin, step, z_start, n_z, row_start, n_v,
-                                )  # fmt: skip
-                            else:
-                                line_1(
-                                    sums, sums_at, samples, column_0, column_1, weight_0, weight_1,
-                                    origin, step, z_start, n_z, row_start, n_v,
-                                )  # fmt: skip
+                        elif lanes == 8 and step <= LONGEST_FINE:
+                            line_8(
+                                sums, sums_at, samples, column_0, column_0 + n_padded,
+                                weights[line, 0], weights[line, 1], position, step, n_runs,
+                            )  # fmt: skip
+                        else:
+                            line_1(
+                                sums, sums_at, samples, column_0, column_0 + n_padded,
+                                weights[line, 0], weights[line, 1], position, step, n_runs,
+                            )  # fmt: skip
 
     return backproject
 
