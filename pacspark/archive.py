@@ -24,7 +24,8 @@ from pacspark.dicom.matching import parse_query
 from pacspark.dicom.uids import require_uid
 from pacspark.errors import ArchiveNotFoundError, GeometryError, ProjectionDataError, UsageError
 from pacspark.progress import Progress, progress_for_stderr
-from pacspark.spark.partition import Cluster, ReconstructionPlan, plan_reconstruction
+from pacspark.spark.cluster import Cluster
+from pacspark.spark.partition import ReconstructionPlan, plan_reconstruction
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import IngestReport
 from pacspark.tables.schema import TABLES, check_tables, create_tables
@@ -312,6 +313,7 @@ class Archive:
             scan.geometry,
             grid or scan.geometry.fit_grid(),
             cluster or cluster_of(spark=self._spark),
+            kind=scan.kind,
             views=scan.views,
             n_energy_bins=scan.n_energy_bins,
         )

@@ -23,7 +23,7 @@ from pacspark.errors import ArchiveNotFoundError, GeometryError, MemoryBudgetErr
 from pacspark.middle_row import middle_row_sinogram
 from pacspark.pictures import draw_panels
 from pacspark.progress import SILENT
-from pacspark.spark.partition import Cluster
+from pacspark.spark.cluster import Cluster
 from pacspark.spark.reconstruct import ReconstructionRequest, reconstruct
 from tests.scan_files import phantom_geometry, write_phantom_scan
 

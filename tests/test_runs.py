@@ -11,7 +11,7 @@ from pacspark import __version__
 from pacspark.archive import Archive, create_archive
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.errors import PacsparkError, ProjectionDataError
-from pacspark.spark.partition import Cluster
+from pacspark.spark.cluster import Cluster
 from pacspark.spark.reconstruct import ReconstructionRequest, reconstruct
 from tests.scan_files import write_phantom_scan
 from tests.test_ingest import take_in_here

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -30,12 +31,12 @@ from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile
 from pacspark.tables.intake import Intake, IntakeResult
 from pacspark.tables.projections import Chunk, ProjectionReader, ProjectionWriter
-from pacspark.tables.scans import LocatedRun, read_all
+from pacspark.tables.scans import FrameReader, LocatedRun, read_all
 from pacspark.tables.storage import Storage
 
 Mark = Callable[[str], None]
-Chunks = Sequence[Chunk]
-"""Line integrals: at least those that a task asks for."""
+Views = Sequence[Chunk] | Sequence[LocatedRun]
+"""At least those that a task asks for: line integrals as they were prepared, or stored frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,35 @@ class SlabJob:
     series: CTSeries
     run_id: str
     job_name: str = ""
+    stored_kind: Kind | None = None
+    """What views hold that are read as they are stored; None: they are prepared."""
+
+    def reader(self, views: Views) -> FrameReader | ProjectionReader:
+        """Return what reads blocks of line integrals."""
+        if self.stored_kind is None:
+            columns = self.geometry.detector.n_columns
+            return ProjectionReader(self.storage, cast("Sequence[Chunk]", views), columns)
+        frames = cast("Sequence[LocatedRun]", views)
+        return FrameReader(Catalog(self.storage), frames, self.stored_kind)
+
+
+SlabInput = tuple[SlabTask, Views]
+
+
+def slab_inputs(tasks: Sequence[SlabTask], views: Views) -> list[SlabInput]:
+    """Give each task the views that its angles and its row band touch."""
+    return [
+        (task, cast("Views", tuple(part for part in views if _touch(task, part)))) for task in tasks
+    ]
+
+
+def _touch(task: SlabTask, part: Chunk | LocatedRun) -> bool:
+    return (
+        part.angle_start < task.angle_stop
+        and task.angle_start < part.angle_stop
+        and part.row_start < task.row_stop
+        and task.row_start < part.row_stop
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,18 +194,18 @@ def prepare_frames(job: PrepareJob, frames: Sequence[LocatedRun], mark: Mark) ->
     return PreparedFrames(file, watch.cost())
 
 
-def reconstruct_slab(job: SlabJob, task: SlabTask, chunks: Chunks, mark: Mark) -> SlabOutcome:
+def reconstruct_slab(job: SlabJob, task: SlabTask, views: Views, mark: Mark) -> SlabOutcome:
     """Stream the angle blocks of a slab's row band, backproject, encode, write."""
     watch = Stopwatch()
-    slab = _accumulate(job, task, chunks, mark, watch)
+    slab = _accumulate(job, task, views, mark, watch)
     return _write_slab(job, task.z_start, slab.slices(), watch)
 
 
 def partial_slab(
-    job: SlabJob, task: SlabTask, chunks: Chunks, mark: Mark
+    job: SlabJob, task: SlabTask, views: Views, mark: Mark
 ) -> Iterator[pa.RecordBatch]:
     """Backproject one group of angles; one row per slice: ``slab, z, values``."""
-    slab = _accumulate(job, task, chunks, mark, Stopwatch())
+    slab = _accumulate(job, task, views, mark, Stopwatch())
     for offset, values in enumerate(slab.slices()):
         yield pa.RecordBatch.from_arrays(
             [
@@ -205,26 +235,25 @@ def sum_slab(
     return _write_slab(job, z_start, (values.astype(np.float32) for values in total), watch)
 
 
-def slice_range(job: SlabJob, task: SlabTask, chunks: Chunks, mark: Mark) -> tuple[float, float]:
+def slice_range(job: SlabJob, task: SlabTask, views: Views, mark: Mark) -> tuple[float, float]:
     """Return the smallest and largest value of one slice, 1/mm, for the series' linear map."""
-    slab = _accumulate(job, task, chunks, mark, Stopwatch())
+    slab = _accumulate(job, task, views, mark, Stopwatch())
     (values,) = slab.slices()
     return float(values.min()), float(values.max())
 
 
 def _accumulate(
-    job: SlabJob, task: SlabTask, chunks: Chunks, mark: Mark, watch: Stopwatch
+    job: SlabJob, task: SlabTask, views: Views, mark: Mark, watch: Stopwatch
 ) -> SlabReconstruction:
     slab = SlabReconstruction(
         job.geometry, job.grid.slab(task.z_start, task.z_stop), job.options, n_threads=1
     )
     row_start, row_stop = slab.row_band
-    reader = ProjectionReader(job.storage, chunks, job.geometry.detector.n_columns)
+    reader = job.reader(views)
     watch.lap("start")
     for start in range(task.angle_start, task.angle_stop, job.angle_block):
         stop = min(task.angle_stop, start + job.angle_block)
-        block = reader.read(start, stop, row_start, row_stop)
-        watch.lap("read")
+        block = reader.read(start, stop, row_start, row_stop, watch.lap)
         # the plan has room for copies of a block: all of it is filtered at once
         watch.add(slab.add(block, start, work_bytes=2 * block.nbytes))
         mark(f"slab-{task.slab}-{task.z_start}-{start}")

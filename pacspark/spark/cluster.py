@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pacspark.errors import UsageError
-from pacspark.spark.partition import Cluster
 
 PROPERTIES = (
     "spark.master",
@@ -33,6 +32,41 @@ PROPERTIES = (
 """What `cluster_of_properties` looks at."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?")
 _LOCAL = re.compile(r"local(?:\[\s*(\*|\d+)\s*(?:,\s*\d+\s*)?\])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What a plan may use.
+
+    Parameters
+    ----------
+    executors
+        Number of executors, >= 1 (local mode is one).
+    cores_per_executor
+        Tasks that run at once in each, >= 1.
+    memory_per_executor_bytes
+        Memory for the Python workers of one executor; each running task gets an equal share.
+    """
+
+    executors: int = 1
+    cores_per_executor: int = 2
+    memory_per_executor_bytes: int = 4 << 30
+
+    def __post_init__(self) -> None:
+        for name in ("executors", "cores_per_executor", "memory_per_executor_bytes"):
+            if getattr(self, name) < 1:
+                message = f"cluster.{name}: expected at least 1, found {getattr(self, name)}"
+                raise UsageError(message)
+
+    @property
+    def cores(self) -> int:
+        """Tasks that run at once."""
+        return self.executors * self.cores_per_executor
+
+    @property
+    def memory_per_task_bytes(self) -> int:
+        """What one running task may hold."""
+        return self.memory_per_executor_bytes // self.cores_per_executor
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ with the number of angles::
 
 Before that, tasks of the prepare stage make line integrals of frames, some at a time; panels that
 did not stand upright are resampled there, and all figures but those of stored frames are of the
-upright ones.
+upright ones. Line integrals and transmissions of upright panels are read as they are stored: they
+need no prepare stage, unless so many slabs overlap that frames would be decoded over and over.
 
 When there are fewer slabs than cores, the angles are split into groups as well: each group makes a
 partial slab, and partial slabs, never volumes, are summed. Where one slice, or the band that it
@@ -20,17 +21,27 @@ All sizes are bytes, all times seconds on one core unless said otherwise.
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from pacspark.ct.coverage import require_seen
 from pacspark.ct.geometry import Geometry, VolumeGrid
-from pacspark.ct.kernels.backproject import LONGEST_STEP
+from pacspark.ct.preprocess import Kind
 from pacspark.ct.redundancy import require_rays
 from pacspark.ct.views import ConeBeamViews
 from pacspark.errors import MemoryBudgetError, UsageError
-from pacspark.spark.preparing import READ_BYTES_PER_SECOND, prepare_bytes, prepare_cost
+from pacspark.spark.cluster import Cluster
+from pacspark.spark.costs import (
+    DECODE_SECONDS_PER_SAMPLE,
+    ENCODE_SECONDS_PER_VOXEL,
+    FILTER_SECONDS_PER_SAMPLE,
+    READ_BYTES_PER_SECOND,
+    STARTUP_SECONDS,
+    update_seconds,
+    waves,
+)
+from pacspark.spark.preparing import STORED_SAMPLE_BYTES, prepare_bytes, prepare_cost
 from pacspark.spark.tiling import FILTERED_ANGLES, Tiling, find_tiling
 
 WORKER_BYTES = 480 << 20
@@ -47,48 +58,9 @@ JOINED_SLICES_BYTES = 256 << 20
 """Pixels that one task puts together from tiles, but for a single slice that is larger."""
 PADDING_SLICES = 30
 """Slices that an accumulator may have more than its slab: both ends fall on multiples of 16."""
-FILTER_SECONDS_PER_SAMPLE = 5.5e-9
-BACKPROJECT_SECONDS_PER_UPDATE = 4.0e-10
-COARSE_SECONDS_PER_UPDATE = 2.7e-9
-"""Of voxels higher than the shadows of `LONGEST_STEP` rows, which go one at a time."""
-ENCODE_SECONDS_PER_SLICE_BYTE = 6.0e-9
-STARTUP_SECONDS = 12.0
-"""JVM, Python workers, kernels from their cache, table look-ups and commits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """What a plan may use.
-
-    Parameters
-    ----------
-    executors
-        Number of executors, >= 1 (local mode is one).
-    cores_per_executor
-        Tasks that run at once in each, >= 1.
-    memory_per_executor_bytes
-        Memory for the Python workers of one executor; each running task gets an equal share.
-    """
-
-    executors: int = 1
-    cores_per_executor: int = 2
-    memory_per_executor_bytes: int = 4 << 30
-
-    def __post_init__(self) -> None:
-        for name in ("executors", "cores_per_executor", "memory_per_executor_bytes"):
-            if getattr(self, name) < 1:
-                message = f"cluster.{name}: expected at least 1, found {getattr(self, name)}"
-                raise UsageError(message)
-
-    @property
-    def cores(self) -> int:
-        """Tasks that run at once."""
-        return self.executors * self.cores_per_executor
-
-    @property
-    def memory_per_task_bytes(self) -> int:
-        """What one running task may hold."""
-        return self.memory_per_executor_bytes // self.cores_per_executor
+MOST_DECODINGS = 3
+"""What needs no prepare stage goes without one where tasks together read each frame at most this
+often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +92,8 @@ class ReconstructionPlan:
     tasks
         Of one energy bin's slabs: every (angle, slice) pair lies in exactly one of them.
     n_prepare_tasks
-        Tasks that make one energy bin's line integrals; a later reconstruction finds them made.
+        Tasks that make one energy bin's line integrals; a later reconstruction finds them made. 0:
+        frames are read as they are stored.
     n_energy_bins
         All figures below are of all bins, one after the other.
     angle_block
@@ -206,6 +179,7 @@ def plan_reconstruction(
     grid: VolumeGrid,
     cluster: Cluster,
     *,
+    kind: Kind = "counts",
     views: ConeBeamViews | None = None,
     n_energy_bins: int = 1,
     extrapolation: float = 0.0,
@@ -222,6 +196,8 @@ def plan_reconstruction(
         What is reconstructed, and where.
     cluster
         What it runs on.
+    kind
+        What the stored frames hold.
     views
         As they were measured, where panels did not stand upright: `geometry` is that of the
         rectified frames.
@@ -261,6 +237,7 @@ def plan_reconstruction(
     if tile_cuts:
         tiling = find_tiling(geometry, grid, budget - WORKER_BYTES, tile_cuts, n_slabs, angle_block)
         return _tiled(geometry, views, grid, cluster, n_energy_bins, tiling)
+    as_stored = kind != "counts" and views is None
     slabs = n_slabs or min(n_z, cluster.cores)
     groups = 1
     while True:
@@ -303,13 +280,14 @@ def plan_reconstruction(
         )
         raise MemoryBudgetError(message)
     return _assemble(
-        geometry, views, grid, cluster, n_energy_bins, bounds, groups, block, task_bytes
+        geometry, views, as_stored, grid, cluster, n_energy_bins, bounds, groups, block, task_bytes
     )
 
 
 def _assemble(
     geometry: Geometry,
     views: ConeBeamViews | None,
+    as_stored: bool,
     grid: VolumeGrid,
     cluster: Cluster,
     n_energy_bins: int,
@@ -333,15 +311,25 @@ def _assemble(
     volume_bytes = 4 * n_z * n_y * n_x
     shuffle_bytes = volume_bytes * groups if groups > 1 else 0
     updates = n_z * n_y * n_x * n_angles
-    prepare_seconds, n_prepare_tasks, stored_bytes = prepare_cost(geometry, views, cluster.cores)
+    as_stored = as_stored and read_samples <= MOST_DECODINGS * samples
+    if as_stored:
+        prepare_seconds, n_prepare_tasks, stored_bytes = 0.0, 0, 0
+        sample_bytes, decode_seconds = STORED_SAMPLE_BYTES, DECODE_SECONDS_PER_SAMPLE
+    else:
+        prepare_seconds, n_prepare_tasks, stored_bytes = prepare_cost(
+            geometry, views, cluster.cores
+        )
+        sample_bytes, decode_seconds = 4, 0.0
+    read_bytes = sample_bytes * read_samples
     slab_seconds = (
-        updates * _seconds_per_update(geometry, grid)
-        + read_samples * (FILTER_SECONDS_PER_SAMPLE + 4 / READ_BYTES_PER_SECOND)
-        + volume_bytes * ENCODE_SECONDS_PER_SLICE_BYTE
+        updates * update_seconds(geometry, grid)
+        + read_samples * (decode_seconds + FILTER_SECONDS_PER_SAMPLE)
+        + read_bytes / READ_BYTES_PER_SECOND
+        + math.prod(grid.shape) * ENCODE_SECONDS_PER_VOXEL
         + 2 * shuffle_bytes / READ_BYTES_PER_SECOND
     )
     stages = ((prepare_seconds, n_prepare_tasks), (slab_seconds, len(tasks)))
-    wall_seconds = _waves(stages, cluster)
+    wall_seconds = waves(stages, cluster.cores)
     return ReconstructionPlan(
         grid=grid,
         cluster=cluster,
@@ -354,7 +342,7 @@ def _assemble(
         task_bytes=task_bytes,
         projection_bytes=n_energy_bins * 4 * samples,
         volume_bytes=n_energy_bins * volume_bytes,
-        read_bytes=n_energy_bins * (stored_bytes + 4 * read_samples),
+        read_bytes=n_energy_bins * (stored_bytes + read_bytes),
         shuffle_bytes=n_energy_bins * shuffle_bytes,
         voxel_updates=n_energy_bins * updates,
         core_seconds=n_energy_bins * (prepare_seconds + slab_seconds),
@@ -400,11 +388,11 @@ def _tiled(
     prepare_seconds, n_prepare_tasks, stored_bytes = prepare_cost(geometry, views, cluster.cores)
     filter_seconds = samples * (FILTER_SECONDS_PER_SAMPLE + 8 / READ_BYTES_PER_SECOND)
     tile_seconds = (
-        voxels * n_angles * _seconds_per_update(geometry, grid)
+        voxels * n_angles * update_seconds(geometry, grid)
         + 4 * tiling.read_samples / READ_BYTES_PER_SECOND
         + 2 * voxels / READ_BYTES_PER_SECOND
     )
-    join_seconds = voxels * (6 / READ_BYTES_PER_SECOND + 4 * ENCODE_SECONDS_PER_SLICE_BYTE)
+    join_seconds = voxels * (6 / READ_BYTES_PER_SECOND + ENCODE_SECONDS_PER_VOXEL)
     stages = (
         (prepare_seconds, n_prepare_tasks),
         (filter_seconds, len(filter_tasks)),
@@ -428,28 +416,16 @@ def _tiled(
         shuffle_bytes=n_energy_bins * (4 * samples + 2 * voxels),
         voxel_updates=n_energy_bins * voxels * n_angles,
         core_seconds=n_energy_bins * sum(seconds for seconds, _ in stages),
-        wall_seconds=STARTUP_SECONDS + n_energy_bins * _waves(stages, cluster),
+        wall_seconds=STARTUP_SECONDS + n_energy_bins * waves(stages, cluster.cores),
         tile_cuts=tiling.n_parts,
         filter_tasks=filter_tasks,
         n_join_tasks=n_join_tasks,
     )
 
 
-def _seconds_per_update(geometry: Geometry, grid: VolumeGrid) -> float:
-    rows = grid.voxel_mm[0] * geometry.magnification / geometry.detector.row_spacing_mm
-    return BACKPROJECT_SECONDS_PER_UPDATE if rows < LONGEST_STEP else COARSE_SECONDS_PER_UPDATE
-
-
 def joined_slices(grid: VolumeGrid) -> int:
     """Return how many slices a task joins from tiles: of about the bytes of an objects file."""
     return max(1, JOINED_SLICES_BYTES // (2 * math.prod(grid.shape[1:])))
-
-
-def _waves(stages: Iterable[tuple[float, int]], cluster: Cluster) -> float:
-    """Return the seconds that stages of equal tasks take, one wave of tasks after the other."""
-    return sum(
-        seconds / n_tasks * math.ceil(n_tasks / cluster.cores) for seconds, n_tasks in stages
-    )
 
 
 def _check_forced(name: str, value: int | None, largest: int) -> None:

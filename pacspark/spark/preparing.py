@@ -10,6 +10,11 @@ from collections.abc import Sequence
 from pacspark.ct.geometry import Geometry
 from pacspark.ct.views import ConeBeamViews
 from pacspark.dicom.scan import FrameRun
+from pacspark.spark.costs import (
+    PREPARE_SECONDS_PER_SAMPLE,
+    READ_BYTES_PER_SECOND,
+    RECTIFY_SECONDS_PER_SAMPLE,
+)
 
 FRAMES_AT_ONCE_BYTES = 32 << 20
 """Frames are decoded in runs of about this much float32, so that a task's memory does not follow
@@ -22,9 +27,6 @@ logarithms and what they are resampled to."""
 TASK_BYTES = 128 << 20
 """Line integrals that a task makes, at most, but for a single frame that is larger."""
 STORED_SAMPLE_BYTES = 2
-SECONDS_PER_SAMPLE = 8.4e-9
-RECTIFY_SECONDS_PER_SAMPLE = 3.0e-8
-READ_BYTES_PER_SECOND = 300e6
 
 
 def largest_frame_bytes(geometry: Geometry, views: ConeBeamViews | None) -> int:
@@ -70,7 +72,7 @@ def prepare_cost(
     )
     read_bytes = STORED_SAMPLE_BYTES * raw_samples
     seconds = (
-        raw_samples * SECONDS_PER_SAMPLE
+        raw_samples * PREPARE_SECONDS_PER_SAMPLE
         + (read_bytes + 4 * samples) / READ_BYTES_PER_SECOND
         + (0.0 if views is None else samples * RECTIFY_SECONDS_PER_SAMPLE)
     )

@@ -10,7 +10,8 @@ import numpy as np
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
 from pacspark.dicom.encode import MAX_EDGE, MAX_PIXEL_BYTES
 from pacspark.errors import UsageError
-from pacspark.spark.partition import Cluster, ReconstructionPlan, plan_reconstruction
+from pacspark.spark.cluster import Cluster
+from pacspark.spark.partition import ReconstructionPlan, plan_reconstruction
 
 
 @dataclass(frozen=True, slots=True)

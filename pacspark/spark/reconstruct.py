@@ -2,7 +2,7 @@
 
 ::
 
-    instances ─▶ StoredScan ─▶ stage 1 prepare ─▶ projections   (once per scan)
+    instances ─▶ StoredScan ─▶ stage 1 prepare ─▶ projections   (once per scan, where needed)
                                a few slices tell the range of values   (only without water)
                                stage 2 slabs ─▶ objects ─▶ instances ─▶ runs
 
@@ -14,7 +14,7 @@ again.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -31,9 +31,9 @@ from pacspark.errors import JobError, UsageError
 from pacspark.middle_row import mean_attenuation_per_mm
 from pacspark.progress import SILENT, Progress
 from pacspark.spark import blocks, tiled
+from pacspark.spark.cluster import Cluster
 from pacspark.spark.jobs import Marks, counted, run_summed, run_tasks
 from pacspark.spark.partition import (
-    Cluster,
     ReconstructionPlan,
     SlabTask,
     plan_reconstruction,
@@ -42,7 +42,7 @@ from pacspark.spark.preparing import cut_runs, frames_at_once, largest_frame_byt
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import files_of_job
 from pacspark.tables.intake import commit_intake
-from pacspark.tables.projections import Chunk, list_chunks
+from pacspark.tables.projections import list_chunks
 from pacspark.tables.runs import describe_geometry, recorded_run, recover_run, versions_now
 from pacspark.tables.scans import LocatedRun, ScanFrames, read_stored_scan
 from pacspark.tables.scratch import Scratch
@@ -200,6 +200,7 @@ def prepared(
         stored.scan.geometry,
         request.grid,
         cluster,
+        kind=stored.scan.kind,
         views=stored.scan.views,
         extrapolation=request.options.extrapolation,
         **cuts,
@@ -236,9 +237,16 @@ def _make(
 
     marks = Marks(storage, run_id)
     marks.begin()
-    prepare_costs = _prepare(spark, storage, stored, request.energy_bin, cluster, marks, progress)
+    prepare_costs: list[blocks.TaskCost] = []
+    views: blocks.Views
+    if plan.n_prepare_tasks:
+        prepare_costs = _prepare(
+            spark, storage, stored, request.energy_bin, cluster, marks, progress
+        )
+        views = list_chunks(catalog, stored.scan.series_instance_uid, request.energy_bin)
+    else:
+        views = stored.located(stored.scan.projections, request.energy_bin)
     watch.lap("prepare")
-    chunks = list_chunks(catalog, stored.scan.series_instance_uid, request.energy_bin)
     job = blocks.SlabJob(
         storage=storage,
         geometry=geometry,
@@ -247,13 +255,14 @@ def _make(
         angle_block=plan.angle_block,
         series=series,
         run_id=run_id,
+        stored_kind=None if plan.n_prepare_tasks else stored.scan.kind,
     )
     slab_costs: list[blocks.TaskCost] = []
     scratch, filtered = Scratch(storage, run_id), []
     scratch.clear()
     if plan.filter_tasks:
         scratch.begin()
-        inputs = slab_inputs(plan.filter_tasks, chunks)
+        inputs = blocks.slab_inputs(plan.filter_tasks, views)
         filtered = tiled.filter_views(spark, job, inputs, marks, progress)
         watch.lap("filter")
     if values is None:
@@ -261,7 +270,7 @@ def _make(
             found = tiled.value_range(spark, job, plan, filtered, SAMPLED_SLICES, marks)
             values = ValueMap.linear(*found, HEADROOM)
         else:
-            values = _linear_map(spark, job, chunks, marks)
+            values = _linear_map(spark, job, views, marks)
         series = replace(series, values=values)
         job = replace(job, series=series)
     watch.lap("range of values")
@@ -270,7 +279,7 @@ def _make(
         if plan.filter_tasks:
             outcomes, slab_costs = tiled.make_slices(spark, job, plan, filtered, marks, progress)
         else:
-            outcomes = _slabs(spark, job, plan, chunks, marks, progress)
+            outcomes = _slabs(spark, job, plan, views, marks, progress)
     scratch.clear()
     watch.lap("slabs")
     taken = commit_intake(storage, [outcome.intake for outcome in outcomes], run_id, "reconstruct")
@@ -399,7 +408,7 @@ def _prepare_task(
 
 
 def _linear_map(
-    spark: SparkSession, job: blocks.SlabJob, chunks: Sequence[Chunk], marks: Marks
+    spark: SparkSession, job: blocks.SlabJob, views: blocks.Views, marks: Marks
 ) -> ValueMap:
     """Reconstruct a few slices for the range of values that the map has to hold."""
     n_z, n_y, n_x = job.grid.shape
@@ -417,29 +426,12 @@ def _linear_map(
         SlabTask(0, z, z + 1, 0, n_angles, *job.geometry.row_band(coarse.slab(z, z + 1)))
         for z in places
     ]
-    ranges = run_tasks(spark, slab_inputs(tasks, chunks), partial(_range_task, job, marks))
+    ranges = run_tasks(spark, blocks.slab_inputs(tasks, views), partial(_range_task, job, marks))
     marks.begin()
     return ValueMap.linear(min(low for low, _ in ranges), max(high for _, high in ranges), HEADROOM)
 
 
-SlabInput = tuple[SlabTask, tuple[Chunk, ...]]
-
-
-def slab_inputs(tasks: Sequence[SlabTask], chunks: Sequence[Chunk]) -> list[SlabInput]:
-    """Give each task the chunks that its angles and its row band touch."""
-    return [(task, tuple(chunk for chunk in chunks if _touch(task, chunk))) for task in tasks]
-
-
-def _touch(task: SlabTask, chunk: Chunk) -> bool:
-    return (
-        chunk.angle_start < task.angle_stop
-        and task.angle_start < chunk.angle_stop
-        and chunk.row_start < task.row_stop
-        and task.row_start < chunk.row_stop
-    )
-
-
-def _range_task(job: blocks.SlabJob, marks: Marks, given: SlabInput) -> tuple[float, float]:
+def _range_task(job: blocks.SlabJob, marks: Marks, given: blocks.SlabInput) -> tuple[float, float]:
     return blocks.slice_range(job, *given, marks.set)
 
 
@@ -447,12 +439,12 @@ def _slabs(
     spark: SparkSession,
     job: blocks.SlabJob,
     plan: ReconstructionPlan,
-    chunks: Sequence[Chunk],
+    views: blocks.Views,
     marks: Marks,
     progress: Progress,
 ) -> list[blocks.SlabOutcome]:
     total = sum(-(-(task.angle_stop - task.angle_start) // plan.angle_block) for task in plan.tasks)
-    inputs = slab_inputs(plan.tasks, chunks)
+    inputs = blocks.slab_inputs(plan.tasks, views)
     with counted(marks, progress, "reconstruct", total, "blocks of angles"):
         if plan.n_angle_groups == 1:
             return run_tasks(spark, inputs, partial(_slab_task, job, marks))
@@ -465,11 +457,11 @@ def _slabs(
         )
 
 
-def _slab_task(job: blocks.SlabJob, marks: Marks, given: SlabInput) -> blocks.SlabOutcome:
+def _slab_task(job: blocks.SlabJob, marks: Marks, given: blocks.SlabInput) -> blocks.SlabOutcome:
     return blocks.reconstruct_slab(job, *given, marks.set)
 
 
-def _partial_task(job: blocks.SlabJob, marks: Marks, given: SlabInput) -> Any:
+def _partial_task(job: blocks.SlabJob, marks: Marks, given: blocks.SlabInput) -> Any:
     return blocks.partial_slab(job, *given, marks.set)
 
 

@@ -21,8 +21,7 @@ from pyspark.sql import SparkSession
 
 from pacspark.errors import JobError, MissingDependencyError, UsageError
 from pacspark.progress import SILENT, Progress
-from pacspark.spark.cluster import PROPERTIES, cluster_of_properties, this_machine
-from pacspark.spark.partition import Cluster
+from pacspark.spark.cluster import PROPERTIES, Cluster, cluster_of_properties, this_machine
 
 DELTA_PACKAGE = "io.delta:delta-spark_4.2_2.13:4.4.0"
 HADOOP_AWS_PACKAGE = "org.apache.hadoop:hadoop-aws:3.5.0"

@@ -13,9 +13,7 @@ from pacspark.progress import Progress
 from pacspark.spark import blocks, tiles
 from pacspark.spark.jobs import Marks, counted, run_tasks
 from pacspark.spark.partition import ReconstructionPlan, SlabTask, joined_slices
-from pacspark.tables.projections import Chunk
 
-FilterInput = tuple[SlabTask, tuple[Chunk, ...]]
 JoinInput = tuple[tuple[tiles.TileFile, ...], int, int]
 
 SAMPLED_VOXELS = 512
@@ -25,7 +23,7 @@ SAMPLED_VOXELS = 512
 def filter_views(
     spark: SparkSession,
     job: blocks.SlabJob,
-    inputs: Sequence[FilterInput],
+    inputs: Sequence[blocks.SlabInput],
     marks: Marks,
     progress: Progress,
 ) -> list[tiles.FilteredFile]:
@@ -98,7 +96,7 @@ def make_slices(
     return run_tasks(spark, joins, partial(_join_task, job)), [tile.cost for tile in made]
 
 
-def _filter_task(job: blocks.SlabJob, marks: Marks, given: FilterInput) -> tiles.FilteredFile:
+def _filter_task(job: blocks.SlabJob, marks: Marks, given: blocks.SlabInput) -> tiles.FilteredFile:
     return tiles.filter_views(job, *given, marks.set)
 
 

@@ -23,10 +23,9 @@ from pacspark.ct.filtering import RowFilter
 from pacspark.ct.kernels.backproject import PADDING
 from pacspark.ct.shadow import FilteredView, Windows
 from pacspark.errors import ProjectionDataError
-from pacspark.spark.blocks import Chunks, Mark, SlabJob, SlabOutcome, Stopwatch, TaskCost
+from pacspark.spark.blocks import Mark, SlabJob, SlabOutcome, Stopwatch, TaskCost, Views
 from pacspark.spark.partition import SlabTask
 from pacspark.tables.intake import Intake
-from pacspark.tables.projections import ProjectionReader
 from pacspark.tables.scratch import Scratch
 
 READ_BYTES = 64 << 20
@@ -56,12 +55,12 @@ class TileFile:
     cost: TaskCost
 
 
-def filter_views(job: SlabJob, task: SlabTask, chunks: Chunks, mark: Mark) -> FilteredFile:
+def filter_views(job: SlabJob, task: SlabTask, views: Views, mark: Mark) -> FilteredFile:
     """Filter the rows of a band of some views, whole, and keep them."""
     detector = job.geometry.detector
     rows = task.row_start, task.row_stop
     row_filter = RowFilter(job.geometry, *rows, job.options)
-    reader = ProjectionReader(job.storage, chunks, detector.n_columns)
+    reader = job.reader(views)
     at_once = max(1, READ_BYTES // (4 * (rows[1] - rows[0]) * detector.n_columns))
     with Scratch(job.storage, job.run_id).write() as (name, stream):
         for start in range(task.angle_start, task.angle_stop, at_once):

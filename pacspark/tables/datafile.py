@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pacspark.errors import StorageError
 from pacspark.tables.schema import OBJECTS, TableSpec
@@ -345,11 +346,15 @@ def _read_fully(stream: BinaryIO) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def one_value(data: bytes | memoryview | NDArray[Any]) -> pa.Array:
+    """Return a binary column of one value, whose bytes are not copied."""
+    buffer = pa.py_buffer(data)
+    offsets = pa.py_buffer(np.array([0, buffer.size], np.int32))
+    return pa.Array.from_buffers(pa.binary(), 1, [None, offsets, buffer])
+
+
 def _piece_row(sha256: str, number: int, piece: bytes | memoryview) -> pa.Table:
-    # from buffers, so that the bytes are not copied
-    offsets = pa.py_buffer(np.array([0, len(piece)], np.int32))
-    content = pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(piece)])
-    arrays = [pa.array([sha256]), pa.array([number], pa.int32()), content]
+    arrays = [pa.array([sha256]), pa.array([number], pa.int32()), one_value(piece)]
     return pa.Table.from_arrays(arrays, schema=OBJECTS.arrow_schema)
 
 

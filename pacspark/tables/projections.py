@@ -5,7 +5,7 @@ endian, C order ``(angle, row, column)``. A reader fetches just the chunks that 
 touch, each in one range read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,21 @@ from numpy.typing import NDArray
 
 from pacspark.errors import ProjectionDataError
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.datafile import AddedFile, DataFile
+from pacspark.tables.datafile import AddedFile, DataFile, one_value
 from pacspark.tables.schema import PROJECTIONS
 from pacspark.tables.storage import Storage
 
 CHUNK_BYTES = 4 << 20
 CHUNK_ANGLES = 16
 FRAME_ITEM_BYTES = 4
+
+
+Lap = Callable[[str], None]
+"""Told the name of a phase when it has ended."""
+
+
+def no_lap(phase: str) -> None:
+    """Measure nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +94,11 @@ class ProjectionWriter:
                     "row_count": row_stop - row_start,
                     "column_count": n_columns,
                     "gantry_angles_rad": [float(angle) for angle in gantry_angles_rad[start:stop]],
-                    "line_integrals": values.tobytes(),
+                    "line_integrals": None,
                 }
-                self._file.append(pa.Table.from_pylist([row], schema=PROJECTIONS.arrow_schema))
+                table = pa.Table.from_pylist([row], schema=PROJECTIONS.arrow_schema)
+                place = table.schema.get_field_index("line_integrals")
+                self._file.append(table.set_column(place, table.field(place), one_value(values)))
 
     def close(self) -> AddedFile:
         """Make the file durable and return what a commit needs."""
@@ -160,9 +170,16 @@ class ProjectionReader:
         self._open: tuple[str, pq.ParquetFile] | None = None
 
     def read(
-        self, angle_start: int, angle_stop: int, row_start: int, row_stop: int
+        self, angle_start: int, angle_stop: int, row_start: int, row_stop: int, lap: Lap = no_lap
     ) -> NDArray[np.float32]:
         """Return float32 ``(angle_stop - angle_start, row_stop - row_start, n_columns)``.
+
+        Parameters
+        ----------
+        angle_start, angle_stop, row_start, row_stop
+            Which of them.
+        lap
+            Told when ``read`` has ended.
 
         Raises
         ------
@@ -191,6 +208,7 @@ class ProjectionReader:
                 f"{angle_start}..{angle_stop}, found {filled} of {shape[0] * shape[1]} rows"
             )
             raise ProjectionDataError(message)
+        lap("read")
         return block
 
     def _chunk_values(self, chunk: Chunk) -> NDArray[np.float32]:

@@ -8,8 +8,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pacspark.ct.preprocess import Kind, line_integrals
 from pacspark.dicom.scan import FrameRun, StoredScan, decode_frames, scan_from_headers
+from pacspark.errors import ProjectionDataError
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.projections import Lap, no_lap
 from pacspark.tables.schema import FRAME_COLUMNS, LOCATION_COLUMNS, frame_index
 
 READERS: Final = 8
@@ -52,6 +55,26 @@ class LocatedRun:
     run: FrameRun
     place: Mapping[str, Any]
 
+    @property
+    def angle_start(self) -> int:
+        """Index in the scan of the first frame."""
+        return self.run.angle_start
+
+    @property
+    def angle_stop(self) -> int:
+        """Index in the scan after the last frame."""
+        return self.run.angle_start + self.run.count
+
+    @property
+    def row_start(self) -> int:
+        """0: frames are whole."""
+        return 0
+
+    @property
+    def row_stop(self) -> int:
+        """All rows that there are."""
+        return self.run.n_rows
+
     def cut(self, start: int, stop: int) -> "LocatedRun":
         """Return frames ``start..stop`` of the run."""
         return LocatedRun(self.run.cut(start, stop), self.place)
@@ -84,6 +107,66 @@ class LocatedRun:
                 starts,
             )
             return StoredFrames(b"".join(bands), replace(run, n_rows=stop - start))
+
+
+class FrameReader:
+    """Reads blocks of angles, cut to bands of rows, from frames as they are stored.
+
+    Parameters
+    ----------
+    catalog
+        Of the archive.
+    frames
+        At least those that will be asked for.
+    kind
+        ``line_integrals`` or ``transmission``: what is known of each pixel by itself.
+    """
+
+    def __init__(self, catalog: Catalog, frames: Sequence[LocatedRun], kind: Kind) -> None:
+        self._catalog = catalog
+        self._frames = frames
+        self._kind = kind
+
+    def read(
+        self, angle_start: int, angle_stop: int, row_start: int, row_stop: int, lap: Lap = no_lap
+    ) -> NDArray[np.float32]:
+        """Return line integrals ``(angle_stop - angle_start, row_stop - row_start, n_columns)``.
+
+        Parameters
+        ----------
+        angle_start, angle_stop, row_start, row_stop
+            Which of them.
+        lap
+            Told when ``read`` and ``decode`` have ended, each time.
+
+        Raises
+        ------
+        ProjectionDataError
+            When the frames do not cover the angles.
+        """
+        n_columns = self._frames[0].run.n_columns if self._frames else 0
+        shape = (angle_stop - angle_start, row_stop - row_start, n_columns)
+        block = np.empty(shape, np.float32)
+        filled = 0
+        for those in self._frames:
+            first, last = max(angle_start, those.angle_start), min(angle_stop, those.angle_stop)
+            if first >= last:
+                continue
+            part = those.cut(first - those.angle_start, last - those.angle_start)
+            stored = part.read_stored(self._catalog, (row_start, row_stop))
+            lap("read")
+            block[first - angle_start : last - angle_start] = line_integrals(
+                stored.decode(), self._kind
+            )
+            filled += last - first
+            lap("decode")
+        if filled != shape[0]:
+            message = (
+                f"projections: expected frames of the angles {angle_start}..{angle_stop}, found "
+                f"{filled} of {shape[0]}"
+            )
+            raise ProjectionDataError(message)
+        return block
 
 
 def read_all(

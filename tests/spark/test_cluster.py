@@ -10,13 +10,13 @@ from pyspark.sql import SparkSession
 from pacspark.archive import cluster_of
 from pacspark.errors import UsageError
 from pacspark.spark.cluster import (
+    Cluster,
     Machine,
     cluster_of_properties,
     limited,
     parse_bytes,
     this_machine,
 )
-from pacspark.spark.partition import Cluster
 
 GIB = 1 << 30
 MACHINE = Machine(cores=16, memory_bytes=64 * GIB)

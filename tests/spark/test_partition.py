@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
 from pacspark.ct.views import ConeBeamViews, Rectification
 from pacspark.errors import MemoryBudgetError, UsageError
+from pacspark.spark.cluster import Cluster
+from pacspark.spark.costs import READ_BYTES_PER_SECOND, STARTUP_SECONDS
 from pacspark.spark.partition import (
-    STARTUP_SECONDS,
     WORKER_BYTES,
-    Cluster,
     ReconstructionPlan,
     plan_reconstruction,
 )
-from pacspark.spark.preparing import READ_BYTES_PER_SECOND
 from pacspark.spark.presets import SUBJECTS, plan_preset, subject_scan
 
 

@@ -17,16 +17,15 @@ from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom import scan as scans
 from pacspark.dicom.encode import CTSeries, ValueMap
 from pacspark.errors import GeometryError
-from pacspark.spark import blocks, preparing
+from pacspark.spark import blocks, partition, preparing
 from pacspark.spark import reconstruct as reconstruction
+from pacspark.spark.cluster import Cluster
 from pacspark.spark.jobs import Marks, run_summed, run_tasks
-from pacspark.spark.partition import Cluster, plan_reconstruction
+from pacspark.spark.partition import plan_reconstruction
 from pacspark.spark.preparing import cut_runs
 from pacspark.spark.reconstruct import (
     ReconstructionRequest,
-    SlabInput,
     reconstruct,
-    slab_inputs,
 )
 from pacspark.tables.projections import list_chunks
 from pacspark.tables.scans import read_stored_scan
@@ -41,8 +40,11 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def scanned(spark: "SparkSession", tmp_path: Path) -> tuple[Archive, str]:
+def scanned(
+    spark: "SparkSession", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Archive, str]:
     """An archive whose scan has its line integrals prepared."""
+    monkeypatch.setattr(partition, "MOST_DECODINGS", 0)
     path, _ = write_phantom_scan(tmp_path / "scan")
     archive = create_archive(tmp_path / "archive", spark)
     series_uid = archive.import_scan(path).series_instance_uid
@@ -52,7 +54,7 @@ def scanned(spark: "SparkSession", tmp_path: Path) -> tuple[Archive, str]:
     return archive, series_uid
 
 
-def slab_values(job: blocks.SlabJob, given: SlabInput) -> NDArray[np.float32]:
+def slab_values(job: blocks.SlabJob, given: blocks.SlabInput) -> NDArray[np.float32]:
     """Give a slab as numbers, before it becomes DICOM."""
     return np.stack(
         [
@@ -62,7 +64,7 @@ def slab_values(job: blocks.SlabJob, given: SlabInput) -> NDArray[np.float32]:
     )
 
 
-def partial_values(job: blocks.SlabJob, given: SlabInput) -> "Iterator[pa.RecordBatch]":
+def partial_values(job: blocks.SlabJob, given: blocks.SlabInput) -> "Iterator[pa.RecordBatch]":
     return blocks.partial_slab(job, *given, lambda _: None)
 
 
@@ -77,6 +79,7 @@ def add_up(
     return slab, total
 
 
+@pytest.mark.parametrize("views", ["prepared", "stored"])
 @pytest.mark.parametrize(
     ("n_slabs", "angle_block", "n_angle_groups"),
     [(1, 40, 1), (3, 7, 1), (20, 16, 1), (2, 11, 3), (1, 1, 40)],
@@ -87,10 +90,12 @@ def test_spark__gives_the_local_volume_to_a_millionth_of_its_peak(
     n_slabs: int,
     angle_block: int,
     n_angle_groups: int,
+    views: str,
 ) -> None:
     archive, series_uid = scanned
     expected = stored_reconstruction(archive, series_uid)
-    scan = archive._scan(series_uid)
+    stored = archive._scan_frames(series_uid)
+    scan = stored.scan
     geometry = scan.geometry
     plan = plan_reconstruction(
         geometry,
@@ -100,7 +105,10 @@ def test_spark__gives_the_local_volume_to_a_millionth_of_its_peak(
         angle_block=angle_block,
         n_angle_groups=n_angle_groups,
     )
-    inputs = slab_inputs(plan.tasks, list_chunks(archive.catalog, series_uid, 0))
+    source: blocks.Views = stored.located(scan.projections, 0)
+    if views == "prepared":
+        source = list_chunks(archive.catalog, series_uid, 0)
+    inputs = blocks.slab_inputs(plan.tasks, source)
     job = blocks.SlabJob(
         storage=archive.catalog.storage,
         geometry=geometry,
@@ -109,6 +117,7 @@ def test_spark__gives_the_local_volume_to_a_millionth_of_its_peak(
         angle_block=angle_block,
         series=CTSeries.of_scan(scan, "test", GRID, ValueMap.hounsfield(0.02), 0, "ram-lak"),
         run_id="test",
+        stored_kind=scan.kind if views == "stored" else None,
     )
     if n_angle_groups == 1:
         found = np.concatenate(run_tasks(spark, inputs, partial(slab_values, job)))
@@ -221,6 +230,7 @@ def task_bytes(
 def test_tasks__do_not_grow_with_the_number_of_instances(
     spark: "SparkSession", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(partition, "MOST_DECODINGS", 0)
     few, (prepare, values, slab) = task_bytes(spark, tmp_path / "few", 10, monkeypatch)
     many, found = task_bytes(spark, tmp_path / "many", 5, monkeypatch)
     assert (few, many) == (4, 8)
@@ -228,6 +238,14 @@ def test_tasks__do_not_grow_with_the_number_of_instances(
     assert found[0] <= prepare + 1200
     assert found[1:] == pytest.approx([values, slab], abs=200)
     assert max(found) < 8000
+
+
+def test_tasks__that_read_stored_frames_name_each_instance_once(
+    spark: "SparkSession", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, (values, slab) = task_bytes(spark, tmp_path / "few", 10, monkeypatch)
+    many, found = task_bytes(spark, tmp_path / "many", 5, monkeypatch)
+    assert found == pytest.approx([values, slab], abs=500 * (many - few))
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,10 @@ from pacspark.ct.views import ConeBeamViews
 from pacspark.dicom.encode import CTSeries, ValueMap
 from pacspark.scans.description import read_scan_description
 from pacspark.spark import blocks
+from pacspark.spark.cluster import Cluster
 from pacspark.spark.jobs import run_tasks
-from pacspark.spark.partition import Cluster, plan_reconstruction
-from pacspark.spark.reconstruct import ReconstructionRequest, reconstruct, slab_inputs
+from pacspark.spark.partition import plan_reconstruction
+from pacspark.spark.reconstruct import ReconstructionRequest, reconstruct
 from pacspark.tables.projections import list_chunks
 from pacspark.tables.scans import read_all
 from tests.scans.scan_folder import write_toml
@@ -121,7 +122,7 @@ def through_spark(spark: "SparkSession", archive: Archive, path: Path) -> NDArra
         series=CTSeries.of_scan(scan, "test", GRID, ValueMap.hounsfield(0.02), 0, "ram-lak"),
         run_id="test",
     )
-    inputs = slab_inputs(plan.tasks, list_chunks(archive.catalog, series_uid, 0))
+    inputs = blocks.slab_inputs(plan.tasks, list_chunks(archive.catalog, series_uid, 0))
     return np.concatenate(run_tasks(spark, inputs, partial(slab_values, job)))
 
 
