@@ -8,7 +8,6 @@ one JSON line in ``docs/benchmarks/archive.jsonl``.
 
 import argparse
 import json
-import math
 import shutil
 import subprocess
 import sys
@@ -17,32 +16,10 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 from benchmarks.results import record
-from pacspark.ct import ConeBeamGeometry, FlatPanel
-from pacspark.ct.phantom import SHEPP_LOGAN, project
-
-DESCRIPTION = """format_version = 1
-[projections]
-files = "stack.npy"
-kind = "line_integrals"
-axes = ["angle", "row", "column"]
-[geometry]
-beam = "cone"
-source_to_isocenter_mm = 500.0
-source_to_detector_mm = 1000.0
-column_spacing_mm = {spacing}
-row_spacing_mm = {spacing}
-[angles]
-start_deg = 0.0
-step_deg = {step}
-count = {views}
-[subject]
-PatientID = "BENCH"
-StudyDate = "20260101"
-"""
+from benchmarks.scans import phantom_projections, scan, write_scan
 
 
 class MemoryWatch:
@@ -89,29 +66,17 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=360)
     arguments = parser.parse_args()
     size, views = arguments.size, arguments.views
-    n_pixels = size + size // 2
-    spacing = 2 * 256 / size
-    geometry = ConeBeamGeometry(
-        source_to_isocenter_mm=500.0,
-        source_to_detector_mm=1000.0,
-        gantry_angles_rad=np.arange(views) * 2 * math.pi / views,
-        detector=FlatPanel(
-            n_rows=n_pixels, n_columns=n_pixels, row_spacing_mm=spacing, column_spacing_mm=spacing
-        ),
-    )
+    geometry, grid = scan(size, views)
     work = Path(tempfile.mkdtemp(prefix="pacspark-bench-"))
     try:
-        np.save(work / "stack.npy", project(SHEPP_LOGAN, geometry))
-        (work / "SCAN.toml").write_text(
-            DESCRIPTION.format(spacing=spacing, step=360 / views, views=views)
-        )
+        path = write_scan(work, phantom_projections(geometry), geometry)
         root = str(work / "archive")
         run("init", root)
-        imported, import_s, import_bytes = run("import-scan", root, str(work / "SCAN.toml"))
+        imported, import_s, import_bytes = run("import-scan", root, str(path))
         series_uid = imported.split()[-1]
         output, reconstruct_s, reconstruct_bytes = run(
             "reconstruct", root, series_uid, "--size", *[str(size)] * 3,
-            "--voxel-mm", str(spacing / 2), "--json",
+            "--voxel-mm", str(grid.voxel_mm[0]), "--json",
         )  # fmt: skip
         report = json.loads(output.splitlines()[-1])[0]
         record(

@@ -8,7 +8,6 @@ repeats after one warm-up on little data; ``gups`` is 10^9 voxel updates per sec
 """
 
 import argparse
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -18,22 +17,10 @@ from multiprocessing import get_context
 import numpy as np
 
 from benchmarks.results import record
+from benchmarks.scans import phantom_projections, scan
 from pacspark.ct.fdk import SlabReconstruction, reconstruct_fdk
-from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
 from pacspark.ct.kernels.variants import available_variants
-from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, project, scaled
 from tests.ct.rtk import best_fdk
-
-FIELD_OF_VIEW_MM = 100.0
-
-
-def scan(size: int, n_views: int) -> tuple[ConeBeamGeometry, VolumeGrid]:
-    voxel_mm = FIELD_OF_VIEW_MM / size
-    # half as wide again: the corners of the grid, and the cone's divergence
-    n_pixels = math.ceil(1.5 * size / 8) * 8
-    angles = np.arange(n_views) * 2 * math.pi / n_views
-    panel = FlatPanel(n_pixels, n_pixels, 2 * voxel_mm, 2 * voxel_mm)
-    return ConeBeamGeometry(500.0, 1000.0, angles, panel), VolumeGrid((size,) * 3, (voxel_mm,) * 3)
 
 
 def best_s(action: Callable[[], object], repeats: int) -> float:
@@ -54,7 +41,7 @@ def main() -> None:
     parser.add_argument("--without-rival", action="store_true")
     given = parser.parse_args()
     geometry, grid = scan(given.size, given.views)
-    projections = project(scaled(SHEPP_LOGAN_UNIT, 0.45 * FIELD_OF_VIEW_MM), geometry)
+    projections = phantom_projections(geometry)
     updates = given.size**3 * given.views
     about = {"size": given.size, "views": given.views, "threads": given.threads}
 
