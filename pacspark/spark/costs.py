@@ -10,28 +10,36 @@ from collections.abc import Iterable
 from pacspark.ct.geometry import Geometry, VolumeGrid
 from pacspark.ct.kernels.backproject import LONGEST_STEP
 
-READ_BYTES_PER_SECOND = 300e6
-"""Of data files, and of what travels between tasks; written as fast."""
-DECODE_SECONDS_PER_SAMPLE = 2.2e-9
+READ_BYTES_PER_SECOND = 1.0e9
+"""Of data files, from a disk's cache."""
+WRITE_BYTES_PER_SECOND = 6.0e8
+"""Of data files and of what travels between tasks, until it is durable."""
+DECODE_SECONDS_PER_SAMPLE = 1.4e-9
 """Stored samples to values."""
-PREPARE_SECONDS_PER_SAMPLE = 8.4e-9
-"""Stored samples to line integrals, and those to chunks."""
+INTEGRALS_SECONDS_PER_SAMPLE = 4.6e-9
+"""Values to line integrals."""
 RECTIFY_SECONDS_PER_SAMPLE = 3.0e-8
-FILTER_SECONDS_PER_SAMPLE = 5.5e-9
-UPDATE_SECONDS = 4.0e-10
-"""Of one voxel by one view."""
-COARSE_UPDATE_SECONDS = 2.7e-9
+FILTER_SECONDS_PER_SAMPLE = 6.8e-9
+UPDATE_SECONDS = 2.2e-10
+"""Of one voxel by one view;"""
+LINE_SECONDS = 1.6e-8
+"""and of a line of voxels of a slab, before its first."""
+COARSE_UPDATE_SECONDS = 1.1e-9
 """Of voxels higher than the shadows of `LONGEST_STEP` rows, which go one at a time."""
-ENCODE_SECONDS_PER_VOXEL = 2.4e-8
+ENCODE_SECONDS_PER_VOXEL = 1.8e-8
 """Values to pixels, headers, their index and digest, and the file."""
+WORKER_SECONDS = 0.7
+"""Until a worker has read kernels from their cache, and what else is new to it."""
 STARTUP_SECONDS = 12.0
-"""JVM, Python workers, kernels from their cache, table look-ups and commits."""
+"""JVM, session, first Python workers, table look-ups and commits."""
 
 
-def update_seconds(geometry: Geometry, grid: VolumeGrid) -> float:
-    """Return the seconds that one view of one voxel takes."""
+def backproject_seconds(geometry: Geometry, grid: VolumeGrid, n_slabs: int) -> float:
+    """Return the seconds that all views of all voxels take, in slabs of whole slices."""
+    lines = grid.shape[1] * grid.shape[2] * geometry.n_angles
     rows = grid.voxel_mm[0] * geometry.magnification / geometry.detector.row_spacing_mm
-    return UPDATE_SECONDS if rows < LONGEST_STEP else COARSE_UPDATE_SECONDS
+    update_s = UPDATE_SECONDS if rows < LONGEST_STEP else COARSE_UPDATE_SECONDS
+    return lines * (grid.shape[0] * update_s + n_slabs * LINE_SECONDS)
 
 
 def waves(stages: Iterable[tuple[float, int]], cores: int) -> float:

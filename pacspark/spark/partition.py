@@ -4,8 +4,7 @@ A volume is cut into *slabs* of contiguous z slices. The task of a slab streams 
 each cut to the *band* of detector rows that the slab can see, so what a task holds does not grow
 with the number of angles::
 
-    task bytes = worker + slab (accumulator) + one angle block (stored, filtered, FFT work) + CT
-    encoding
+    task bytes = worker + slab (accumulator) + one angle block (read, filtered) or CT encoding
 
 Before that, tasks of the prepare stage make line integrals of frames, some at a time; panels that
 did not stand upright are resampled there, and all figures but those of stored frames are of the
@@ -27,8 +26,10 @@ from types import MappingProxyType
 
 from pacspark.ct.coverage import require_seen
 from pacspark.ct.geometry import Geometry, VolumeGrid
+from pacspark.ct.kernels.backproject import PADDING, RUN
 from pacspark.ct.preprocess import Kind
 from pacspark.ct.redundancy import require_rays
+from pacspark.ct.shadow import FilteredView
 from pacspark.ct.views import ConeBeamViews
 from pacspark.errors import MemoryBudgetError, UsageError
 from pacspark.spark.cluster import Cluster
@@ -38,26 +39,27 @@ from pacspark.spark.costs import (
     FILTER_SECONDS_PER_SAMPLE,
     READ_BYTES_PER_SECOND,
     STARTUP_SECONDS,
-    update_seconds,
+    WORKER_SECONDS,
+    WRITE_BYTES_PER_SECOND,
+    backproject_seconds,
     waves,
 )
 from pacspark.spark.preparing import STORED_SAMPLE_BYTES, prepare_bytes, prepare_cost
 from pacspark.spark.tiling import FILTERED_ANGLES, Tiling, find_tiling
 
-WORKER_BYTES = 480 << 20
-"""A Python worker with NumPy, Numba, PyArrow and pydicom loaded and kernels compiled (measured:
-380-440 MiB)."""
+WORKER_BYTES = 400 << 20
+"""A Python worker with NumPy, Numba, PyArrow and pydicom loaded and kernels found on disk takes
+330 MiB; where it compiles them, 390."""
 ANGLE_BLOCK_BYTES = 64 << 20
 """Aim for one block of angles cut to a slab's band, as float32."""
-BLOCK_COPIES = 6
-"""Copies of a block alive at once: read, assembled, filtered with its padding, and room."""
-SLAB_COPIES = 2
-"""The accumulator `[y, x, z]`, whole runs of slices, and one run on its way to DICOM; sums of angle
-groups are in double precision."""
+DECODED_PART = 1.5
+"""What is decoded or unpacked beside a block while it is read, as a part of it."""
+ENCODING_BYTES = 64 << 20
+"""Objects that wait to be written, their headers, and what the file format takes."""
+ENCODING_SAMPLE_BYTES = 80
+"""A run of 16 slices that is turned, as float32 and pixel by pixel on its way to DICOM."""
 JOINED_SLICES_BYTES = 256 << 20
 """Pixels that one task puts together from tiles, but for a single slice that is larger."""
-PADDING_SLICES = 30
-"""Slices that an accumulator may have more than its slab: both ends fall on multiples of 16."""
 MOST_DECODINGS = 3
 """What needs no prepare stage goes without one where tasks together read each frame at most this
 often."""
@@ -182,7 +184,6 @@ def plan_reconstruction(
     kind: Kind = "counts",
     views: ConeBeamViews | None = None,
     n_energy_bins: int = 1,
-    extrapolation: float = 0.0,
     n_slabs: int | None = None,
     angle_block: int | None = None,
     n_angle_groups: int | None = None,
@@ -203,8 +204,6 @@ def plan_reconstruction(
         rectified frames.
     n_energy_bins
         Reconstructed one after the other.
-    extrapolation
-        By which part of their length rows are made longer on either side.
     n_slabs, angle_block, n_angle_groups, tile_cuts
         Forced values, for tests and experts; the memory bound is checked all the same.
 
@@ -227,7 +226,7 @@ def plan_reconstruction(
     require_seen(geometry, grid)
     n_z = grid.shape[0]
     n_angles = len(geometry.gantry_angles_rad)
-    columns = _filtered_columns(geometry, extrapolation)
+    columns = FilteredView.of(geometry).n_columns
     _check_forced("n_slabs", n_slabs, n_z)
     _check_forced("angle_block", angle_block, n_angles)
     _check_forced("n_angle_groups", n_angle_groups, n_angles)
@@ -237,32 +236,33 @@ def plan_reconstruction(
     if tile_cuts:
         tiling = find_tiling(geometry, grid, budget - WORKER_BYTES, tile_cuts, n_slabs, angle_block)
         return _tiled(geometry, views, grid, cluster, n_energy_bins, tiling)
-    as_stored = kind != "counts" and views is None
     slabs = n_slabs or min(n_z, cluster.cores)
     groups = 1
     while True:
         bounds = _cuts(n_z, slabs)
         groups = n_angle_groups or max(1, min(n_angles // 16, cluster.cores // len(bounds)))
-        largest = max(bounds, key=lambda bound: bound[1] - bound[0])
+        # a run of an accumulator begins at a multiple of 16
+        slices = max(RUN * (-(-stop // RUN) - start // RUN) for start, stop in bounds)
         # bands are widest where the cone is steepest, at an end, or in the middle
         some = {0, len(bounds) // 2, len(bounds) - 1}
         band_rows = max(_band_rows(geometry, grid.slab(*bounds[slab])) for slab in some)
         block = angle_block or _angle_block(geometry, band_rows, math.ceil(n_angles / groups))
-        task_bytes = _task_bytes(columns, grid, largest[1] - largest[0], band_rows, block)
+        held_bytes, encoding_bytes = _slab_bytes(grid, slices, groups)
+        view_bytes = _view_bytes(geometry.detector.n_columns, columns, band_rows)
+        task_bytes = held_bytes + max(encoding_bytes, block * view_bytes)
         if task_bytes <= budget or (n_slabs and angle_block):
             break
-        if angle_block is None and block > 1:
-            smaller = _fitting_block(
-                columns, grid, largest[1] - largest[0], band_rows, block, budget
-            )
-            if smaller:
-                block = smaller
-                task_bytes = _task_bytes(columns, grid, largest[1] - largest[0], band_rows, block)
-                break
+        fitting = (budget - held_bytes) // view_bytes
+        if angle_block is None and held_bytes + encoding_bytes <= budget and fitting >= 8:
+            block = min(block, fitting)
+            task_bytes = held_bytes + max(encoding_bytes, block * view_bytes)
+            break
         if n_slabs or slabs >= n_z:
             break
         slabs = min(n_z, slabs * 2)
-    preparing_bytes = WORKER_BYTES + prepare_bytes(geometry, views)
+    few = len(bounds) * band_rows <= MOST_DECODINGS * geometry.detector.n_rows
+    as_stored = few and kind != "counts" and views is None
+    preparing_bytes = WORKER_BYTES + (0 if as_stored else prepare_bytes(geometry, views))
     task_bytes = max(task_bytes, preparing_bytes)
     if task_bytes > budget:
         smallest = task_bytes
@@ -311,7 +311,6 @@ def _assemble(
     volume_bytes = 4 * n_z * n_y * n_x
     shuffle_bytes = volume_bytes * groups if groups > 1 else 0
     updates = n_z * n_y * n_x * n_angles
-    as_stored = as_stored and read_samples <= MOST_DECODINGS * samples
     if as_stored:
         prepare_seconds, n_prepare_tasks, stored_bytes = 0.0, 0, 0
         sample_bytes, decode_seconds = STORED_SAMPLE_BYTES, DECODE_SECONDS_PER_SAMPLE
@@ -322,11 +321,12 @@ def _assemble(
         sample_bytes, decode_seconds = 4, 0.0
     read_bytes = sample_bytes * read_samples
     slab_seconds = (
-        updates * update_seconds(geometry, grid)
+        backproject_seconds(geometry, grid, len(bounds))
         + read_samples * (decode_seconds + FILTER_SECONDS_PER_SAMPLE)
         + read_bytes / READ_BYTES_PER_SECOND
         + math.prod(grid.shape) * ENCODE_SECONDS_PER_VOXEL
-        + 2 * shuffle_bytes / READ_BYTES_PER_SECOND
+        + shuffle_bytes / WRITE_BYTES_PER_SECOND
+        + WORKER_SECONDS * cluster.cores
     )
     stages = ((prepare_seconds, n_prepare_tasks), (slab_seconds, len(tasks)))
     wall_seconds = waves(stages, cluster.cores)
@@ -386,13 +386,15 @@ def _tiled(
     per_join = joined_slices(grid)
     n_join_tasks = sum(-(-(stop - start) // per_join) for start, stop in slabs)
     prepare_seconds, n_prepare_tasks, stored_bytes = prepare_cost(geometry, views, cluster.cores)
-    filter_seconds = samples * (FILTER_SECONDS_PER_SAMPLE + 8 / READ_BYTES_PER_SECOND)
-    tile_seconds = (
-        voxels * n_angles * update_seconds(geometry, grid)
-        + 4 * tiling.read_samples / READ_BYTES_PER_SECOND
-        + 2 * voxels / READ_BYTES_PER_SECOND
+    filter_seconds = samples * (
+        FILTER_SECONDS_PER_SAMPLE + 4 / READ_BYTES_PER_SECOND + 4 / WRITE_BYTES_PER_SECOND
     )
-    join_seconds = voxels * (6 / READ_BYTES_PER_SECOND + ENCODE_SECONDS_PER_VOXEL)
+    tile_seconds = (
+        backproject_seconds(geometry, grid, tiling.n_slabs)
+        + 4 * tiling.read_samples / READ_BYTES_PER_SECOND
+        + 2 * voxels / WRITE_BYTES_PER_SECOND
+    )
+    join_seconds = voxels * (2 / READ_BYTES_PER_SECOND + ENCODE_SECONDS_PER_VOXEL)
     stages = (
         (prepare_seconds, n_prepare_tasks),
         (filter_seconds, len(filter_tasks)),
@@ -450,27 +452,19 @@ def _angle_block(geometry: Geometry, band_rows: int, n_angles: int) -> int:
     return max(1, min(n_angles, ANGLE_BLOCK_BYTES // frame_bytes))
 
 
-def _filtered_columns(geometry: Geometry, extrapolation: float) -> int:
-    """Return how long the rows are that are filtered, at most.
+def _slab_bytes(grid: VolumeGrid, slices: int, groups: int) -> tuple[int, int]:
+    """Return what a task holds from its start to its end, and what encoding adds to that.
 
-    Those of a half-fan go on where its detector does not see, at most for its length.
+    Sums of groups of angles are in double precision.
     """
-    longer = max(1 + 2 * extrapolation, 2.0 if geometry.is_half_fan else 1.0)
-    return math.ceil(geometry.detector.n_columns * longer)
-
-
-def _task_bytes(columns: int, grid: VolumeGrid, slices: int, band_rows: int, block: int) -> int:
     _, n_y, n_x = grid.shape
-    slab_bytes = 4 * n_y * n_x * (SLAB_COPIES * slices + PADDING_SLICES)
-    block_bytes = 4 * block * (band_rows + 64) * columns
-    return WORKER_BYTES + slab_bytes + BLOCK_COPIES * block_bytes + 16 * n_y * n_x
+    slab_bytes = 4 * slices * n_y * n_x
+    encoding_bytes = ENCODING_SAMPLE_BYTES * n_y * n_x + ENCODING_BYTES
+    return WORKER_BYTES + slab_bytes, encoding_bytes + (slab_bytes if groups > 1 else 0)
 
 
-def _fitting_block(
-    columns: int, grid: VolumeGrid, slices: int, band_rows: int, block: int, budget: int
-) -> int:
-    """Return the largest block <= `block` that fits and is worth a pass over the slab, or 0."""
-    fixed = _task_bytes(columns, grid, slices, band_rows, 0)
-    per_angle = _task_bytes(columns, grid, slices, band_rows, 1) - fixed
-    fitting = min(block, max(0, budget - fixed) // per_angle)
-    return fitting if fitting >= min(block, 8) else 0
+def _view_bytes(n_columns: int, filtered_columns: int, band_rows: int) -> int:
+    """Return what one view of a block takes: read and decoded, then filtered and padded."""
+    read_bytes = 4 * band_rows * n_columns
+    filtered_bytes = 4 * (band_rows + 2 * PADDING) * filtered_columns
+    return read_bytes + max(int(DECODED_PART * read_bytes), filtered_bytes)

@@ -11,12 +11,14 @@ from pacspark.ct.geometry import Geometry
 from pacspark.ct.views import ConeBeamViews
 from pacspark.dicom.scan import FrameRun
 from pacspark.spark.costs import (
-    PREPARE_SECONDS_PER_SAMPLE,
+    DECODE_SECONDS_PER_SAMPLE,
+    INTEGRALS_SECONDS_PER_SAMPLE,
     READ_BYTES_PER_SECOND,
     RECTIFY_SECONDS_PER_SAMPLE,
+    WRITE_BYTES_PER_SECOND,
 )
 
-FRAMES_AT_ONCE_BYTES = 32 << 20
+FRAMES_AT_ONCE_BYTES = 16 << 20
 """Frames are decoded in runs of about this much float32, so that a task's memory does not follow
 the object's size."""
 LARGEST_FRAME_BYTES = 256 << 20
@@ -72,8 +74,9 @@ def prepare_cost(
     )
     read_bytes = STORED_SAMPLE_BYTES * raw_samples
     seconds = (
-        raw_samples * PREPARE_SECONDS_PER_SAMPLE
-        + (read_bytes + 4 * samples) / READ_BYTES_PER_SECOND
+        raw_samples * (DECODE_SECONDS_PER_SAMPLE + INTEGRALS_SECONDS_PER_SAMPLE)
+        + read_bytes / READ_BYTES_PER_SECOND
+        + 4 * samples / WRITE_BYTES_PER_SECOND
         + (0.0 if views is None else samples * RECTIFY_SECONDS_PER_SAMPLE)
     )
     per_task = frames_per_task(geometry.n_angles, largest_frame_bytes(geometry, views), cores)

@@ -202,7 +202,6 @@ def prepared(
         cluster,
         kind=stored.scan.kind,
         views=stored.scan.views,
-        extrapolation=request.options.extrapolation,
         **cuts,
     )
     if request.water_mu_per_mm is None:
