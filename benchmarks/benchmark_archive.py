@@ -12,40 +12,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-import psutil
-
+from benchmarks.memory import MemoryWatch
 from benchmarks.results import record
 from benchmarks.scans import phantom_projections, scan, write_scan
-
-
-class MemoryWatch:
-    """Samples the memory of a process and all its children."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.peak_bytes = 0
-        self._process = psutil.Process(process.pid)
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.2):
-            total = 0
-            try:
-                for member in [self._process, *self._process.children(recursive=True)]:
-                    total += member.memory_full_info().pss
-            except psutil.Error:
-                continue
-            self.peak_bytes = max(self.peak_bytes, total)
-
-    def stop(self) -> int:
-        self._done.set()
-        self._thread.join()
-        return self.peak_bytes
 
 
 def run(*arguments: str) -> tuple[str, float, int]:
@@ -53,7 +25,7 @@ def run(*arguments: str) -> tuple[str, float, int]:
     process = subprocess.Popen(
         [sys.executable, "-m", "pacspark", *arguments], stdout=subprocess.PIPE, text=True
     )
-    watch = MemoryWatch(process)
+    watch = MemoryWatch(process.pid)
     output, _ = process.communicate()
     if process.returncode:
         sys.exit(process.returncode)

@@ -1,11 +1,27 @@
 """Figures are kept with what is needed to compare them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import results
+from benchmarks.memory import MemoryWatch
+from tests.servers import wait_until
+
+# a child that holds 64 MiB, the half of it shared with its own child
+HOLDING = """
+import os, sys
+kept = bytearray(os.urandom(64 << 20))
+if os.fork() == 0:
+    kept[: 32 << 20] = os.urandom(32 << 20)
+    print("held", flush=True)
+    sys.stdin.read()
+else:
+    os.wait()
+"""
 
 
 def test_record__keeps_each_line_with_date_commit_and_machine(
@@ -22,3 +38,19 @@ def test_record__keeps_each_line_with_date_commit_and_machine(
     assert (first["benchmark"], first["seconds"], second["seconds"]) == ("fdk", 1.5, 1.4)
     for name in ("date", "commit", "machine", "cores"):
         assert first[name]
+
+
+def test_memory_watch__counts_children_and_what_they_share_once() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:], check=True)",
+         sys.executable, "-c", HOLDING],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        watch = MemoryWatch(process.pid)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        wait_until(lambda: watch.peak_bytes >= 96 << 20, "a sample of all", [process])
+        assert watch.stop() < 160 << 20
+        assert len(watch.at_peak) == 3
+        process.communicate()
+    assert process.returncode == 0

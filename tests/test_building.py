@@ -7,10 +7,12 @@ import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import pacspark
+import pacspark.ct
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
@@ -46,6 +48,14 @@ def test_import__of_a_lower_floor_loads_no_spark(module: str) -> None:
 @pytest.mark.parametrize("name", pacspark.__all__)
 def test_public_name__resolves_and_is_told_by_the_package(name: str) -> None:
     assert getattr(pacspark, name) is not None
+
+
+@pytest.mark.parametrize("name", pacspark.ct.__all__)
+def test_public_name_of_the_physics__is_never_a_module(name: str) -> None:
+    # a module of a function's name would take its place once it is imported
+    first, second = getattr(pacspark.ct, name), getattr(pacspark.ct, name)
+    assert first is second
+    assert not isinstance(first, ModuleType)
 
 
 def test_unknown_name__is_an_attribute_error() -> None:

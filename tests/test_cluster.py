@@ -11,6 +11,7 @@ from pathlib import Path
 import pyspark
 import pytest
 
+from benchmarks.memory import MemoryWatch
 from pacspark.archive import create_archive
 from tests.conftest import REPOSITORY
 from tests.scan_files import write_phantom_scan
@@ -22,21 +23,36 @@ SIZE = ["--size", "24", "24", "20", "--voxel-mm", "1"]
 
 def submit(properties: str, options: list[str], *arguments: str) -> str:
     """Run a command by spark-submit and give what it printed."""
+    return submit_watched(properties, options, *arguments)[0]
+
+
+def submit_watched(properties: str, options: list[str], *arguments: str) -> tuple[str, MemoryWatch]:
+    """Run a command by spark-submit; give what it printed, and what it took of memory."""
     entry_point = subprocess.run(
         [sys.executable, "-m", "pacspark", "--entry-point"],
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
-    done = subprocess.run(
-        [
-            str(SUBMIT),
-            "--properties-file", str(REPOSITORY / "spark-conf" / f"{properties}.conf"),
-            *options, entry_point, *arguments,
-        ],
-        capture_output=True, text=True, check=False, timeout=300,
-        env=os.environ | {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"},
+    return watched(
+        str(SUBMIT),
+        "--properties-file", str(REPOSITORY / "spark-conf" / f"{properties}.conf"),
+        *options, entry_point, *arguments,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+
+
+def watched(*command: str) -> tuple[str, MemoryWatch]:
+    """Run a command; give what it printed, and what it and its children took of memory."""
+    environment = os.environ | {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        watch = MemoryWatch(process.pid)
+        try:
+            output, errors = process.communicate(timeout=500)
+        finally:
+            process.kill()
+            watch.stop()
+    assert process.returncode == 0, errors[-3000:]
+    return output, watch
 
 
 def reconstruct_and_ask(root: str, properties: str, options: list[str], scan: Path) -> None:

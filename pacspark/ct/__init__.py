@@ -8,13 +8,17 @@ from typing import Any
 
 _HOMES = {
     "ConeBeamGeometry": "geometry",
+    "ConeBeamViews": "views",
     "FlatPanel": "geometry",
     "Geometry": "geometry",
     "ParallelBeamGeometry": "geometry",
     "VolumeGrid": "geometry",
     "FDKOptions": "filtering",
     "SlabReconstruction": "fdk",
+    "circle_shares": "circles",
+    "reconstruct_circles": "circles",
     "reconstruct_fdk": "fdk",
+    "stitch": "stitching",
 }
 
 __all__ = list(_HOMES)

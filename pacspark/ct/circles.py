@@ -50,6 +50,23 @@ def reconstruct_circles(
         When a circle is none, or slices between two are seen whole by neither.
     ProjectionDataError
         When projections do not fit their circle.
+
+    Examples
+    --------
+    A rod that is longer than either circle sees:
+
+    >>> import numpy as np
+    >>> from pacspark.ct import ConeBeamGeometry, FlatPanel, VolumeGrid, reconstruct_circles
+    >>> from pacspark.ct.phantom import Ellipsoid, project
+    >>> angles, panel = np.arange(60) * np.pi / 30, FlatPanel(8, 16, 2.0, 2.0)
+    >>> circles = [
+    ...     ConeBeamGeometry(400.0, 600.0, angles, panel, np.tile([0.0, height_mm], (60, 1)))
+    ...     for height_mm in (-4.0, 4.0)
+    ... ]
+    >>> frames = [project([Ellipsoid(0.02, (6.0, 6.0, 99.0))], circle) for circle in circles]
+    >>> volume = reconstruct_circles(frames, circles, VolumeGrid((9, 3, 3), (2.0, 1.0, 1.0)))
+    >>> print(volume[:, 1, 1].round(3))
+    [0.02 0.02 0.02 0.02 0.02 0.02 0.02 0.02 0.02]
     """
     shares = circle_shares(circles, grid)
     if len(projections) != len(circles):
@@ -74,6 +91,18 @@ def circle_shares(circles: Sequence[ConeBeamGeometry], grid: VolumeGrid) -> NDAr
     ------
     GeometryError
         When a circle is none, or slices between two are seen whole by neither.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pacspark.ct import ConeBeamGeometry, FlatPanel, VolumeGrid, circle_shares
+    >>> angles, panel = np.arange(60) * np.pi / 30, FlatPanel(8, 16, 2.0, 2.0)
+    >>> circles = [
+    ...     ConeBeamGeometry(400.0, 600.0, angles, panel, np.tile([0.0, height_mm], (60, 1)))
+    ...     for height_mm in (-4.0, 4.0)
+    ... ]
+    >>> circle_shares(circles, VolumeGrid((5, 3, 3), (0.4, 1.0, 1.0))).round(2).tolist()
+    [[1.0, 0.81, 0.5, 0.19, 0.0], [0.0, 0.19, 0.5, 0.81, 1.0]]
     """
     if not circles:
         message = "circles: expected at least one, found none"

@@ -64,6 +64,21 @@ class ConeBeamViews(ByValue):
     ------
     GeometryError
         When the vectors cannot be a panel's.
+
+    Examples
+    --------
+    A panel that is turned in its plane, and the same from its projection matrices:
+
+    >>> import numpy as np
+    >>> from pacspark.ct import ConeBeamGeometry, ConeBeamViews, FlatPanel
+    >>> panel = FlatPanel(n_rows=4, n_columns=6, row_spacing_mm=1.0, column_spacing_mm=1.0)
+    >>> meant = ConeBeamGeometry(500.0, 1000.0, np.arange(8) * np.pi / 4, panel)
+    >>> views = ConeBeamViews.of_circle(meant, in_plane_rad=0.03)
+    >>> float(views.v_axes[0, 2].round(5))
+    0.99955
+    >>> again = ConeBeamViews.from_matrices(views.matrices(), panel)
+    >>> bool(np.allclose(again.sources_mm, views.sources_mm))
+    True
     """
 
     sources_mm: Vectors

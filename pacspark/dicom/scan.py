@@ -212,8 +212,11 @@ def _frames_or_empty(frames: NDArray[np.generic] | None) -> NDArray[np.generic]:
 def _stored(values: NDArray[np.generic], survey: Survey) -> NDArray[np.uint16]:
     if values.dtype.kind in "ui" and (survey.slope, survey.intercept) == (1.0, 0.0):
         return values.astype("<u2")
-    scaled = (values.astype(np.float64) - survey.intercept) / survey.slope
-    return np.clip(np.rint(scaled), 0, LARGEST_STORED).astype("<u2")
+    stored = np.empty(values.shape, "<u2")
+    for frame, into in zip(values, stored, strict=True):  # in double precision, one at a time
+        scaled = (frame.astype(np.float64) - survey.intercept) / survey.slope
+        into[:] = np.clip(np.rint(scaled), 0, LARGEST_STORED)
+    return stored
 
 
 def decode_frames(pixels: bytes | memoryview, run: FrameRun) -> NDArray[np.float32]:

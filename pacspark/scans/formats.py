@@ -10,6 +10,7 @@ and the key that names it.
 
 import io
 import math
+import mmap
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -108,7 +109,12 @@ class MappedFile(ArrayFile):
         """Return a copy, so that no mapping outlives the file."""
         if self._array is None:
             raise self.error("an open file", "a closed one")
-        return np.array(self._array[tuple(box)])
+        values = np.array(self._array[tuple(box)])
+        mapping = self._array.base
+        if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            # the system keeps the file at hand; as mapped pages it would count as our memory
+            mapping.madvise(mmap.MADV_DONTNEED)
+        return values
 
     def close(self) -> None:
         """Let the mapping go."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +34,42 @@ from pacspark.ct.kernels.variants import VARIANTS, available_variants, choose_va
 from pacspark.errors import UsageError
 
 RECONSTRUCT = """
+import sys
 import numpy as np
+from numba.core import event
+from numba.core.dispatcher import Dispatcher
 from pacspark.ct import ConeBeamGeometry, FlatPanel, VolumeGrid, reconstruct_fdk
 from pacspark.ct.kernels.variants import VARIANTS, available_variants, choose_variant
 angles = np.arange(8) * 2 * np.pi / 8
 geometry = ConeBeamGeometry(100.0, 200.0, angles, FlatPanel(4, 4, 1.0, 1.0))
 grid = VolumeGrid((4, 4, 4), (0.5, 0.5, 0.5))
-volume = reconstruct_fdk(np.ones((8, 4, 4)), geometry, grid)
+with event.install_recorder("numba:compile") as compiled:
+    volume = reconstruct_fdk(np.ones((8, 4, 4)), geometry, grid)
 assert volume[1:3, 1:3, 1:3].min() > 0
-hits = sum(VARIANTS[choose_variant()][0].stats.cache_hits.values())
-print(",".join(available_variants()), choose_variant(), hits)
+kernels = {
+    name: kernel.stats
+    for home, module in sys.modules.items() if home.startswith("pacspark.ct.kernels.")
+    for name, kernel in vars(module).items() if isinstance(kernel, Dispatcher)
+}
+print(",".join(available_variants()), choose_variant(), len(compiled.buffer))
+print(*(name for name, stats in kernels.items() if stats.cache_hits))
+print(*(name for name, stats in kernels.items() if stats.cache_misses))
 """
 
 
-def run_apart(**environment: str) -> tuple[str, str, int]:
-    """Reconstruct in another process: the variants there, the chosen one, how often from disk."""
+@dataclass(frozen=True)
+class Apart:
+    """What another process had and did: names of its variants, of kernels from disk and not."""
+
+    available: str
+    chosen: str
+    n_compiled: int
+    hits: set[str]
+    misses: set[str]
+
+
+def run_apart(**environment: str) -> Apart:
+    """Reconstruct in another process."""
     output = subprocess.run(
         [sys.executable, "-W", "error", "-c", RECONSTRUCT],
         env={**os.environ, **environment},
@@ -56,20 +78,36 @@ def run_apart(**environment: str) -> tuple[str, str, int]:
         check=False,
     )
     assert output.returncode == 0, output.stderr
-    available, chosen, hits = output.stdout.split()
-    return available, chosen, int(hits)
+    variants, hits, misses = output.stdout.splitlines()
+    available, chosen, n_compiled = variants.split()
+    return Apart(available, chosen, int(n_compiled), set(hits.split()), set(misses.split()))
 
 
-def test_compiled_kernels__are_found_by_the_next_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "processor",
     # what counts is the CPU that Numba compiles for, not the one it runs on
-    environment = {
-        "NUMBA_CACHE_DIR": str(tmp_path),
-        "NUMBA_CPU_NAME": "generic",
-        "NUMBA_CPU_FEATURES": "",
-    }
-    assert run_apart(**environment) == ("portable", "portable", 0)
+    [{}, {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}],
+    ids=["this CPU", "any CPU"],
+)
+def test_compiled_kernels__are_found_by_the_next_process(
+    processor: dict[str, str], tmp_path: Path
+) -> None:
+    chosen = "portable" if processor else choose_variant()
+    kernels = {"filter_rows", f"backproject_{chosen}", "turn"}
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path), "PACSPARK_KERNEL": chosen} | processor
+
+    first = run_apart(**environment)
     files = sorted(path.name for path in tmp_path.rglob("*.nbc"))
-    assert run_apart(**environment) == ("portable", "portable", 1)
+    assert first.chosen == chosen
+    assert first.n_compiled > 0
+    assert not first.hits
+    assert first.misses >= kernels
+
+    second = run_apart(**environment)
+    assert second.chosen == chosen
+    assert second.n_compiled == 0
+    assert second.hits == kernels
+    assert not second.misses
     assert sorted(path.name for path in tmp_path.rglob("*.nbc")) == files
 
 
@@ -77,10 +115,10 @@ def test_variants__of_a_cpu_without_avx512_use_avx2(tmp_path: Path) -> None:
     if "avx2" not in available_variants():
         assert available_variants() == ("portable",)
         return
-    available, chosen, _ = run_apart(
+    found = run_apart(
         NUMBA_CACHE_DIR=str(tmp_path), NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES="+avx2,+fma"
     )
-    assert (available, chosen) == ("avx2,portable", "avx2")
+    assert (found.available, found.chosen) == ("avx2,portable", "avx2")
 
 
 def test_kernels__compile_where_no_cache_can_be_written() -> None:

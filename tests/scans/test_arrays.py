@@ -1,5 +1,7 @@
 """Any format, any order of axes, any division into files: the same frames come out."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise, permutations
 from pathlib import Path
@@ -360,3 +362,30 @@ def test_natural_order__does_order_any_names_totally(names: list[str]) -> None:
 
     assert len(set(keys)) == len(keys)
     assert all((one < other) != (other < one) for one, other in pairwise(keys))
+
+
+READ_ALL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from pacspark.scans.formats import NumpyFile, RawFile
+path = Path(sys.argv[1])
+if sys.argv[2] == "npy":
+    stack = NumpyFile(path, "files")
+else:
+    stack = RawFile(path, "files", (-1, 1024, 1024), "f4", 128)
+stack.read([slice(0, 1), slice(None), slice(None)])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for start in range(0, stack.shape[0], 4):
+    assert not stack.read([slice(start, start + 4), slice(None), slice(None)]).any()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("form", ["npy", "raw"])
+def test_mapped_file__takes_no_memory_once_it_is_read(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "stack.npy"
+    np.lib.format.open_memmap(path, "w+", np.float32, (64, 1024, 1024)).flush()
+    command = [sys.executable, "-c", READ_ALL, str(path), form]
+    grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert int(grown) < 64  # of 256 MiB

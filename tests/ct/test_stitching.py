@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pacspark.ct.fdk import reconstruct_fdk
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
 from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, project, scaled
-from pacspark.ct.stitch import stitch
+from pacspark.ct.stitching import stitch
 from pacspark.errors import GeometryError, ProjectionDataError
 
 HEAD = scaled(SHEPP_LOGAN_UNIT, 14.0, 0.02)

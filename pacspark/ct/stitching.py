@@ -49,7 +49,7 @@ def stitch(
     Examples
     --------
     >>> import numpy as np
-    >>> from pacspark.ct import FlatPanel
+    >>> from pacspark.ct import FlatPanel, stitch
     >>> left = FlatPanel(1, 4, 1.0, 1.0, offset_u_mm=-1.0)
     >>> right = FlatPanel(1, 4, 1.0, 1.0, offset_u_mm=1.0)
     >>> row = np.arange(6.0)[None, None]
