@@ -18,7 +18,6 @@ needs of one angle, is too much for a task, slabs are cut in x and y as well: se
 All sizes are bytes, all times seconds on one core unless said otherwise.
 """
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ from pacspark.spark.costs import (
     waves,
 )
 from pacspark.spark.preparing import STORED_SAMPLE_BYTES, prepare_bytes, prepare_cost
-from pacspark.spark.tiling import FILTERED_ANGLES, Tiling, find_tiling
+from pacspark.spark.tiling import FILTERED_ANGLES, Tiling, cut, find_tiling, slab_bounds
 
 WORKER_BYTES = 400 << 20
 """A Python worker with NumPy, Numba, PyArrow and pydicom loaded and kernels found on disk takes
@@ -236,12 +235,13 @@ def plan_reconstruction(
     if tile_cuts:
         tiling = find_tiling(geometry, grid, budget - WORKER_BYTES, tile_cuts, n_slabs, angle_block)
         return _tiled(geometry, views, grid, cluster, n_energy_bins, tiling)
-    slabs = n_slabs or min(n_z, cluster.cores)
+    # slabs of less than a run of slices would cost and hold as much as a whole one
+    most_slabs = math.ceil(n_z / RUN)
+    slabs = n_slabs or min(most_slabs, cluster.cores)
     groups = 1
     while True:
-        bounds = _cuts(n_z, slabs)
+        bounds = slab_bounds(n_z, slabs)
         groups = n_angle_groups or max(1, min(n_angles // 16, cluster.cores // len(bounds)))
-        # a run of an accumulator begins at a multiple of 16
         slices = max(RUN * (-(-stop // RUN) - start // RUN) for start, stop in bounds)
         # bands are widest where the cone is steepest, at an end, or in the middle
         some = {0, len(bounds) // 2, len(bounds) - 1}
@@ -257,9 +257,9 @@ def plan_reconstruction(
             block = min(block, fitting)
             task_bytes = held_bytes + max(encoding_bytes, block * view_bytes)
             break
-        if n_slabs or slabs >= n_z:
+        if n_slabs or slabs >= most_slabs:
             break
-        slabs = min(n_z, slabs * 2)
+        slabs = min(most_slabs, slabs * 2)
     few = len(bounds) * band_rows <= MOST_DECODINGS * geometry.detector.n_rows
     as_stored = few and kind != "counts" and views is None
     preparing_bytes = WORKER_BYTES + (0 if as_stored else prepare_bytes(geometry, views))
@@ -305,7 +305,7 @@ def _assemble(
         read_samples += (row_stop - row_start) * geometry.detector.n_columns * n_angles
         tasks += [
             SlabTask(slab, z_start, z_stop, angle_start, angle_stop, row_start, row_stop)
-            for angle_start, angle_stop in _cuts(n_angles, groups)
+            for angle_start, angle_stop in cut(n_angles, groups)
         ]
     samples = n_angles * geometry.detector.n_rows * geometry.detector.n_columns
     volume_bytes = 4 * n_z * n_y * n_x
@@ -365,8 +365,8 @@ def _tiled(
 ) -> ReconstructionPlan:
     """Assemble a plan whose slabs are cut in x and y, from views that are filtered once."""
     n_angles, detector = geometry.n_angles, geometry.detector
-    cuts_y, cuts_x = (_cuts(count, tiling.n_parts) for count in grid.shape[1:])
-    slabs = _cuts(grid.shape[0], tiling.n_slabs)
+    cuts_y, cuts_x = (cut(count, tiling.n_parts) for count in grid.shape[1:])
+    slabs = slab_bounds(grid.shape[0], tiling.n_slabs)
     tasks = tuple(
         SlabTask(slab, *z, 0, n_angles, 0, detector.n_rows, *y, *x)
         for slab, z in enumerate(slabs)
@@ -434,12 +434,6 @@ def _check_forced(name: str, value: int | None, largest: int) -> None:
     if value is not None and not 1 <= value <= largest:
         message = f"{name}: expected 1 to {largest}, found {value}"
         raise UsageError(message)
-
-
-def _cuts(length: int, parts: int) -> list[tuple[int, int]]:
-    """Contiguous ranges that cover 0..length once, sizes differing by at most one."""
-    edges = [length * part // parts for part in range(parts + 1)]
-    return [(start, stop) for start, stop in itertools.pairwise(edges) if stop > start]
 
 
 def _band_rows(geometry: Geometry, grid: VolumeGrid) -> int:

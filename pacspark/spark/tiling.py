@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pacspark.ct.geometry import Geometry, VolumeGrid
 from pacspark.ct.kernels.backproject import PADDING, RUN
 from pacspark.ct.shadow import FilteredView, Windows
+from pacspark.spark.costs import READ_BYTES_PER_SECOND, backproject_seconds
 
 FILTERED_ANGLES = 16
 FILTERED_BYTES = 64 << 20
@@ -47,11 +48,28 @@ class Tiling:
     read_samples: int
 
 
+def cut(length: int, parts: int) -> list[tuple[int, int]]:
+    """Contiguous ranges that cover 0..length once, sizes differing by at most one."""
+    edges = [length * part // parts for part in range(parts + 1)]
+    return [(start, stop) for start, stop in itertools.pairwise(edges) if stop > start]
+
+
+def slab_bounds(n_z: int, slabs: int) -> list[tuple[int, int]]:
+    """Contiguous slices that begin where runs of the kernel do, if there are as many runs.
+
+    Less than a run costs and holds as much as a whole one.
+    """
+    n_runs = math.ceil(n_z / RUN)
+    if slabs > n_runs:
+        return cut(n_z, slabs)
+    return [(RUN * start, min(n_z, RUN * stop)) for start, stop in cut(n_runs, slabs)]
+
+
 def find_tiling(
     geometry: Geometry, grid: VolumeGrid, budget_bytes: int, n_parts: int | None = None,
     n_slabs: int | None = None, angle_block: int | None = None,
 ) -> Tiling:  # fmt: skip
-    """Return the tiles that read least within a budget; if none fits, those that need least.
+    """Return the fastest tiles within a budget; if none fits, those that need least.
 
     Parameters
     ----------
@@ -77,15 +95,23 @@ def find_tiling(
             tiling = _tiling(
                 geometry, grid, view, cuts, slabs, rows, filtering, angle_block, budget_bytes
             )
-            if best is None or _rank(tiling, budget_bytes) < _rank(best, budget_bytes):
+            ranks = [
+                _rank(other, geometry, grid, budget_bytes) for other in (tiling, best) if other
+            ]
+            if best is None or ranks[0] < ranks[1]:
                 best = tiling
     assert best is not None  # noqa: S101 -- the finest cut is always tried
     return best
 
 
-def _rank(tiling: Tiling, budget_bytes: int) -> tuple[bool, int]:
-    fits = tiling.task_bytes <= budget_bytes
-    return not fits, tiling.read_samples if fits else tiling.task_bytes
+def _rank(
+    tiling: Tiling, geometry: Geometry, grid: VolumeGrid, budget_bytes: int
+) -> tuple[bool, float]:
+    """Order tilings: what fits first, and of that what takes least time."""
+    if tiling.task_bytes > budget_bytes:
+        return True, tiling.task_bytes
+    read_seconds = 4 * tiling.read_samples / READ_BYTES_PER_SECOND
+    return False, read_seconds + backproject_seconds(geometry, grid, tiling.n_slabs)
 
 
 def _tiling(
@@ -93,8 +119,8 @@ def _tiling(
     filtering: int, angle_block: int | None, budget_bytes: int,
 ) -> Tiling:  # fmt: skip
     n_z, n_y, n_x = grid.shape
-    thick, n_rows, n_columns = (math.ceil(n / k) for n, k in ((n_z, slabs), (n_y, parts),
-                                                             (n_x, parts)))  # fmt: skip
+    thick = max(stop - start for start, stop in slab_bounds(n_z, slabs))
+    n_rows, n_columns = math.ceil(n_y / parts), math.ceil(n_x / parts)
     corners = [
         grid.part((z, y, x), (min(n_z, z + thick), min(n_y, y + n_rows), min(n_x, x + n_columns)))
         for z, y, x in itertools.product({0, n_z - thick}, {0, n_y - n_rows}, {0, n_x - n_columns})

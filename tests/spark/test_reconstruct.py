@@ -223,7 +223,7 @@ def task_bytes(
         patch.setattr(reconstruction, "run_tasks", listened)
         imported = archive.import_scan(path)
         request = ReconstructionRequest(imported.series_instance_uid, GRID)
-        reconstruct(spark, archive.catalog.storage, request, Cluster(cores_per_executor=4))
+        reconstruct(spark, archive.catalog.storage, request, Cluster(cores_per_executor=2))
     return imported.stored, largest
 
 
