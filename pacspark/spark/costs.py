@@ -28,7 +28,7 @@ COARSE_UPDATE_SECONDS = 1.1e-9
 """Of voxels higher than the shadows of `LONGEST_STEP` rows, which go one at a time."""
 ENCODE_SECONDS_PER_VOXEL = 1.8e-8
 """Values to pixels, headers, their index and digest, and the file."""
-WORKER_SECONDS = 0.7
+WORKER_SECONDS = 0.5
 """Until a worker has read kernels from their cache, and what else is new to it."""
 STARTUP_SECONDS = 12.0
 """JVM, session, first Python workers, table look-ups and commits."""

@@ -53,7 +53,7 @@ ANGLE_BLOCK_BYTES = 64 << 20
 """Aim for one block of angles cut to a slab's band, as float32."""
 DECODED_PART = 1.5
 """What is decoded or unpacked beside a block while it is read, as a part of it."""
-ENCODING_BYTES = 64 << 20
+ENCODING_BYTES = 48 << 20
 """Objects that wait to be written, their headers, and what the file format takes."""
 ENCODING_SAMPLE_BYTES = 80
 """A run of 16 slices that is turned, as float32 and pixel by pixel on its way to DICOM."""

@@ -87,6 +87,7 @@ def find_tiling(
     largest = min(n_y, n_x)
     parts = (n_parts,) if n_parts else _rising(largest)
     best: Tiling | None = None
+    best_rank = (True, math.inf)
     for cuts in parts:
         area = math.ceil(n_y / cuts) * math.ceil(n_x / cuts)
         if not n_parts and 4 * area * 4 * RUN > max(budget_bytes, 1) and cuts < largest:
@@ -95,11 +96,9 @@ def find_tiling(
             tiling = _tiling(
                 geometry, grid, view, cuts, slabs, rows, filtering, angle_block, budget_bytes
             )
-            ranks = [
-                _rank(other, geometry, grid, budget_bytes) for other in (tiling, best) if other
-            ]
-            if best is None or ranks[0] < ranks[1]:
-                best = tiling
+            rank = _rank(tiling, geometry, grid, budget_bytes)
+            if best is None or rank < best_rank:
+                best, best_rank = tiling, rank
     assert best is not None  # noqa: S101 -- the finest cut is always tried
     return best
 
