@@ -5,6 +5,10 @@ also in ``docs/benchmarks/fdk.jsonl``.
 
 The grid's voxels match the detector's pixels at the isocenter. Each figure is the best of the
 repeats after one warm-up on little data; ``gups`` is 10^9 voxel updates per second.
+
+``roofline_gups`` is what the first cache would allow if nothing else took time: an update loads
+four samples and a sum of four bytes each, and stores the sum; and the cache moves as many bytes per
+second as a loop of ``a[i] += b[i]`` on arrays that it holds, in the same run.
 """
 
 import argparse
@@ -14,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
+import numba
 import numpy as np
 
 from benchmarks.results import record
@@ -21,6 +26,30 @@ from benchmarks.scans import phantom_projections, scan
 from pacspark.ct.fdk import SlabReconstruction, reconstruct_fdk
 from pacspark.ct.kernels.variants import available_variants
 from tests.ct.rtk import best_fdk
+
+BYTES_PER_UPDATE = 24
+CACHED = 2048
+"""Floats of an array: two of them are half of a first cache of 32 KiB."""
+
+
+@numba.njit(parallel=True)
+def _add_up(n_threads: int, rounds: int) -> float:
+    total = 0.0
+    for thread in numba.prange(n_threads):
+        sums, parts = np.zeros(CACHED, np.float32), np.full(CACHED, thread, np.float32)
+        for _ in range(rounds):
+            for place in range(CACHED):
+                sums[place] += parts[place]
+        total += sums[0]
+    return total
+
+
+def cache_bytes_per_second(n_threads: int) -> float:
+    """Measure what all threads move between registers and their first caches."""
+    rounds = 1_000_000
+    numba.set_num_threads(n_threads)
+    _add_up(n_threads, 1)
+    return n_threads * rounds * CACHED * 12 / best_s(lambda: _add_up(n_threads, rounds), 3)
 
 
 def best_s(action: Callable[[], object], repeats: int) -> float:
@@ -49,18 +78,23 @@ def main() -> None:
         gups = round(updates / seconds / 1e9, 3)
         record("fdk", case=case, **about, seconds=round(seconds, 3), gups=gups, **more)
 
+    roofline_gups = round(cache_bytes_per_second(given.threads) / BYTES_PER_UPDATE / 1e9, 1)
     for variant in available_variants():
         slab = SlabReconstruction(geometry, grid, None, given.threads, variant)
         band = slice(*slab.row_band)
         slab.add(projections[:1, band])  # compiles, or loads from disk
         filtered = slab.row_filter.filter(projections[:, band], 0, given.threads)
         backproject = partial(slab.backproject, filtered, 0)
-        report(f"backprojection, {variant}", best_s(backproject, given.repeats))
+        best = best_s(backproject, given.repeats)
+        report(f"backprojection, {variant}", best, roofline_gups=roofline_gups)
         del filtered, backproject
 
     whole = partial(reconstruct_fdk, projections, geometry, grid, n_threads=given.threads)
     ours_s = best_s(whole, given.repeats)
-    report("reconstruct_fdk", ours_s)
+    slab = SlabReconstruction(geometry, grid, None, given.threads)
+    filter_s = slab.add(projections[:, slice(*slab.row_band)])["filter"]
+    report("reconstruct_fdk", ours_s, filter_part=round(filter_s / ours_s, 3))
+    del slab
     if given.without_rival:
         return
     # in a process of its own: its wrappers crash as a big interpreter ends
