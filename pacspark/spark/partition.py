@@ -45,14 +45,15 @@ from pacspark.spark.costs import (
 )
 from pacspark.spark.preparing import STORED_SAMPLE_BYTES, prepare_bytes, prepare_cost
 from pacspark.spark.tiling import FILTERED_ANGLES, Tiling, cut, find_tiling, slab_bounds
+from pacspark.tables.scans import DECODED_BYTES
 
 WORKER_BYTES = 400 << 20
 """A Python worker with NumPy, Numba, PyArrow and pydicom loaded and kernels found on disk takes
 330 MiB; where it compiles them, 390."""
 ANGLE_BLOCK_BYTES = 64 << 20
 """Aim for one block of angles cut to a slab's band, as float32."""
-DECODED_PART = 1.5
-"""What is decoded or unpacked beside a block while it is read, as a part of it."""
+DECODING_COPIES = 3
+"""Of what is decoded at once, beside the block: as it is stored, decoded, and line integrals."""
 ENCODING_BYTES = 48 << 20
 """Objects that wait to be written, their headers, and what the file format takes."""
 ENCODING_SAMPLE_BYTES = 80
@@ -248,14 +249,18 @@ def plan_reconstruction(
         band_rows = max(_band_rows(geometry, grid.slab(*bounds[slab])) for slab in some)
         block = angle_block or _angle_block(geometry, band_rows, math.ceil(n_angles / groups))
         held_bytes, encoding_bytes = _slab_bytes(grid, slices, groups)
-        view_bytes = _view_bytes(geometry.detector.n_columns, columns, band_rows)
-        task_bytes = held_bytes + max(encoding_bytes, block * view_bytes)
+        # a view is read, then filtered and padded
+        band_bytes = 4 * band_rows * geometry.detector.n_columns
+        view_bytes = band_bytes + 4 * (band_rows + 2 * PADDING) * columns
+        decoding_bytes = DECODING_COPIES * max(DECODED_BYTES, band_bytes)
+        task_bytes = held_bytes + max(encoding_bytes, decoding_bytes + block * view_bytes)
         if task_bytes <= budget or (n_slabs and angle_block):
             break
-        fitting = (budget - held_bytes) // view_bytes
-        if angle_block is None and held_bytes + encoding_bytes <= budget and fitting >= 8:
+        fitting = (budget - held_bytes - decoding_bytes) // view_bytes
+        roomy = held_bytes + encoding_bytes <= budget
+        if angle_block is None and roomy and fitting >= min(block, 8):
             block = min(block, fitting)
-            task_bytes = held_bytes + max(encoding_bytes, block * view_bytes)
+            task_bytes = held_bytes + max(encoding_bytes, decoding_bytes + block * view_bytes)
             break
         if n_slabs or slabs >= most_slabs:
             break
@@ -455,10 +460,3 @@ def _slab_bytes(grid: VolumeGrid, slices: int, groups: int) -> tuple[int, int]:
     slab_bytes = 4 * slices * n_y * n_x
     encoding_bytes = ENCODING_SAMPLE_BYTES * n_y * n_x + ENCODING_BYTES
     return WORKER_BYTES + slab_bytes, encoding_bytes + (slab_bytes if groups > 1 else 0)
-
-
-def _view_bytes(n_columns: int, filtered_columns: int, band_rows: int) -> int:
-    """Return what one view of a block takes: read and decoded, then filtered and padded."""
-    read_bytes = 4 * band_rows * n_columns
-    filtered_bytes = 4 * (band_rows + 2 * PADDING) * filtered_columns
-    return read_bytes + max(int(DECODED_PART * read_bytes), filtered_bytes)

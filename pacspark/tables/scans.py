@@ -15,6 +15,8 @@ from pacspark.tables.catalog import Catalog
 from pacspark.tables.projections import Lap, no_lap
 from pacspark.tables.schema import FRAME_COLUMNS, LOCATION_COLUMNS, frame_index
 
+DECODED_BYTES: Final = 8 << 20
+"""Frames are decoded about this many bytes of float32 at a time."""
 READERS: Final = 8
 """Many small reads wait more than they work."""
 
@@ -147,19 +149,20 @@ class FrameReader:
         n_columns = self._frames[0].run.n_columns if self._frames else 0
         shape = (angle_stop - angle_start, row_stop - row_start, n_columns)
         block = np.empty(shape, np.float32)
+        at_once = max(1, DECODED_BYTES // max(1, 4 * shape[1] * n_columns))
         filled = 0
         for those in self._frames:
-            first, last = max(angle_start, those.angle_start), min(angle_stop, those.angle_stop)
-            if first >= last:
-                continue
-            part = those.cut(first - those.angle_start, last - those.angle_start)
-            stored = part.read_stored(self._catalog, (row_start, row_stop))
-            lap("read")
-            block[first - angle_start : last - angle_start] = line_integrals(
-                stored.decode(), self._kind
-            )
-            filled += last - first
-            lap("decode")
+            begin, end = max(angle_start, those.angle_start), min(angle_stop, those.angle_stop)
+            for first in range(begin, end, at_once):
+                last = min(end, first + at_once)
+                part = those.cut(first - those.angle_start, last - those.angle_start)
+                stored = part.read_stored(self._catalog, (row_start, row_stop))
+                lap("read")
+                block[first - angle_start : last - angle_start] = line_integrals(
+                    stored.decode(), self._kind
+                )
+                filled += last - first
+                lap("decode")
         if filled != shape[0]:
             message = (
                 f"projections: expected frames of the angles {angle_start}..{angle_stop}, found "
