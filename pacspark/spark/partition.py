@@ -226,7 +226,6 @@ def plan_reconstruction(
     require_seen(geometry, grid)
     n_z = grid.shape[0]
     n_angles = len(geometry.gantry_angles_rad)
-    columns = FilteredView.of(geometry).n_columns
     _check_forced("n_slabs", n_slabs, n_z)
     _check_forced("angle_block", angle_block, n_angles)
     _check_forced("n_angle_groups", n_angle_groups, n_angles)
@@ -236,6 +235,47 @@ def plan_reconstruction(
     if tile_cuts:
         tiling = find_tiling(geometry, grid, budget - WORKER_BYTES, tile_cuts, n_slabs, angle_block)
         return _tiled(geometry, views, grid, cluster, n_energy_bins, tiling)
+    bounds, groups, block, band_rows, task_bytes = _cut_slabs(
+        geometry, grid, cluster, n_slabs, angle_block, n_angle_groups
+    )
+    few = len(bounds) * band_rows <= MOST_DECODINGS * geometry.detector.n_rows
+    as_stored = few and kind != "counts" and views is None
+    preparing_bytes = WORKER_BYTES + (0 if as_stored else prepare_bytes(geometry, views))
+    task_bytes = max(task_bytes, preparing_bytes)
+    if task_bytes > budget:
+        smallest = task_bytes
+        if not (n_slabs or angle_block or n_angle_groups):
+            tiling = find_tiling(geometry, grid, budget - WORKER_BYTES)
+            smallest = max(preparing_bytes, WORKER_BYTES + tiling.task_bytes)
+            if smallest <= budget:
+                return _tiled(geometry, views, grid, cluster, n_energy_bins, tiling)
+        message = (
+            f"memory: expected at least {smallest / 2**30:.2f} GiB per task for a grid of "
+            f"{grid.shape[2]} x {grid.shape[1]} x {n_z} voxels, found "
+            f"{budget / 2**30:.2f} GiB; give "
+            f"{_tenth_gib(smallest * cluster.cores_per_executor)} GiB per executor "
+            "(spark.executor.memoryOverhead, --memory), fewer cores each, or a smaller grid"
+        )
+        raise MemoryBudgetError(message)
+    return _assemble(
+        geometry, views, as_stored, grid, cluster, n_energy_bins, bounds, groups, block, task_bytes
+    )
+
+
+def _cut_slabs(
+    geometry: Geometry,
+    grid: VolumeGrid,
+    cluster: Cluster,
+    n_slabs: int | None,
+    angle_block: int | None,
+    n_angle_groups: int | None,
+) -> tuple[list[tuple[int, int]], int, int, int, int]:
+    """Return slabs, groups of angles, angles of a block, rows of the widest band, and bytes.
+
+    Those that need least, where none fits.
+    """
+    n_z, n_angles, budget = grid.shape[0], geometry.n_angles, cluster.memory_per_task_bytes
+    columns = FilteredView.of(geometry).n_columns
     # slabs of less than a run of slices would cost and hold as much as a whole one
     most_slabs = math.ceil(n_z / RUN)
     slabs = n_slabs or min(most_slabs, cluster.cores)
@@ -265,28 +305,7 @@ def plan_reconstruction(
         if n_slabs or slabs >= most_slabs:
             break
         slabs = min(most_slabs, slabs * 2)
-    few = len(bounds) * band_rows <= MOST_DECODINGS * geometry.detector.n_rows
-    as_stored = few and kind != "counts" and views is None
-    preparing_bytes = WORKER_BYTES + (0 if as_stored else prepare_bytes(geometry, views))
-    task_bytes = max(task_bytes, preparing_bytes)
-    if task_bytes > budget:
-        smallest = task_bytes
-        if not (n_slabs or angle_block or n_angle_groups):
-            tiling = find_tiling(geometry, grid, budget - WORKER_BYTES)
-            smallest = max(preparing_bytes, WORKER_BYTES + tiling.task_bytes)
-            if smallest <= budget:
-                return _tiled(geometry, views, grid, cluster, n_energy_bins, tiling)
-        message = (
-            f"memory: expected at least {smallest / 2**30:.2f} GiB per task for a grid of "
-            f"{grid.shape[2]} x {grid.shape[1]} x {n_z} voxels, found "
-            f"{budget / 2**30:.2f} GiB; give "
-            f"{_tenth_gib(smallest * cluster.cores_per_executor)} GiB per executor "
-            "(spark.executor.memoryOverhead, --memory), fewer cores each, or a smaller grid"
-        )
-        raise MemoryBudgetError(message)
-    return _assemble(
-        geometry, views, as_stored, grid, cluster, n_energy_bins, bounds, groups, block, task_bytes
-    )
+    return bounds, groups, block, band_rows, task_bytes
 
 
 def _assemble(
