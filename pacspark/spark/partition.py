@@ -240,13 +240,15 @@ def plan_reconstruction(
     )
     few = len(bounds) * band_rows <= MOST_DECODINGS * geometry.detector.n_rows
     as_stored = few and kind != "counts" and views is None
-    preparing_bytes = WORKER_BYTES + (0 if as_stored else prepare_bytes(geometry, views))
-    task_bytes = max(task_bytes, preparing_bytes)
+    if not as_stored:
+        task_bytes = max(task_bytes, WORKER_BYTES + prepare_bytes(geometry, views))
     if task_bytes > budget:
         smallest = task_bytes
         if not (n_slabs or angle_block or n_angle_groups):
             tiling = find_tiling(geometry, grid, budget - WORKER_BYTES)
-            smallest = max(preparing_bytes, WORKER_BYTES + tiling.task_bytes)
+            # rows are filtered for all tiles from what was prepared
+            preparing_bytes = prepare_bytes(geometry, views)
+            smallest = WORKER_BYTES + max(preparing_bytes, tiling.task_bytes)
             if smallest <= budget:
                 return _tiled(geometry, views, grid, cluster, n_energy_bins, tiling)
         message = (
