@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pacspark.errors import GeometryError
+from pacspark.errors import GeometryError, PacsparkError
 
 SHORTEST_MM: Final = 1e-6
 LONGEST_MM: Final = 1e7
@@ -16,22 +16,51 @@ LONGEST_MM: Final = 1e7
 the unit or of the keyboard, and its squares and quotients would not be numbers."""
 LARGEST_MAGNIFICATION: Final = 1e6
 MOST_ALONG_AXIS: Final = 1 << 20
+"""Of voxels, and of pixels: more would not be planned in reasonable time or memory."""
 MOST_VOXELS: Final = 1 << 54
-"""A whole body at 5 micrometres; more would not be planned in reasonable time or memory."""
+"""A whole body at 5 micrometres."""
 
 
-def require_count(name: str, value: object) -> int:
+def require_count(
+    name: str,
+    value: object,
+    most: int | None = None,
+    error: type[PacsparkError] = GeometryError,
+) -> int:
     """Return a number of things as an int.
 
     Raises
     ------
-    GeometryError
-        When it is not a whole number >= 1.
+    PacsparkError
+        `error`, when it is not a whole number >= 1, or more than can be.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         message = f"{name}: expected a whole number >= 1, found {value!r}"
-        raise GeometryError(message)
-    return int(value)
+        raise error(message)
+    count = int(value)
+    if most is not None and count > most:
+        message = f"{name}: expected at most {most}, found {count!r:.80}"
+        raise error(message)
+    return count
+
+
+def require_numbers(name: str, values: object) -> NDArray[np.float64]:
+    """Return real numbers as an array of its own.
+
+    Raises
+    ------
+    GeometryError
+        When they are something else.
+    """
+    try:
+        given = np.asarray(values)
+        if given.dtype.kind == "c":
+            message = f"{name}: expected real numbers, found {given.dtype}"
+            raise GeometryError(message)
+        return np.array(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        message = f"{name}: expected numbers, found {error}"
+        raise GeometryError(message) from error
 
 
 def require_finite(name: str, value: object) -> float:
@@ -126,11 +155,7 @@ def require_shifts(shifts: NDArray[np.float64], n_angles: int) -> NDArray[np.flo
     GeometryError
         When they are not two finite numbers for each view.
     """
-    try:
-        checked = np.array(shifts, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        message = f"source_shifts_mm: expected numbers, found {error}"
-        raise GeometryError(message) from error
+    checked = require_numbers("source_shifts_mm", shifts)
     if checked.shape != (n_angles, 2) or not np.isfinite(checked).all():
         message = (
             f"source_shifts_mm: expected ({n_angles}, 2) finite numbers, found shape "

@@ -18,6 +18,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from pacspark.ct.checks import require_count
 from pacspark.ct.filtering import FDKOptions, RowFilter
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
 from pacspark.ct.kernels.backproject import RUN, turn
@@ -75,9 +76,7 @@ class SlabReconstruction:
     ) -> None:
         self._geometry = geometry
         self._grid = grid
-        if n_threads < 1:
-            message = f"n_threads: expected at least 1, found {n_threads}"
-            raise UsageError(message)
+        n_threads = require_count("n_threads", n_threads, error=UsageError)
         self._n_threads = min(n_threads, most_threads())
         self._gpu: Any = _gpu_of(backend)
         try:

@@ -32,8 +32,10 @@ from numpy.typing import NDArray
 from pacspark.ct.angles import FULL_CIRCLE_RAD, is_closed
 from pacspark.ct.checks import (
     LARGEST_MAGNIFICATION,
+    MOST_ALONG_AXIS,
     require_count,
     require_length,
+    require_numbers,
     require_place,
     require_shifts,
 )
@@ -52,6 +54,8 @@ HALF_FAN_PART = 0.1
 of its half width; RTK decides alike."""
 MAX_SPAN_RAD = 32 * math.pi
 """Angles that reach further than 16 turns are degrees by mistake."""
+FURTHEST_RAD = 1e6
+"""Double precision tells views apart by less than `TWINS_RAD` as far as this."""
 ROW_MARGIN = 2
 """Rows that a band has beyond the outermost interpolated one."""
 
@@ -82,7 +86,7 @@ class FlatPanel:
 
     def __post_init__(self) -> None:
         for name in ("n_rows", "n_columns"):
-            value = require_count(f"detector.{name}", getattr(self, name))
+            value = require_count(f"detector.{name}", getattr(self, name), MOST_ALONG_AXIS)
             object.__setattr__(self, name, value)
         # of a description without row_spacing_mm, which is then the columns', the key that it has
         for name in ("column_spacing_mm", "row_spacing_mm"):
@@ -357,11 +361,7 @@ def _fitted(detector: FlatPanel, radius_mm: float, magnification: float) -> Volu
 
 
 def _checked_angles(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-    try:
-        checked = np.array(angles, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        message = f"gantry_angles_rad: expected numbers, found {error}"
-        raise GeometryError(message) from error
+    checked = require_numbers("gantry_angles_rad", angles)
     if checked.ndim != 1 or not checked.size:
         message = f"gantry_angles_rad: expected a list of angles, found shape {checked.shape}"
         raise GeometryError(message)
@@ -374,6 +374,13 @@ def _checked_angles(angles: Sequence[float] | NDArray[np.float64]) -> NDArray[np
         message = (
             f"gantry_angles_rad: expected radians, found a span of {span:g}, which looks like "
             "degrees; convert with numpy.radians"
+        )
+        raise GeometryError(message)
+    furthest = float(np.abs(checked).max())
+    if furthest > FURTHEST_RAD:
+        message = (
+            f"gantry_angles_rad: expected angles within +-{FURTHEST_RAD:g}, found {furthest:g}, "
+            "whose direction rounding has lost; count turns from 0"
         )
         raise GeometryError(message)
     checked.flags.writeable = False

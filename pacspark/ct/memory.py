@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pacspark.errors import MemoryBudgetError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -29,12 +31,17 @@ class Pages:
 
     def __init__(self, shape: tuple[int, ...], *, small: bool = False) -> None:
         size_bytes = 4 * math.prod(shape)
-        if hasattr(mmap, "MAP_ANONYMOUS"):
-            # private: shared pages would not go back
-            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-            self._memory = mmap.mmap(-1, size_bytes, flags=flags)
-        else:
-            self._memory = mmap.mmap(-1, size_bytes)
+        # private: shared pages would not go back
+        private = hasattr(mmap, "MAP_ANONYMOUS")
+        flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if private else {}
+        try:
+            self._memory = mmap.mmap(-1, size_bytes, **flags)
+        except OSError as error:
+            message = (
+                f"memory: expected {size_bytes / 2**30:.1f} GiB for {' x '.join(map(str, shape))} "
+                f"voxels, found less ({error.strerror}); make fewer or larger voxels, or slabs"
+            )
+            raise MemoryBudgetError(message) from error
         advice = "MADV_NOHUGEPAGE" if small else "MADV_HUGEPAGE"
         if hasattr(mmap, advice):
             self._memory.madvise(getattr(mmap, advice))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pacspark.ct.checks import LONGEST_MM
+from pacspark.ct.checks import LONGEST_MM, require_numbers
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel
 from pacspark.ct.values import ByValue
 from pacspark.errors import GeometryError, ProjectionDataError
@@ -90,7 +90,7 @@ class ConeBeamViews(ByValue):
     def __post_init__(self) -> None:
         count = len(self.sources_mm)
         for name in VECTORS:
-            vectors = np.array(getattr(self, name), dtype=np.float64)
+            vectors = require_numbers(name, getattr(self, name))
             if vectors.shape != (count, 3) or not count:
                 message = f"{name}: expected shape ({count}, 3), found {vectors.shape}"
                 raise GeometryError(message)
@@ -176,7 +176,7 @@ class ConeBeamViews(ByValue):
         GeometryError
             When a matrix has no source, or another pixel's shape than the panel.
         """
-        matrices = np.asarray(matrices, np.float64)
+        matrices = require_numbers("matrices", matrices)
         if matrices.ndim != 3 or matrices.shape[1:] != (3, 4) or not np.isfinite(matrices).all():
             message = (
                 f"matrices: expected (n_angles, 3, 4) finite numbers, found shape {matrices.shape}"

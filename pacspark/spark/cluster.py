@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pacspark.ct.checks import require_count
 from pacspark.errors import UsageError
 
 PROPERTIES = (
@@ -32,6 +33,10 @@ PROPERTIES = (
 """What `cluster_of_properties` looks at."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?")
 _LOCAL = re.compile(r"local(?:\[\s*(\*|\d+)\s*(?:,\s*\d+\s*)?\])?")
+
+
+MOST_OF_ALL = 1 << 60
+"""Cores or bytes; no cluster has more, and plans are reckoned in floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +59,7 @@ class Cluster:
 
     def __post_init__(self) -> None:
         for name in ("executors", "cores_per_executor", "memory_per_executor_bytes"):
-            if getattr(self, name) < 1:
-                message = f"cluster.{name}: expected at least 1, found {getattr(self, name)}"
-                raise UsageError(message)
+            require_count(f"cluster.{name}", getattr(self, name), MOST_OF_ALL, UsageError)
 
     @property
     def cores(self) -> int:
@@ -149,14 +152,14 @@ def parse_bytes(text: str, unit: str, name: str) -> int:
         When it is no size, or none at all.
     """
     found = _SIZE.fullmatch(text.strip().lower())
-    size_bytes = 0
+    size_bytes = 0.0
     if found:
         power = " kmgtp".index(found[2] or (" " if found[3] else unit))
-        size_bytes = int(float(found[1]) * 1024**power)
-    if size_bytes <= 0:
+        size_bytes = float(found[1]) * 1024**power
+    if not 1 <= size_bytes <= MOST_OF_ALL:
         message = f"{name}: expected a size like 8G or 512M, found {text!r}"
         raise UsageError(message)
-    return size_bytes
+    return int(size_bytes)
 
 
 def this_machine() -> Machine:

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from pacspark.ct.checks import require_count
 from pacspark.ct.coverage import require_seen
 from pacspark.ct.geometry import Geometry, VolumeGrid
 from pacspark.ct.kernels.backproject import PADDING, RUN
@@ -377,8 +378,8 @@ def _assemble(
 
 
 def _tenth_gib(size_bytes: int) -> str:
-    """Return a size that is at least this."""
-    return f"{math.ceil(10 * size_bytes / 2**30) / 10:g}"
+    """Return a size that is at least this, as ``--memory`` takes it."""
+    return f"{math.ceil(10 * size_bytes / 2**30) / 10:.1f}"
 
 
 def _tiled(
@@ -457,9 +458,8 @@ def joined_slices(grid: VolumeGrid) -> int:
 
 
 def _check_forced(name: str, value: int | None, largest: int) -> None:
-    if value is not None and not 1 <= value <= largest:
-        message = f"{name}: expected 1 to {largest}, found {value}"
-        raise UsageError(message)
+    if value is not None:
+        require_count(name, value, largest, UsageError)
 
 
 def _band_rows(geometry: Geometry, grid: VolumeGrid) -> int:

@@ -211,8 +211,10 @@ def test_reconstruct__refuses_other_shapes_and_kinds() -> None:
 
 
 def test_reconstruct__refuses_threads_and_variants_that_are_not_there() -> None:
-    with pytest.raises(UsageError, match="n_threads: expected at least 1, found 0"):
-        reconstruct_fdk(noise(CONE), CONE, GRID, n_threads=0)
+    wrong: list[Any] = [0, 1.5, "2", math.nan]
+    for n_threads in wrong:
+        with pytest.raises(UsageError, match="n_threads: expected a whole number >= 1, found"):
+            reconstruct_fdk(noise(CONE), CONE, GRID, n_threads=n_threads)
     with pytest.raises(UsageError, match=r"variant: expected one of .*portable, found 'vax'"):
         SlabReconstruction(CONE, GRID, variant="vax")
 

@@ -4,8 +4,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from pacspark.ct.memory import Pages
+from pacspark.errors import MemoryBudgetError
 
 
 def test_pages__are_zeros_that_can_be_given_back() -> None:
@@ -20,6 +22,11 @@ def test_pages__are_zeros_that_can_be_given_back() -> None:
         assert (array[1:3] == 0.0).mean() > 0.9
         array[2] = 3.0
         assert (array[2] == 3.0).all()
+
+
+def test_pages__refuse_more_than_the_system_has() -> None:
+    with pytest.raises(MemoryBudgetError, match=r"GiB for 100000 x 100000 x 100000 voxels, found"):
+        Pages((10**5,) * 3)
 
 
 PEAK = """

@@ -147,7 +147,9 @@ def test_parse_bytes__reads_sizes_and_bare_gibibytes(text: str, size_bytes: int)
     assert parse_bytes(text, "g", "--memory") == size_bytes
 
 
-@pytest.mark.parametrize("text", ["", "G", "-1G", "0", "nan", "infG", "1X", "8 apples"])
+@pytest.mark.parametrize(
+    "text", ["", "G", "-1G", "0", "nan", "infG", "1X", "8 apples", "9" * 400, "1e9"]
+)
 def test_parse_bytes__refuses_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="--memory: expected a size like 8G"):
         parse_bytes(text, "g", "--memory")

@@ -13,7 +13,7 @@ from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
 from pacspark.ct.shadow import FilteredView
 from pacspark.ct.views import ConeBeamViews, Rectification
 from pacspark.errors import MemoryBudgetError, UsageError
-from pacspark.spark.cluster import Cluster
+from pacspark.spark.cluster import Cluster, parse_bytes
 from pacspark.spark.costs import READ_BYTES_PER_SECOND, STARTUP_SECONDS
 from pacspark.spark.partition import (
     WORKER_BYTES,
@@ -166,9 +166,10 @@ def test_plan__counts_every_energy_bin() -> None:
 @pytest.mark.parametrize("forced", ["n_slabs", "angle_block", "n_angle_groups"])
 def test_plan__refuses_forced_cuts_out_of_range(forced: str) -> None:
     grid = VolumeGrid(shape=(4, 24, 20), voxel_mm=(1.0, 1.0, 1.0))
-    cuts: dict[str, Any] = {forced: 10_000}
-    with pytest.raises(UsageError, match=f"{forced}: expected 1 to"):
-        plan_reconstruction(scan(), grid, Cluster(), **cuts)
+    for value in (0, 10_000, 1.5):
+        cuts: dict[str, Any] = {forced: value}
+        with pytest.raises(UsageError, match=f"{forced}: expected .*, found {value}"):
+            plan_reconstruction(scan(), grid, Cluster(), **cuts)
 
 
 @pytest.mark.parametrize("name", ["stone", "arteria"])
@@ -179,8 +180,18 @@ def test_presets__hold_as_much_data_as_the_subject(name: str) -> None:
 
 
 def test_cluster__refuses_nothing_to_run_on() -> None:
-    with pytest.raises(UsageError, match=r"cluster.executors: expected at least 1, found 0"):
-        Cluster(executors=0)
+    wrong: list[Any] = [0, 1.5, math.nan, 10**30]
+    for executors in wrong:
+        with pytest.raises(UsageError, match=r"cluster.executors: expected .*, found"):
+            Cluster(executors=executors)
+
+
+def test_plan__names_a_budget_that_can_be_given() -> None:
+    grid = VolumeGrid(shape=(16, 24, 20), voxel_mm=(1.0, 1.0, 1.0))
+    with pytest.raises(MemoryBudgetError) as caught:
+        plan_reconstruction(scan(), grid, Cluster(1, 10**7, 1 << 30))
+    told = str(caught.value).split("give ")[1].split(" GiB")[0]
+    plan_reconstruction(scan(), grid, Cluster(1, 10**7, parse_bytes(told, "g", "--memory")))
 
 
 def test_plan__counts_columns_that_a_half_fan_lacks() -> None:
