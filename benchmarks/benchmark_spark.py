@@ -156,7 +156,7 @@ def main() -> None:
         for case, name, repeats, rival_s in (
             ("line integrals", "line integrals", given.repeats, local_s),
             ("counts, first time", "counts", 1, local_counts_s),
-            ("counts, again", "counts", given.repeats, local_counts_s),
+            ("counts, again", "counts", given.repeats, local_s),  # the logarithms are taken
         ):
             seconds, report = made(archive, uids[name], grid, repeats)
             columns[case] = phases(report.seconds, seconds)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from pacspark.ct.checks import require_count, require_voxel_edge
 from pacspark.ct.geometry import Geometry, ParallelBeamGeometry, VolumeGrid
+from pacspark.ct.kernels.backproject import MOST_ROWS
 from pacspark.errors import GeometryError
 
 
@@ -55,6 +56,29 @@ def require_seen(geometry: Geometry, grid: VolumeGrid) -> None:
             f"grid: expected slices that the detector sees, from v = {seen_mm[0]:.4g} to "
             f"{seen_mm[1]:.4g} mm, found all of them projected to {low_mm:.4g} to {high_mm:.4g} "
             "mm; move center_mm"
+        )
+        raise GeometryError(message)
+
+
+def require_countable(geometry: Geometry, grid: VolumeGrid) -> None:
+    """Refuse a grid that rows of the detector do not measure: far too many, or too fine.
+
+    Raises
+    ------
+    GeometryError
+        When a slice of the whole grid is seen millions of rows away, or reaches the source's
+        circle.
+    """
+    detector = geometry.detector
+    whole = VolumeGrid(grid.whole_shape, grid.voxel_mm, grid.center_mm)
+    low_mm, high_mm = geometry.v_range_mm(whole)
+    height_mm = max(high_mm - low_mm, abs(low_mm), abs(high_mm)) + abs(detector.offset_v_mm)
+    rows = height_mm / detector.row_spacing_mm + detector.n_rows
+    if not rows < MOST_ROWS:
+        message = (
+            f"grid: expected slices that are seen within {MOST_ROWS} rows of the detector, found "
+            f"{rows:.3g} rows of row_spacing_mm = {detector.row_spacing_mm:g}; check it, voxel_mm "
+            "and center_mm"
         )
         raise GeometryError(message)
 

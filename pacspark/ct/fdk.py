@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.ct.checks import require_count
+from pacspark.ct.coverage import require_countable
 from pacspark.ct.filtering import FDKOptions, RowFilter
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
 from pacspark.ct.kernels.backproject import RUN, turn
@@ -60,7 +61,7 @@ class SlabReconstruction:
     Raises
     ------
     GeometryError
-        When the views leave out rays or the grid reaches the source.
+        When the views leave out rays, the grid reaches the source or is millions of rows high.
     UsageError
         When the variant or the backend does not run here, or there is not even one thread.
     """
@@ -85,6 +86,7 @@ class SlabReconstruction:
             )
         except ValueError as error:
             raise UsageError(*error.args) from None
+        require_countable(geometry, grid)
         self.row_band = geometry.row_band(grid)
         """Detector rows ``(start, stop)`` that the slab needs."""
         self._options = options or FDKOptions()

@@ -256,6 +256,7 @@ def _accumulate(
         block = reader.read(start, stop, row_start, row_stop, watch.lap)
         # the plan has room for copies of a block: all of it is filtered at once
         watch.add(slab.add(block, start, work_bytes=2 * block.nbytes))
+        del block  # before the next is read
         mark(f"slab-{task.slab}-{task.z_start}-{start}")
     return slab
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from pacspark.ct.checks import require_count
-from pacspark.ct.coverage import require_seen
+from pacspark.ct.coverage import require_countable, require_seen
 from pacspark.ct.geometry import Geometry, VolumeGrid
 from pacspark.ct.kernels.backproject import PADDING, RUN
 from pacspark.ct.preprocess import Kind
@@ -34,7 +34,6 @@ from pacspark.ct.views import ConeBeamViews
 from pacspark.errors import MemoryBudgetError, UsageError
 from pacspark.spark.cluster import Cluster
 from pacspark.spark.costs import (
-    DECODE_SECONDS_PER_SAMPLE,
     ENCODE_SECONDS_PER_VOXEL,
     FILTER_SECONDS_PER_SAMPLE,
     READ_BYTES_PER_SECOND,
@@ -44,7 +43,7 @@ from pacspark.spark.costs import (
     backproject_seconds,
     waves,
 )
-from pacspark.spark.preparing import STORED_SAMPLE_BYTES, prepare_bytes, prepare_cost
+from pacspark.spark.preparing import plan_preparing, prepare_bytes
 from pacspark.spark.tiling import FILTERED_ANGLES, Tiling, cut, find_tiling, slab_bounds
 from pacspark.tables.scans import DECODED_BYTES
 
@@ -225,6 +224,7 @@ def plan_reconstruction(
     """
     require_rays(geometry)
     require_seen(geometry, grid)
+    require_countable(geometry, grid)
     n_z = grid.shape[0]
     n_angles = len(geometry.gantry_angles_rad)
     _check_forced("n_slabs", n_slabs, n_z)
@@ -233,33 +233,29 @@ def plan_reconstruction(
     _check_forced("tile_cuts", tile_cuts, min(grid.shape[1:]))
 
     budget = cluster.memory_per_task_bytes
+    as_stored = kind != "counts" and views is None
     if tile_cuts:
         tiling = find_tiling(geometry, grid, budget - WORKER_BYTES, tile_cuts, n_slabs, angle_block)
-        return _tiled(geometry, views, grid, cluster, n_energy_bins, tiling)
+        plan = _tiled(geometry, views, as_stored, grid, cluster, n_energy_bins, tiling)
+        if plan.task_bytes > budget:
+            raise _too_little(plan.task_bytes, cluster, grid)
+        return plan
     bounds, groups, block, band_rows, task_bytes = _cut_slabs(
         geometry, grid, cluster, n_slabs, angle_block, n_angle_groups
     )
     few = len(bounds) * band_rows <= MOST_DECODINGS * geometry.detector.n_rows
-    as_stored = few and kind != "counts" and views is None
-    if not as_stored:
+    if not (as_stored and few):
         task_bytes = max(task_bytes, WORKER_BYTES + prepare_bytes(geometry, views))
     if task_bytes > budget:
         smallest = task_bytes
         if not (n_slabs or angle_block or n_angle_groups):
             tiling = find_tiling(geometry, grid, budget - WORKER_BYTES)
-            # rows are filtered for all tiles from what was prepared
-            preparing_bytes = prepare_bytes(geometry, views)
-            smallest = WORKER_BYTES + max(preparing_bytes, tiling.task_bytes)
-            if smallest <= budget:
-                return _tiled(geometry, views, grid, cluster, n_energy_bins, tiling)
-        message = (
-            f"memory: expected at least {smallest / 2**30:.2f} GiB per task for a grid of "
-            f"{grid.shape[2]} x {grid.shape[1]} x {n_z} voxels, found "
-            f"{budget / 2**30:.2f} GiB; give "
-            f"{_tenth_gib(smallest * cluster.cores_per_executor)} GiB per executor "
-            "(spark.executor.memoryOverhead, --memory), fewer cores each, or a smaller grid"
-        )
-        raise MemoryBudgetError(message)
+            plan = _tiled(geometry, views, as_stored, grid, cluster, n_energy_bins, tiling)
+            if plan.task_bytes <= budget:
+                return plan
+            smallest = plan.task_bytes
+        raise _too_little(smallest, cluster, grid)
+    as_stored = as_stored and few
     return _assemble(
         geometry, views, as_stored, grid, cluster, n_energy_bins, bounds, groups, block, task_bytes
     )
@@ -296,6 +292,7 @@ def _cut_slabs(
         band_bytes = 4 * band_rows * geometry.detector.n_columns
         view_bytes = band_bytes + 4 * (band_rows + 2 * PADDING) * columns
         decoding_bytes = DECODING_COPIES * max(DECODED_BYTES, band_bytes)
+        decoding_bytes += 2 * band_bytes  # cosines of the rays, in double precision
         task_bytes = held_bytes + max(encoding_bytes, decoding_bytes + block * view_bytes)
         if task_bytes <= budget or (n_slabs and angle_block):
             break
@@ -338,30 +335,23 @@ def _assemble(
     volume_bytes = 4 * n_z * n_y * n_x
     shuffle_bytes = volume_bytes * groups if groups > 1 else 0
     updates = n_z * n_y * n_x * n_angles
-    if as_stored:
-        prepare_seconds, n_prepare_tasks, stored_bytes = 0.0, 0, 0
-        sample_bytes, decode_seconds = STORED_SAMPLE_BYTES, DECODE_SECONDS_PER_SAMPLE
-    else:
-        prepare_seconds, n_prepare_tasks, stored_bytes = prepare_cost(
-            geometry, views, cluster.cores
-        )
-        sample_bytes, decode_seconds = 4, 0.0
-    read_bytes = sample_bytes * read_samples
+    preparing = plan_preparing(geometry, views, as_stored, cluster.cores)
+    read_bytes = preparing.sample_bytes * read_samples
     slab_seconds = (
         backproject_seconds(geometry, grid, len(bounds))
-        + read_samples * (decode_seconds + FILTER_SECONDS_PER_SAMPLE)
+        + read_samples * (preparing.sample_seconds + FILTER_SECONDS_PER_SAMPLE)
         + read_bytes / READ_BYTES_PER_SECOND
         + math.prod(grid.shape) * ENCODE_SECONDS_PER_VOXEL
         + shuffle_bytes / WRITE_BYTES_PER_SECOND
-        + WORKER_SECONDS * cluster.cores
+        + WORKER_SECONDS * min(cluster.cores, len(tasks))
     )
-    stages = ((prepare_seconds, n_prepare_tasks), (slab_seconds, len(tasks)))
+    stages = ((preparing.seconds, preparing.n_tasks), (slab_seconds, len(tasks)))
     wall_seconds = waves(stages, cluster.cores)
     return ReconstructionPlan(
         grid=grid,
         cluster=cluster,
         tasks=tuple(tasks),
-        n_prepare_tasks=n_prepare_tasks,
+        n_prepare_tasks=preparing.n_tasks,
         n_energy_bins=n_energy_bins,
         n_slabs=len(bounds),
         n_angle_groups=groups,
@@ -369,22 +359,29 @@ def _assemble(
         task_bytes=task_bytes,
         projection_bytes=n_energy_bins * 4 * samples,
         volume_bytes=n_energy_bins * volume_bytes,
-        read_bytes=n_energy_bins * (stored_bytes + read_bytes),
+        read_bytes=n_energy_bins * (preparing.read_bytes + read_bytes),
         shuffle_bytes=n_energy_bins * shuffle_bytes,
         voxel_updates=n_energy_bins * updates,
-        core_seconds=n_energy_bins * (prepare_seconds + slab_seconds),
+        core_seconds=n_energy_bins * (preparing.seconds + slab_seconds),
         wall_seconds=STARTUP_SECONDS + n_energy_bins * wall_seconds,
     )
 
 
-def _tenth_gib(size_bytes: int) -> str:
-    """Return a size that is at least this, as ``--memory`` takes it."""
-    return f"{math.ceil(10 * size_bytes / 2**30) / 10:.1f}"
+def _too_little(smallest_bytes: int, cluster: Cluster, grid: VolumeGrid) -> MemoryBudgetError:
+    n_z, n_y, n_x = grid.shape
+    executor_gib = math.ceil(10 * smallest_bytes * cluster.cores_per_executor / 2**30) / 10
+    return MemoryBudgetError(
+        f"memory: expected at least {smallest_bytes / 2**30:.2f} GiB per task for a grid of "
+        f"{n_x} x {n_y} x {n_z} voxels, found {cluster.memory_per_task_bytes / 2**30:.2f} GiB; "
+        f"give {executor_gib:.1f} GiB per executor (spark.executor.memoryOverhead, --memory), "
+        "fewer cores each, or a smaller grid"
+    )
 
 
 def _tiled(
     geometry: Geometry,
     views: ConeBeamViews | None,
+    as_stored: bool,
     grid: VolumeGrid,
     cluster: Cluster,
     n_energy_bins: int,
@@ -412,9 +409,13 @@ def _tiled(
     voxels = math.prod(grid.shape)
     per_join = joined_slices(grid)
     n_join_tasks = sum(-(-(stop - start) // per_join) for start, stop in slabs)
-    prepare_seconds, n_prepare_tasks, stored_bytes = prepare_cost(geometry, views, cluster.cores)
-    filter_seconds = samples * (
-        FILTER_SECONDS_PER_SAMPLE + 4 / READ_BYTES_PER_SECOND + 4 / WRITE_BYTES_PER_SECOND
+    preparing = plan_preparing(geometry, views, as_stored, cluster.cores)
+    tile_bytes = 4 * (tiling.read_samples + voxels)
+    filter_seconds = WORKER_SECONDS * min(cluster.cores, len(filter_tasks)) + samples * (
+        preparing.sample_seconds
+        + FILTER_SECONDS_PER_SAMPLE
+        + preparing.sample_bytes / READ_BYTES_PER_SECOND
+        + 4 / WRITE_BYTES_PER_SECOND
     )
     tile_seconds = (
         backproject_seconds(geometry, grid, tiling.n_slabs)
@@ -423,7 +424,7 @@ def _tiled(
     )
     join_seconds = voxels * (2 / READ_BYTES_PER_SECOND + ENCODE_SECONDS_PER_VOXEL)
     stages = (
-        (prepare_seconds, n_prepare_tasks),
+        (preparing.seconds, preparing.n_tasks),
         (filter_seconds, len(filter_tasks)),
         (tile_seconds, len(tasks)),
         (join_seconds, n_join_tasks),
@@ -432,16 +433,16 @@ def _tiled(
         grid=grid,
         cluster=cluster,
         tasks=tasks,
-        n_prepare_tasks=n_prepare_tasks,
+        n_prepare_tasks=preparing.n_tasks,
         n_energy_bins=n_energy_bins,
         n_slabs=tiling.n_slabs,
         n_angle_groups=1,
         angle_block=tiling.angle_block,
-        task_bytes=WORKER_BYTES + max(tiling.task_bytes, prepare_bytes(geometry, views)),
+        task_bytes=WORKER_BYTES + max(tiling.task_bytes, preparing.task_bytes),
         projection_bytes=n_energy_bins * 4 * samples,
         volume_bytes=n_energy_bins * 4 * voxels,
         read_bytes=n_energy_bins
-        * (stored_bytes + 4 * samples + 4 * tiling.read_samples + 4 * voxels),
+        * (preparing.read_bytes + preparing.sample_bytes * samples + tile_bytes),
         shuffle_bytes=n_energy_bins * (4 * samples + 2 * voxels),
         voxel_updates=n_energy_bins * voxels * n_angles,
         core_seconds=n_energy_bins * sum(seconds for seconds, _ in stages),

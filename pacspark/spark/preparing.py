@@ -6,6 +6,7 @@ that, in bands of rows. Panels that did not stand upright are resampled, which n
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pacspark.ct.geometry import Geometry
 from pacspark.ct.views import ConeBeamViews
@@ -21,11 +22,14 @@ from pacspark.spark.costs import (
 FRAMES_AT_ONCE_BYTES = 16 << 20
 """Frames are decoded in runs of about this much float32, so that a task's memory does not follow
 the object's size."""
-LARGEST_FRAME_BYTES = 256 << 20
+LARGEST_FRAME_BYTES = 64 << 20
 """Frames of more float32 are decoded in bands of rows."""
 COPIES = 4
 """Copies of such a run alive at once: stored, decoded, without dark and flat, logarithms; later the
 logarithms and what they are resampled to."""
+BEAM_COPIES = 10
+"""Copies of a frame beside them: the beam without object, the dark level and the smallest counts,
+in double and in single precision."""
 TASK_BYTES = 128 << 20
 """Line integrals that a task makes, at most, but for a single frame that is larger."""
 STORED_SAMPLE_BYTES = 2
@@ -59,14 +63,37 @@ def prepare_bytes(geometry: Geometry, views: ConeBeamViews | None) -> int:
     """Return what a task holds beside its worker."""
     frame_bytes = largest_frame_bytes(geometry, views)
     if views is None and frame_bytes > LARGEST_FRAME_BYTES:
-        return COPIES * FRAMES_AT_ONCE_BYTES
-    return COPIES * min(frames_at_once(frame_bytes), geometry.n_angles) * frame_bytes
+        return (COPIES + BEAM_COPIES) * FRAMES_AT_ONCE_BYTES
+    at_once = min(frames_at_once(frame_bytes), geometry.n_angles)
+    return (COPIES * at_once + BEAM_COPIES) * frame_bytes
 
 
-def prepare_cost(
-    geometry: Geometry, views: ConeBeamViews | None, cores: int
-) -> tuple[float, int, int]:
-    """Return the seconds on one core, the tasks, and the bytes that are read."""
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """What the prepare stage costs, and what is left to do for tasks that read views after it.
+
+    Attributes
+    ----------
+    n_tasks, seconds, read_bytes, task_bytes
+        Of the stage: tasks, seconds on one core, what all of them read, what one holds.
+    sample_bytes, sample_seconds
+        Of a sample that is read afterwards: its size, and what decoding it takes.
+    """
+
+    n_tasks: int
+    seconds: float
+    read_bytes: int
+    task_bytes: int
+    sample_bytes: int
+    sample_seconds: float
+
+
+def plan_preparing(
+    geometry: Geometry, views: ConeBeamViews | None, as_stored: bool, cores: int
+) -> Preparing:
+    """Plan the stage; of frames that are read as they are stored, none."""
+    if as_stored:
+        return Preparing(0, 0.0, 0, 0, STORED_SAMPLE_BYTES, DECODE_SECONDS_PER_SAMPLE)
     upright = geometry.detector
     raw = upright if views is None else views.detector
     samples, raw_samples = (
@@ -80,7 +107,8 @@ def prepare_cost(
         + (0.0 if views is None else samples * RECTIFY_SECONDS_PER_SAMPLE)
     )
     per_task = frames_per_task(geometry.n_angles, largest_frame_bytes(geometry, views), cores)
-    return seconds, math.ceil(geometry.n_angles / per_task), read_bytes
+    n_tasks = math.ceil(geometry.n_angles / per_task)
+    return Preparing(n_tasks, seconds, read_bytes, prepare_bytes(geometry, views), 4, 0.0)
 
 
 def frames_per_task(n_frames: int, frame_bytes: int, cores: int) -> int:

@@ -12,6 +12,7 @@ from pacspark.ct.geometry import Geometry, VolumeGrid
 from pacspark.ct.kernels.backproject import PADDING, RUN
 from pacspark.ct.shadow import FilteredView, Windows
 from pacspark.spark.costs import READ_BYTES_PER_SECOND, backproject_seconds
+from pacspark.tables.scans import DECODED_BYTES
 
 FILTERED_ANGLES = 16
 FILTERED_BYTES = 64 << 20
@@ -83,6 +84,7 @@ def find_tiling(
     view = FilteredView.of(geometry)
     rows = min(view.n_rows, max(16, min(512, FILTERED_BYTES // (4 * view.n_columns)) // 16 * 16))
     filtering = 4 * view.n_columns * (12 * rows + 4 * PADDING) + 2 * FILTERED_BYTES
+    filtering += 3 * max(DECODED_BYTES, 4 * rows * view.n_columns)
     n_z, n_y, n_x = grid.shape
     largest = min(n_y, n_x)
     parts = (n_parts,) if n_parts else _rising(largest)

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
+from pacspark.ct.fdk import SlabReconstruction
+from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, ParallelBeamGeometry, VolumeGrid
 from pacspark.ct.shadow import FilteredView
 from pacspark.ct.views import ConeBeamViews, Rectification
-from pacspark.errors import MemoryBudgetError, UsageError
+from pacspark.errors import GeometryError, MemoryBudgetError, UsageError
 from pacspark.spark.cluster import Cluster, parse_bytes
 from pacspark.spark.costs import READ_BYTES_PER_SECOND, STARTUP_SECONDS
 from pacspark.spark.partition import (
@@ -233,7 +234,67 @@ def test_plan__counts_upright_panels_and_what_they_are_resampled_from() -> None:
 def test_plan__counts_what_a_prepare_task_holds() -> None:
     grid = VolumeGrid(shape=(1, 8, 8), voxel_mm=(1.0, 1.0, 1.0))
     geometry = scan(40, 4000, 4000)
-    needed = WORKER_BYTES + 4 * 4 * 4000 * 4000  # one frame is decoded at a time
+    needed = WORKER_BYTES + (4 + 10) * 4 * 4000 * 4000  # one frame is decoded at a time
     assert plan_reconstruction(geometry, grid, Cluster(1, 1, needed)).task_bytes == needed
     with pytest.raises(MemoryBudgetError, match=rf"expected at least {needed / 2**30:.2f} GiB"):
         plan_reconstruction(geometry, grid, Cluster(1, 1, needed - 1))
+
+
+def test_plan__refuses_forced_tiles_that_do_not_fit() -> None:
+    grid = VolumeGrid((64, 512, 512), (1.0, 1.0, 1.0))
+    with pytest.raises(MemoryBudgetError, match=r"expected at least .* GiB per task"):
+        plan_reconstruction(scan(64, 512, 512), grid, Cluster(1, 1, WORKER_BYTES), tile_cuts=2)
+
+
+def test_plan__prepares_nothing_that_can_be_read_as_it_is_stored() -> None:
+    geometry, cluster = scan(360, 512, 512), Cluster(1, 2, 8 << 30)
+    grid = VolumeGrid((512, 512, 512), (1.0, 1.0, 1.0))
+    counts = plan_reconstruction(geometry, grid, cluster, kind="counts")
+    stored = plan_reconstruction(geometry, grid, cluster, kind="transmission")
+    assert counts.n_prepare_tasks > 0
+    assert stored.n_prepare_tasks == 0
+    assert stored.read_bytes < counts.read_bytes
+    # frames would be decoded over and over
+    many = plan_reconstruction(geometry, grid, cluster, kind="transmission", n_slabs=32)
+    assert many.n_prepare_tasks == counts.n_prepare_tasks
+    # rows are filtered once for all tiles
+    tiles = plan_reconstruction(geometry, grid, cluster, kind="transmission", tile_cuts=4)
+    assert tiles.n_prepare_tasks == 0
+
+
+def test_plan__counts_the_start_of_workers_that_work() -> None:
+    grid = VolumeGrid((64, 64, 64), (1.0, 1.0, 1.0))
+    few, many = (
+        plan_reconstruction(scan(96), grid, Cluster(executors, 8, 16 << 30))
+        for executors in (4, 512)
+    )
+    assert len(few.tasks) < 32
+    assert many.core_seconds == pytest.approx(few.core_seconds, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("row_mm", "shape", "voxel_mm"),
+    [
+        (1e-6, (33, 8, 8), (10.0, 1.0, 1.0)),
+        (1e-6, (41, 8, 8), (0.9, 1.0, 1.0)),
+        (1e-3, (2001, 8, 8), (10.0, 1.0, 1.0)),
+        (1e-6, (3, 8, 8), (10.0, 1.0, 1.0)),
+    ],
+)
+def test_plan__and_arrays_refuse_slices_that_rows_do_not_measure(
+    row_mm: float, shape: tuple[int, int, int], voxel_mm: tuple[float, float, float]
+) -> None:
+    geometry = ParallelBeamGeometry(np.arange(16) * np.pi / 16, FlatPanel(3, 16, row_mm, 1.0))
+    grid = VolumeGrid(shape, voxel_mm)
+    with pytest.raises(GeometryError, match=r"seen within 4194304 rows .* row_spacing_mm"):
+        plan_reconstruction(geometry, grid, Cluster())
+    with pytest.raises(GeometryError, match=r"seen within 4194304 rows"):
+        SlabReconstruction(geometry, grid)
+
+
+def test_arrays__refuse_voxels_almost_at_the_source() -> None:
+    angles = np.arange(64) * 2 * np.pi / 64
+    geometry = ConeBeamGeometry(100.0, 200.0, angles, FlatPanel(16, 16, 0.1, 10.0))
+    grid = VolumeGrid((33, 1, 3), (1.0, 1.0, 100 - 1e-7))
+    with pytest.raises(GeometryError, match=r"seen within 4194304 rows"):
+        SlabReconstruction(geometry, grid)

@@ -52,6 +52,8 @@ FINE_BITS = 40
 FINE = float(1 << FINE_BITS)
 """Parts of a row that positions along a line are counted in: 65,536 steps, each rounded, lead less
 than a ten millionth of a row astray; 23 more bits are for whole rows and the sign."""
+MOST_ROWS = 1 << (62 - FINE_BITS)
+"""No voxel may be seen further than this from the first row: positions would not fit 64 bits."""
 COARSER_BITS = FINE_BITS - FIXED_BITS
 LONGEST_FINE = int(LONGEST_STEP * FINE + 0.5)
 TILE = 16
