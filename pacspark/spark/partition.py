@@ -246,19 +246,25 @@ def plan_reconstruction(
     few = len(bounds) * band_rows <= MOST_DECODINGS * geometry.detector.n_rows
     if not (as_stored and few):
         task_bytes = max(task_bytes, WORKER_BYTES + prepare_bytes(geometry, views))
-    if task_bytes > budget:
-        smallest = task_bytes
-        if not (n_slabs or angle_block or n_angle_groups):
-            tiling = find_tiling(geometry, grid, budget - WORKER_BYTES)
-            plan = _tiled(geometry, views, as_stored, grid, cluster, n_energy_bins, tiling)
-            if plan.task_bytes <= budget:
-                return plan
-            smallest = plan.task_bytes
-        raise _too_little(smallest, cluster, grid)
-    as_stored = as_stored and few
-    return _assemble(
-        geometry, views, as_stored, grid, cluster, n_energy_bins, bounds, groups, block, task_bytes
-    )
+    plans = []
+    if task_bytes <= budget:
+        plans.append(
+            _assemble(
+                geometry, views, as_stored and few, grid, cluster, n_energy_bins, bounds, groups,
+                block, task_bytes,
+            )
+        )  # fmt: skip
+    forced = n_slabs or angle_block or n_angle_groups
+    if not forced and (not plans or len(bounds) > cluster.cores):
+        # no slab fits, or many thin ones do: tiles of thicker ones may be faster
+        tiling = find_tiling(geometry, grid, budget - WORKER_BYTES)
+        tiles = _tiled(geometry, views, as_stored, grid, cluster, n_energy_bins, tiling)
+        task_bytes = min(task_bytes, tiles.task_bytes)
+        if tiles.task_bytes <= budget:
+            plans.append(tiles)
+    if not plans:
+        raise _too_little(task_bytes, cluster, grid)
+    return min(plans, key=lambda plan: plan.wall_seconds)
 
 
 def _cut_slabs(
