@@ -327,7 +327,7 @@ def _assemble(
         + read_bytes / READ_BYTES_PER_SECOND
         + math.prod(grid.shape) * ENCODE_SECONDS_PER_VOXEL
         + shuffle_bytes / WRITE_BYTES_PER_SECOND
-        + WORKER_SECONDS * cluster.cores
+        + WORKER_SECONDS * min(cluster.cores, len(tasks))
     )
     stages = ((prepare_seconds, n_prepare_tasks), (slab_seconds, len(tasks)))
     wall_seconds = waves(stages, cluster.cores)
