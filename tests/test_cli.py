@@ -234,7 +234,7 @@ def test_extrapolation__is_an_option_of_the_run(shell: Shell, words: dict[str, s
         ("plan --preset stone --price-per-core-hour nan", 2, "found nan"),
         ("plan --preset stone --price-per-core-hour -1", 2, "found -1.0"),
         ("plan --preset stone --memory much", 2, "--memory: expected a size"),
-        ("plan --preset stone --cores 0", 2, "cores_per_executor: expected at"),
+        ("plan --preset stone --cores 0", 2, "cores_per_executor: expected a whole number >= 1"),
         ("ingest ROOT missing", 2, "missing: expected a file, a folder or a glob"),
         ("ingest ROOT *.none", 2, "*.none: expected files that match, found none"),
         ("view ROOT SCAN", 2, "expected"),

@@ -80,12 +80,7 @@ class SlabReconstruction:
         n_threads = require_count("n_threads", n_threads, error=UsageError)
         self._n_threads = min(n_threads, most_threads())
         self._gpu: Any = _gpu_of(backend)
-        try:
-            self._kernel = (
-                self._gpu.backproject if self._gpu else VARIANTS[choose_variant(variant)][0]
-            )
-        except ValueError as error:
-            raise UsageError(*error.args) from None
+        self._kernel = self._gpu.backproject if self._gpu else VARIANTS[choose_variant(variant)][0]
         require_countable(geometry, grid)
         self.row_band = geometry.row_band(grid)
         """Detector rows ``(start, stop)`` that the slab needs."""

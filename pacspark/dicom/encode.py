@@ -35,6 +35,9 @@ from pacspark.errors import GeometryError
 
 HU_INTERCEPT: Final = -1024
 MAX_EDGE: Final = 65535
+MOST_WATER_MU_PER_MM: Final = 500.0
+"""Of rays of 1 keV water takes 408 (NIST, X-Ray Mass Attenuation Coefficients); with more, all
+there is would be air."""
 MAX_PIXEL_BYTES: Final = 2**32 - 2
 """Pixel data of one object (PS3.5 7.1): the length has 32 bits, and all ones mean another thing."""
 LENGTHS_IN_PIXELS: Final = "lengths are in pixels of the detector, of which the scan says no size"
@@ -82,8 +85,11 @@ class ValueMap:
     @classmethod
     def hounsfield(cls, water_mu_per_mm: float) -> "ValueMap":
         """Map to Hounsfield units: 1000 (mu / mu_water - 1), whole numbers."""
-        if not math.isfinite(water_mu_per_mm) or water_mu_per_mm <= 0:
-            message = f"water_mu_per_mm: expected a number > 0, found {water_mu_per_mm!r}"
+        if not 0 < water_mu_per_mm <= MOST_WATER_MU_PER_MM:
+            message = (
+                f"water_mu_per_mm: expected a number > 0, at most {MOST_WATER_MU_PER_MM:g}, found "
+                f"{water_mu_per_mm!r}"
+            )
             raise GeometryError(message)
         return cls("HU", "1", str(HU_INTERCEPT), True, water_mu_per_mm, "0", "2000")
 

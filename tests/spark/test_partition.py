@@ -187,6 +187,12 @@ def test_cluster__refuses_nothing_to_run_on() -> None:
             Cluster(executors=executors)
 
 
+def test_plan__starts_no_more_workers_than_tasks() -> None:
+    grid = VolumeGrid(shape=(16, 24, 20), voxel_mm=(1.0, 1.0, 1.0))
+    many = Cluster(10**6, 10**6, 1 << 58)
+    assert plan_reconstruction(scan(), grid, many).wall_seconds < STARTUP_SECONDS + 2
+
+
 def test_plan__names_a_budget_that_can_be_given() -> None:
     grid = VolumeGrid(shape=(16, 24, 20), voxel_mm=(1.0, 1.0, 1.0))
     with pytest.raises(MemoryBudgetError) as caught:

@@ -16,7 +16,7 @@ from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom import scan as scans
 from pacspark.dicom.encode import CTSeries, ValueMap
-from pacspark.errors import GeometryError
+from pacspark.errors import GeometryError, UsageError
 from pacspark.spark import blocks, partition, preparing
 from pacspark.spark import reconstruct as reconstruction
 from pacspark.spark.cluster import Cluster
@@ -255,6 +255,7 @@ def test_tasks__that_read_stored_frames_name_each_instance_once(
         (9.0, 0.0, "water_mu_per_mm: expected a number > 0"),
         (9.0, -0.02, "water_mu_per_mm: expected a number > 0"),
         (9.0, math.nan, "water_mu_per_mm: expected a number > 0"),
+        (9.0, 1e300, "water_mu_per_mm: expected a number > 0, at most 500, found 1e.300"),
     ],
 )
 def test_reconstruct__refuses_what_cannot_be_before_it_writes(
@@ -267,6 +268,20 @@ def test_reconstruct__refuses_what_cannot_be_before_it_writes(
     with pytest.raises(GeometryError, match=says):
         archive.reconstruct(series_uid, GRID, water_mu_per_mm=water)
     assert list((tmp_path / "archive" / "projections").glob("*.parquet")) == []
+    assert not (tmp_path / "archive" / "_progress").exists()
+
+
+def test_reconstruct__refuses_a_kernel_that_is_none_before_any_task(
+    spark: "SparkSession", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = write_phantom_scan(tmp_path / "scan")
+    archive = create_archive(tmp_path / "archive", spark)
+    series_uid = archive.import_scan(path).series_instance_uid
+    monkeypatch.setenv("PACSPARK_KERNEL", "junk")
+    with pytest.raises(UsageError, match=r"PACSPARK_KERNEL: expected one of .*, found 'junk'"):
+        reconstruct(
+            spark, archive.catalog.storage, ReconstructionRequest(series_uid, GRID), Cluster()
+        )
     assert not (tmp_path / "archive" / "_progress").exists()
 
 
