@@ -80,7 +80,7 @@ class SlabReconstruction:
         n_threads = require_count("n_threads", n_threads, error=UsageError)
         self._n_threads = min(n_threads, most_threads())
         self._gpu: Any = _gpu_of(backend)
-        self._kernel = self._gpu.backproject if self._gpu else VARIANTS[choose_variant(variant)][0]
+        self._kernel = self._gpu.backproject if self._gpu else VARIANTS[kernel_variant(variant)][0]
         require_countable(geometry, grid)
         self.row_band = geometry.row_band(grid)
         """Detector rows ``(start, stop)`` that the slab needs."""
@@ -336,6 +336,20 @@ def reconstruct_fdk(
         _require_finite(block, start, raw_start)
         slab.add(rectification.apply(block, start, n_threads, (row_start, row_stop)), start)
     return slab.result(last=True)
+
+
+def kernel_variant(wanted: str | None = None) -> str:
+    """Return which variant of the backprojection would run; see `SlabReconstruction`.
+
+    Raises
+    ------
+    UsageError
+        When the wanted one does not run here.
+    """
+    try:
+        return choose_variant(wanted)
+    except ValueError as error:
+        raise UsageError(*error.args) from None
 
 
 def _gpu_of(backend: str) -> Any:

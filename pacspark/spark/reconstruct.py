@@ -23,9 +23,9 @@ import numpy as np
 from pyspark.sql import SparkSession
 
 from pacspark import __version__
+from pacspark.ct.fdk import kernel_variant
 from pacspark.ct.filtering import FDKOptions
 from pacspark.ct.geometry import VolumeGrid
-from pacspark.ct.kernels.variants import choose_variant
 from pacspark.dicom.encode import CTSeries, ValueMap, ct_series_uid
 from pacspark.dicom.scan import StoredScan
 from pacspark.errors import JobError, UsageError
@@ -178,7 +178,7 @@ def reconstruct(
         n_angle_groups=n_angle_groups,
         tile_cuts=tile_cuts,
     )
-    choose_variant()  # tasks would refuse the same, after minutes
+    kernel_variant()  # tasks would refuse the same, after minutes
     watch.lap("plan")
     with recorded_run(
         storage, run_id, "reconstruct", versions, **_run_columns(request, stored.scan)

@@ -11,7 +11,6 @@ from pacspark.ct.kernels.backproject import (
     backproject_avx512,
     backproject_portable,
 )
-from pacspark.errors import UsageError
 
 VARIANTS = {
     "avx512": (backproject_avx512, {"avx512f"}),
@@ -42,7 +41,7 @@ def choose_variant(wanted: str | None = None) -> str:
 
     Raises
     ------
-    UsageError
+    ValueError
         When the wanted one does not exist or does not run here.
     """
     available = available_variants()
@@ -50,5 +49,5 @@ def choose_variant(wanted: str | None = None) -> str:
     wanted = wanted or os.environ.get(ENVIRONMENT_VARIABLE) or available[0]
     if wanted not in available:
         message = f"{source}: expected one of {', '.join(available)}, found {wanted!r}"
-        raise UsageError(message)
+        raise ValueError(message)
     return wanted
