@@ -47,7 +47,7 @@ from pacspark.spark.preparing import plan_preparing, prepare_bytes
 from pacspark.spark.tiling import FILTERED_ANGLES, Tiling, cut, find_tiling, slab_bounds
 from pacspark.tables.scans import DECODED_BYTES
 
-WORKER_BYTES = 400 << 20
+WORKER_BYTES = 392 << 20
 """A Python worker with NumPy, Numba, PyArrow and pydicom loaded and kernels found on disk takes
 330 MiB; where it compiles them, 390."""
 ANGLE_BLOCK_BYTES = 64 << 20

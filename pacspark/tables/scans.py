@@ -15,7 +15,7 @@ from pacspark.tables.catalog import Catalog
 from pacspark.tables.projections import Lap, no_lap
 from pacspark.tables.schema import FRAME_COLUMNS, LOCATION_COLUMNS, frame_index
 
-DECODED_BYTES: Final = 8 << 20
+DECODED_BYTES: Final = 4 << 20
 """Frames are decoded about this many bytes of float32 at a time."""
 READERS: Final = 8
 """Many small reads wait more than they work."""
