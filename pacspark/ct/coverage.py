@@ -72,7 +72,8 @@ def require_countable(geometry: Geometry, grid: VolumeGrid) -> None:
     detector = geometry.detector
     whole = VolumeGrid(grid.whole_shape, grid.voxel_mm, grid.center_mm)
     low_mm, high_mm = geometry.v_range_mm(whole)
-    height_mm = max(high_mm - low_mm, abs(low_mm), abs(high_mm)) + abs(detector.offset_v_mm)
+    middle_mm = detector.offset_v_mm
+    height_mm = max(high_mm - low_mm, abs(low_mm - middle_mm), abs(high_mm - middle_mm))
     rows = height_mm / detector.row_spacing_mm + detector.n_rows
     if not rows < MOST_ROWS:
         message = (
