@@ -135,6 +135,12 @@ def circle_shares(circles: Sequence[ConeBeamGeometry], grid: VolumeGrid) -> NDAr
 
 def _seen_mm(circle: ConeBeamGeometry, grid: VolumeGrid, number: int) -> tuple[float, float]:
     """Return between which heights a circle sees the grid, or its field of view of it, whole."""
+    if not isinstance(circle, ConeBeamGeometry):
+        message = (
+            f"circles[{number}]: expected a ConeBeamGeometry, found {type(circle).__name__}; "
+            "rectify other views first (pacspark.ct.views.Rectification)"
+        )
+        raise GeometryError(message)
     heights_mm = circle.source_z_mm
     if np.ptp(heights_mm) > 0:
         message = (

@@ -60,6 +60,8 @@ class Redundancy:
         cone = isinstance(geometry, ConeBeamGeometry)
         period_rad = FULL_CIRCLE_RAD if cone or geometry.is_half_fan else math.pi
         closed = is_closed(angles, period_rad)
+        if isinstance(geometry, ConeBeamGeometry):
+            _require_one_height(geometry)
         self.columns_before = self.columns_after = 0
         self._turns_rad, self._overscan_rad = angles, 0.0
         self._fan_rad = _fan_rad(geometry)
@@ -86,6 +88,21 @@ class Redundancy:
             )
         weights: NDArray[np.float64] = self.arcs_rad[views, None] * shares
         return weights
+
+
+def _require_one_height(geometry: ConeBeamGeometry) -> None:
+    """Refuse sources that climb: those of a circle wobble by less than the detector sees."""
+    heights_mm = geometry.source_z_mm
+    detector = geometry.detector
+    seen_mm = detector.n_rows * detector.row_spacing_mm / geometry.magnification
+    if np.ptp(heights_mm) > seen_mm:
+        message = (
+            "source_shifts_mm: expected sources about one circle, whose heights differ by no more "
+            f"than the {seen_mm:.4g} mm of the axis that a view sees, found heights from "
+            f"{heights_mm.min():.4g} to {heights_mm.max():.4g} mm; helical orbits are not "
+            "reconstructed"
+        )
+        raise GeometryError(message)
 
 
 def require_rays(geometry: Geometry) -> None:

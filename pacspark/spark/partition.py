@@ -236,10 +236,10 @@ def plan_reconstruction(
     as_stored = kind != "counts" and views is None
     if tile_cuts:
         tiling = find_tiling(geometry, grid, budget - WORKER_BYTES, tile_cuts, n_slabs, angle_block)
-        plan = _tiled(geometry, views, as_stored, grid, cluster, n_energy_bins, tiling)
-        if plan.task_bytes > budget:
-            raise _too_little(plan.task_bytes, cluster, grid)
-        return plan
+        tile_bytes = _tile_task_bytes(geometry, views, as_stored, tiling)
+        if tile_bytes > budget:
+            raise _too_little(tile_bytes, cluster, grid)
+        return _tiled(geometry, views, as_stored, grid, cluster, n_energy_bins, tiling)
     bounds, groups, block, band_rows, task_bytes = _cut_slabs(
         geometry, grid, cluster, n_slabs, angle_block, n_angle_groups
     )
@@ -258,10 +258,10 @@ def plan_reconstruction(
     if not forced and (not plans or len(bounds) > cluster.cores):
         # no slab fits, or many thin ones do: tiles of thicker ones may be faster
         tiling = find_tiling(geometry, grid, budget - WORKER_BYTES)
-        tiles = _tiled(geometry, views, as_stored, grid, cluster, n_energy_bins, tiling)
-        task_bytes = min(task_bytes, tiles.task_bytes)
-        if tiles.task_bytes <= budget:
-            plans.append(tiles)
+        tile_bytes = _tile_task_bytes(geometry, views, as_stored, tiling)
+        task_bytes = min(task_bytes, tile_bytes)
+        if tile_bytes <= budget:  # else there may be as many tiles as voxels
+            plans.append(_tiled(geometry, views, as_stored, grid, cluster, n_energy_bins, tiling))
     if not plans:
         raise _too_little(task_bytes, cluster, grid)
     return min(plans, key=lambda plan: plan.wall_seconds)
@@ -384,6 +384,13 @@ def _too_little(smallest_bytes: int, cluster: Cluster, grid: VolumeGrid) -> Memo
     )
 
 
+def _tile_task_bytes(
+    geometry: Geometry, views: ConeBeamViews | None, as_stored: bool, tiling: Tiling
+) -> int:
+    preparing_bytes = 0 if as_stored else prepare_bytes(geometry, views)
+    return WORKER_BYTES + max(tiling.task_bytes, preparing_bytes)
+
+
 def _tiled(
     geometry: Geometry,
     views: ConeBeamViews | None,
@@ -444,7 +451,7 @@ def _tiled(
         n_slabs=tiling.n_slabs,
         n_angle_groups=1,
         angle_block=tiling.angle_block,
-        task_bytes=WORKER_BYTES + max(tiling.task_bytes, preparing.task_bytes),
+        task_bytes=_tile_task_bytes(geometry, views, as_stored, tiling),
         projection_bytes=n_energy_bins * 4 * samples,
         volume_bytes=n_energy_bins * 4 * voxels,
         read_bytes=n_energy_bins

@@ -87,6 +87,7 @@ def find_tiling(
     filtering += 3 * max(DECODED_BYTES, 4 * rows * view.n_columns)
     n_z, n_y, n_x = grid.shape
     largest = min(n_y, n_x)
+    budget_bytes = max(0, budget_bytes)
     parts = (n_parts,) if n_parts else _rising(largest)
     best: Tiling | None = None
     best_rank = (True, math.inf)

@@ -10,6 +10,7 @@ from pacspark.ct.circles import circle_shares, reconstruct_circles
 from pacspark.ct.fdk import reconstruct_fdk
 from pacspark.ct.geometry import ConeBeamGeometry, FlatPanel, VolumeGrid
 from pacspark.ct.phantom import Ellipsoid, project, voxelize
+from pacspark.ct.views import ConeBeamViews
 from pacspark.errors import GeometryError
 
 ANGLES = np.arange(120) * 2 * math.pi / 120
@@ -97,6 +98,9 @@ def test_circles__refuse_gaps_and_what_is_no_circle() -> None:
     shifts = np.stack([np.zeros(120), np.linspace(0, 1, 120)], axis=1)
     with pytest.raises(GeometryError, match=r"circles\[1\]: expected all views at one height"):
         circle_shares([CIRCLES[0], replace(CIRCLES[1], source_shifts_mm=shifts)], GRID)
+    tilted = ConeBeamViews.of_circle(CIRCLES[0], in_plane_rad=0.1)
+    with pytest.raises(GeometryError, match=r"circles\[0\]: .*, found ConeBeamViews"):
+        circle_shares([tilted], GRID)  # type: ignore[list-item]
     with pytest.raises(GeometryError, match="at least one"):
         circle_shares([], GRID)
     with pytest.raises(GeometryError, match="those of 3 circles, found 0"):

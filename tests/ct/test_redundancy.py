@@ -20,7 +20,7 @@ from pacspark.ct.geometry import (
     VolumeGrid,
 )
 from pacspark.ct.phantom import Ellipsoid, project
-from pacspark.ct.redundancy import Redundancy, shared_arcs, short_scan_shares
+from pacspark.ct.redundancy import Redundancy, require_rays, shared_arcs, short_scan_shares
 from pacspark.errors import GeometryError
 from tests.oracles import arcs_rad
 from tests.strategies import angle_lists
@@ -309,3 +309,17 @@ def test_redundancy__of_a_short_scan_does_without_half_fans() -> None:
 def test_shared_arcs__of_an_open_scan_leave_out_the_gap() -> None:
     arcs = shared_arcs(np.radians([10.0, 0.0, 30.0, 60.0]), 2 * math.pi, closed=False)
     np.testing.assert_allclose(np.degrees(arcs), [15, 5, 25, 15])
+
+
+def test_helix__is_refused_and_a_drift_is_not() -> None:
+    angles = np.arange(360) * 2 * np.pi / 120
+    panel = FlatPanel(24, 32, 2.0, 2.0)
+    rising = np.linspace(-1, 1, 360)
+
+    def climbing(height_mm: float) -> ConeBeamGeometry:
+        shifts_mm = np.stack([np.zeros(360), rising * height_mm / 2], axis=1)
+        return ConeBeamGeometry(400.0, 600.0, angles, panel, shifts_mm)
+
+    require_rays(climbing(31.9))  # a view sees 32 mm of the axis
+    with pytest.raises(GeometryError, match=r"source_shifts_mm: .* 32 mm .* helical orbits"):
+        require_rays(climbing(200.0))

@@ -304,3 +304,9 @@ def test_arrays__refuse_voxels_almost_at_the_source() -> None:
     grid = VolumeGrid((33, 1, 3), (1.0, 1.0, 100 - 1e-7))
     with pytest.raises(GeometryError, match=r"seen within 4194304 rows"):
         SlabReconstruction(geometry, grid)
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 32 << 20, 1 << 30])
+def test_presets__that_no_task_fits_are_refused_in_one_line(memory_bytes: int) -> None:
+    with pytest.raises(MemoryBudgetError, match=r"expected at least 1\.\d+ GiB per task"):
+        plan_preset("thorax", Cluster(1, 1, memory_bytes))
