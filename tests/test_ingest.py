@@ -558,7 +558,11 @@ def test_ingest__is_complete_after_a_kill_and_the_same_command(tmp_path: Path) -
 def test_reconstruct__is_complete_after_a_kill_and_the_same_command(
     tmp_path: Path, table: str
 ) -> None:
-    path, _ = write_phantom_scan(tmp_path / "scan")
+    path, integrals = write_phantom_scan(tmp_path / "scan")
+    if table == "projections":  # only counts are prepared
+        np.save(path.parent / "stack.npy", (50_000 * np.exp(-integrals)).astype(np.uint16))
+        counts = 'kind = "counts"\nunattenuated_counts = 50000'
+        path.write_text(path.read_text().replace('kind = "line_integrals"', counts))
     root = tmp_path / "archive"
     archive = create_archive(root)
     series_uid = archive.import_scan(path).series_instance_uid
