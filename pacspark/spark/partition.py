@@ -43,7 +43,7 @@ from pacspark.spark.costs import (
     backproject_seconds,
     waves,
 )
-from pacspark.spark.preparing import plan_preparing, prepare_bytes
+from pacspark.spark.preparing import Preparing, plan_preparing
 from pacspark.spark.tiling import FILTERED_ANGLES, Tiling, cut, find_tiling, slab_bounds
 from pacspark.tables.scans import DECODED_BYTES
 
@@ -234,34 +234,34 @@ def plan_reconstruction(
 
     budget = cluster.memory_per_task_bytes
     as_stored = kind != "counts" and views is None
+    whole_frames = plan_preparing(geometry, views, as_stored, cluster.cores)
     if tile_cuts:
         tiling = find_tiling(geometry, grid, budget - WORKER_BYTES, tile_cuts, n_slabs, angle_block)
-        tile_bytes = _tile_task_bytes(geometry, views, as_stored, tiling)
+        tile_bytes = _tile_task_bytes(whole_frames, tiling)
         if tile_bytes > budget:
             raise _too_little(tile_bytes, cluster, grid)
-        return _tiled(geometry, views, as_stored, grid, cluster, n_energy_bins, tiling)
+        return _tiled(geometry, whole_frames, grid, cluster, n_energy_bins, tiling)
     bounds, groups, block, band_rows, task_bytes = _cut_slabs(
         geometry, grid, cluster, n_slabs, angle_block, n_angle_groups
     )
     few = len(bounds) * band_rows <= MOST_DECODINGS * geometry.detector.n_rows
-    if not (as_stored and few):
-        task_bytes = max(task_bytes, WORKER_BYTES + prepare_bytes(geometry, views))
+    bands = plan_preparing(geometry, views, as_stored and few, cluster.cores)
+    task_bytes = max(task_bytes, WORKER_BYTES + bands.task_bytes)
     plans = []
     if task_bytes <= budget:
         plans.append(
             _assemble(
-                geometry, views, as_stored and few, grid, cluster, n_energy_bins, bounds, groups,
-                block, task_bytes,
+                geometry, bands, grid, cluster, n_energy_bins, bounds, groups, block, task_bytes
             )
-        )  # fmt: skip
+        )
     forced = n_slabs or angle_block or n_angle_groups
     if not forced and (not plans or len(bounds) > cluster.cores):
         # no slab fits, or many thin ones do: tiles of thicker ones may be faster
         tiling = find_tiling(geometry, grid, budget - WORKER_BYTES)
-        tile_bytes = _tile_task_bytes(geometry, views, as_stored, tiling)
+        tile_bytes = _tile_task_bytes(whole_frames, tiling)
         task_bytes = min(task_bytes, tile_bytes)
         if tile_bytes <= budget:  # else there may be as many tiles as voxels
-            plans.append(_tiled(geometry, views, as_stored, grid, cluster, n_energy_bins, tiling))
+            plans.append(_tiled(geometry, whole_frames, grid, cluster, n_energy_bins, tiling))
     if not plans:
         raise _too_little(task_bytes, cluster, grid)
     return min(plans, key=lambda plan: plan.wall_seconds)
@@ -316,8 +316,7 @@ def _cut_slabs(
 
 def _assemble(
     geometry: Geometry,
-    views: ConeBeamViews | None,
-    as_stored: bool,
+    preparing: Preparing,
     grid: VolumeGrid,
     cluster: Cluster,
     n_energy_bins: int,
@@ -341,7 +340,6 @@ def _assemble(
     volume_bytes = 4 * n_z * n_y * n_x
     shuffle_bytes = volume_bytes * groups if groups > 1 else 0
     updates = n_z * n_y * n_x * n_angles
-    preparing = plan_preparing(geometry, views, as_stored, cluster.cores)
     read_bytes = preparing.sample_bytes * read_samples
     slab_seconds = (
         backproject_seconds(geometry, grid, len(bounds))
@@ -384,17 +382,13 @@ def _too_little(smallest_bytes: int, cluster: Cluster, grid: VolumeGrid) -> Memo
     )
 
 
-def _tile_task_bytes(
-    geometry: Geometry, views: ConeBeamViews | None, as_stored: bool, tiling: Tiling
-) -> int:
-    preparing_bytes = 0 if as_stored else prepare_bytes(geometry, views)
-    return WORKER_BYTES + max(tiling.task_bytes, preparing_bytes)
+def _tile_task_bytes(preparing: Preparing, tiling: Tiling) -> int:
+    return WORKER_BYTES + max(tiling.task_bytes, preparing.task_bytes)
 
 
 def _tiled(
     geometry: Geometry,
-    views: ConeBeamViews | None,
-    as_stored: bool,
+    preparing: Preparing,
     grid: VolumeGrid,
     cluster: Cluster,
     n_energy_bins: int,
@@ -422,7 +416,6 @@ def _tiled(
     voxels = math.prod(grid.shape)
     per_join = joined_slices(grid)
     n_join_tasks = sum(-(-(stop - start) // per_join) for start, stop in slabs)
-    preparing = plan_preparing(geometry, views, as_stored, cluster.cores)
     tile_bytes = 4 * (tiling.read_samples + voxels)
     filter_seconds = WORKER_SECONDS * min(cluster.cores, len(filter_tasks)) + samples * (
         preparing.sample_seconds
@@ -451,7 +444,7 @@ def _tiled(
         n_slabs=tiling.n_slabs,
         n_angle_groups=1,
         angle_block=tiling.angle_block,
-        task_bytes=_tile_task_bytes(geometry, views, as_stored, tiling),
+        task_bytes=_tile_task_bytes(preparing, tiling),
         projection_bytes=n_energy_bins * 4 * samples,
         volume_bytes=n_energy_bins * 4 * voxels,
         read_bytes=n_energy_bins
