@@ -11,12 +11,15 @@ from benchmarks import results
 from benchmarks.memory import MemoryWatch
 from tests.servers import wait_until
 
-# a child that holds 64 MiB, the half of it shared with its own child
+# a child that holds 64 MiB, the half of it shared with its own child; page by page, so that nothing
+# larger is ever held on the way there
 HOLDING = """
 import os, sys
-kept = bytearray(os.urandom(64 << 20))
+kept = bytearray(64 << 20)
+kept[::4096] = b"x" * (len(kept) // 4096)
 if os.fork() == 0:
-    kept[: 32 << 20] = os.urandom(32 << 20)
+    for page in range(0, 32 << 20, 4096):
+        kept[page] = 1
     print("held", flush=True)
     sys.stdin.read()
 else:
