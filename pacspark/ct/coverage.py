@@ -1,5 +1,6 @@
 """What a scan says of space: the voxels that it sees, grids that fit, the unit of lengths."""
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -58,6 +59,23 @@ def require_seen(geometry: Geometry, grid: VolumeGrid) -> None:
             "mm; move center_mm"
         )
         raise GeometryError(message)
+
+
+def warn_beyond_view(geometry: Geometry, grid: VolumeGrid) -> None:
+    """Tell of a grid that reaches, along x or y, beyond what is measured all round.
+
+    Voxels there get values, as those in the corners of any grid do, that are no measurement: of a
+    short scan whose detector is shifted, up to a quarter wrong.
+    """
+    seen_mm = geometry.axis_distance_mm(geometry.half_view_mm())
+    reach_mm = max(abs(end) for axis in (1, 2) for end in grid.ends_mm(axis))
+    if reach_mm - max(grid.voxel_mm[1:]) > seen_mm:
+        logging.getLogger(__name__).warning(
+            "grid: reaches %.4g mm from the rotation axis, of which the scan measures %.4g mm all "
+            "round; values beyond are no measurement",
+            reach_mm,
+            seen_mm,
+        )
 
 
 def require_countable(geometry: Geometry, grid: VolumeGrid) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pacspark.ct.checks import require_count
-from pacspark.ct.coverage import require_countable
+from pacspark.ct.coverage import require_countable, warn_beyond_view
 from pacspark.ct.filtering import FDKOptions, RowFilter
 from pacspark.ct.geometry import ConeBeamGeometry, Geometry, VolumeGrid
 from pacspark.ct.kernels.backproject import RUN, turn
@@ -321,9 +321,11 @@ def reconstruct_fdk(
     if isinstance(geometry, ConeBeamViews):
         rectification = Rectification(geometry)
         geometry = rectification.geometry
-    slab = SlabReconstruction(
-        geometry, grid or geometry.fit_grid(), options, n_threads, backend=backend
-    )
+    if grid is None:
+        grid = geometry.fit_grid()
+    else:
+        warn_beyond_view(geometry, grid)
+    slab = SlabReconstruction(geometry, grid, options, n_threads, backend=backend)
     row_start, row_stop = slab.row_band
     if rectification is None:
         slab.add(projections[:, row_start:row_stop])

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pacspark.ct.coverage import require_seen
+from pacspark.ct.coverage import require_seen, warn_beyond_view
 from pacspark.ct.fdk import reconstruct_fdk
 from pacspark.ct.geometry import (
     ConeBeamGeometry,
@@ -311,3 +311,29 @@ def test_require_seen__refuses_a_grid_beside_above_and_below(
     ):
         with pytest.raises(GeometryError, match=message):
             require_seen(geometry, VolumeGrid((2, 2, 2), (1.0, 1.0, 1.0), center_mm))
+
+
+SHIFTED = FlatPanel(4, 64, 1.0, 1.0, offset_u_mm=12.0)
+SHORT = np.linspace(0, np.pi + 0.3, 60)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "seen_mm"),
+    [
+        # as far as the short side, 20 of 44 mm; a full circle sees by the long one
+        (ConeBeamGeometry(500.0, 1000.0, SHORT, SHIFTED), 10.0),
+        (ConeBeamGeometry(500.0, 1000.0, CIRCLE, SHIFTED), 22.0),
+        (ParallelBeamGeometry(CIRCLE, FlatPanel(4, 64, 1.0, 1.0)), 32.0),
+    ],
+)
+def test_warn_beyond_view__tells_of_voxels_that_are_no_measurement(
+    geometry: Geometry, seen_mm: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    size = math.floor(2 * seen_mm)
+    warn_beyond_view(geometry, geometry.fit_grid())
+    warn_beyond_view(geometry, VolumeGrid((1, size, size), (1.0, 1.0, 1.0)))
+    assert not caplog.records
+    warn_beyond_view(geometry, VolumeGrid((1, 1, size + 6), (1.0, 1.0, 1.0)))
+    (record,) = caplog.records
+    assert isinstance(record.args, tuple)
+    assert record.args[1] == pytest.approx(seen_mm, rel=1e-2)

@@ -1,0 +1,91 @@
+"""What is asked of an archive."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyarrow as pa
+
+from pacspark.archive.opened import OpenedArchive
+from pacspark.dicom.matching import parse_query
+from pacspark.dicom.uids import require_uid
+from pacspark.tables.search import columns_to_show
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from pacspark.pictures import Sinogram
+    from pacspark.volume import Volume
+
+
+class Asking(OpenedArchive):
+    """Finds, counts, and opens what is stored."""
+
+    def find(self, level: str = "study", **query: Any) -> pd.DataFrame:
+        """Find by PS3.4 matching: ``archive.find(level="series", StudyDate="2026-")``.
+
+        Parameters
+        ----------
+        level
+            patient, study, series or instance.
+        query
+            DICOM keywords and what to match: values, ``*`` and ``?``, ranges, lists of UIDs.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per match; columns named by DICOM keyword: unique keys, attributes of the level,
+            then those of the levels above. A column without any value is left out unless `query`
+            names it; `find_table` has all.
+        """
+        texts = {key: _query_text(value) for key, value in query.items()}
+        found = self.find_table(level, texts)
+        shown: pd.DataFrame = found.select(columns_to_show(found, level, texts)).to_pandas()
+        return shown
+
+    def find_table(self, level: str, query: Mapping[str, object]) -> pa.Table:
+        """Find as `find` does, into an Arrow table; keywords may be tags of eight hex digits."""
+        return self.catalog.find(parse_query(query, level))
+
+    @property
+    def instances(self) -> "DataFrame":
+        """The `instances` table as a Spark DataFrame.
+
+        Its columns are the words of DICOM keywords in lower case, ``PatientName`` as
+        `patient_name`; ``pacspark.attribute("PatientName")`` is the column of any keyword, as
+        `find` and `sql` have them.
+        """
+        return self._table("instances")
+
+    def sql(self, statement: str) -> "DataFrame":
+        """Ask the tables in SQL; any DICOM keyword is a column of `instances`."""
+        from pacspark.spark.query import sql
+
+        return sql(self._delta_spark(), self.catalog, statement)
+
+    def versions(self) -> pd.DataFrame:
+        """List the versions of the tables: which run made each, and when."""
+        versions: pd.DataFrame = self.catalog.versions().to_pandas()
+        return versions
+
+    def sinogram(self, series_uid: str, energy_bin: int = 0) -> "Sinogram":
+        """Read the sinogram of the middle detector row of a scan, and nothing else of it."""
+        from pacspark.middle_row import middle_row_sinogram
+
+        return middle_row_sinogram(self.catalog, require_uid("series", series_uid), energy_bin)
+
+    def volume(self, series_uid: str) -> "Volume":
+        """Open a CT series as a volume; lazy."""
+        from pacspark.volume import Volume
+
+        return Volume(self.catalog, require_uid("series", series_uid))
+
+    def _table(self, name: str) -> "DataFrame":
+        from pacspark.spark.query import table
+
+        return table(self._delta_spark(), self.catalog, name)
+
+
+def _query_text(value: object) -> object:
+    """Give several values as one query value (PS3.4 C.2.2.2.2)."""
+    return "\\".join(map(str, value)) if isinstance(value, list | tuple) else value

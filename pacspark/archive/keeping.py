@@ -1,0 +1,107 @@
+"""What comes into an archive and goes out of it."""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pacspark.archive.opened import OpenedArchive
+from pacspark.errors import ProjectionDataError, UsageError
+from pacspark.tables.intake import IngestReport
+from pacspark.tables.sources import require_path
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedScan:
+    """A scan that is in the archive."""
+
+    series_instance_uid: str
+    stored: int
+    duplicate: int
+    bytes_stored: int
+
+
+class Keeping(OpenedArchive):
+    """Takes objects in and gives them out."""
+
+    def ingest(self, paths: str | Path | Iterable[str | Path]) -> IngestReport:
+        """Store DICOM objects: files, folders, globs, zips, DICOMDIRs.
+
+        Returns
+        -------
+        IngestReport
+            How many were stored, duplicates, conflicts and rejects; together, all that were given.
+        """
+        from pacspark.spark.ingest import ingest
+
+        self._require_now()
+        listed = [paths] if isinstance(paths, str | Path) else list(paths)
+        return ingest(lambda: self.spark, self._storage, listed, progress=self.progress)
+
+    def import_scan(self, description: str | Path) -> ImportedScan:
+        """Store the projections that a ``SCAN.toml`` describes, as DICOM.
+
+        The same scan always makes the same objects, so importing it again stores nothing.
+
+        Raises
+        ------
+        ScanDescriptionError
+            When the description or its files cannot be followed; nothing is stored then.
+        """
+        from pacspark.dicom.scan import encode_scan
+        from pacspark.scans.description import read_scan_description
+        from pacspark.scans.readers import open_frames
+        from pacspark.tables.intake import Intake, commit_intake
+        from pacspark.tables.runs import describe_geometry, recorded_run, versions_now
+
+        self._require_now()
+        scan = read_scan_description(require_path(description, "a scan description"))
+        run_id, series_uid = uuid.uuid4().hex, ""
+        with recorded_run(
+            self._storage,
+            run_id,
+            "import-scan",
+            versions_now(self._storage),
+            options={"description": str(description)},
+            geometry=describe_geometry(scan.geometry),
+        ) as run:
+            with (
+                self.progress.stage("import", None, "objects") as stage,
+                open_frames(scan) as frames,
+                Intake(self._storage, run_id) as intake,
+            ):
+                for encoded in encode_scan(scan, frames):
+                    intake.add(str(description), encoded.data)
+                    series_uid = encoded.series_instance_uid
+                    stage.advance()
+                taken = intake.finish()
+            report = commit_intake(self._storage, [taken], run_id, "import-scan")
+            run["series_instance_uid"] = series_uid
+            run["metrics"] = asdict(report)
+            if not report.clean:
+                raise ProjectionDataError(report.refusal(str(description)))
+        return ImportedScan(series_uid, report.stored, report.duplicate, report.bytes_stored)
+
+    def export(
+        self,
+        directory: str | Path,
+        *,
+        study: str | None = None,
+        series: str | None = None,
+        instance: str | None = None,
+        format: str = "dicom",  # noqa: A002 -- the contract's word
+    ) -> list[Path]:
+        """Write a study, a series or an instance as files.
+
+        Returns the files.
+        """
+        from pacspark.export import export
+
+        given = {"study": study, "series": series, "instance": instance}
+        chosen = {level: uid for level, uid in given.items() if uid is not None}
+        if len(chosen) != 1:
+            message = f"export: expected one of study, series, instance, found {len(chosen)}"
+            raise UsageError(message)
+        ((level, uid),) = chosen.items()
+        folder = Path(require_path(directory, "a folder"))
+        return export(self.catalog, folder, level, uid, format, self.progress)
