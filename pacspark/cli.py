@@ -7,14 +7,14 @@ JSON value.
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from pacspark import __version__
+from pacspark import __version__, cli_asking
 from pacspark.archive import create_archive, open_archive
 from pacspark.cli_describe import describe
 from pacspark.ct.checks import require_positive
@@ -162,79 +162,7 @@ def import_scan(
         )
 
 
-@app.command(epilog="Example: pacspark find archive --level series Modality=CT 'PatientName=WAL*'")
-def find(
-    root: Root,
-    query: Annotated[
-        list[str] | None, typer.Argument(help="KEYWORD=VALUE: *, ?, ranges, UID lists.")
-    ] = None,
-    level: Annotated[
-        str, typer.Option("--level", help="patient, study, series or instance.")
-    ] = "study",
-    as_json: AsJson = False,
-) -> None:
-    """Find patients, studies, series or images.
-
-    A query is KEYWORD=VALUE as in PS3.4: wildcards * and ?, ranges like 20260101-, lists of UIDs.
-    """
-    found = open_archive(root).find_table(level, _query(query or []))
-    records = [
-        {key: value for key, value in record.items() if value not in (None, "", [])}
-        for record in found.to_pylist()
-    ]
-    if as_json:
-        show_json(records)
-        return
-    columns = FIND_COLUMNS[level]
-    show_table(columns, [[record.get(name) for name in columns] for record in records])
-
-
-FIND_COLUMNS: Mapping[str, Sequence[str]] = {
-    "patient": ["PatientID", "PatientName", "NumberOfPatientRelatedStudies"],
-    "study": ["PatientID", "StudyDate", "StudyDescription", "ModalitiesInStudy",
-              "NumberOfStudyRelatedInstances", "StudyInstanceUID"],
-    "series": ["PatientID", "StudyDate", "Modality", "SeriesNumber", "SeriesDescription",
-               "NumberOfSeriesRelatedInstances", "SeriesInstanceUID"],
-    "instance": ["Modality", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
-                 "SOPInstanceUID"],
-}  # fmt: skip
-"""What a person sees of each level; ``--json`` has everything."""
-
-
-def _query(items: Sequence[str]) -> dict[str, str]:
-    query = {}
-    for item in items:
-        keyword, equals, value = item.partition("=")
-        if not equals:
-            message = f"query: expected KEYWORD=VALUE, found {item!r}"
-            raise UsageError(message)
-        if keyword in query:
-            message = f"query: expected each keyword once, found {keyword} twice"
-            raise UsageError(message)
-        query[keyword] = value
-    return query
-
-
-@app.command(
-    epilog="Example: pacspark sql archive 'SELECT KVP, count(*) FROM instances GROUP BY ALL'"
-)
-def sql(
-    root: Root,
-    statement: Annotated[str, typer.Argument(help="A query; any DICOM keyword is a column.")],
-    as_json: AsJson = False,
-) -> None:
-    """Ask the tables in SQL.
-
-    Every table is a view of its name; any DICOM keyword is a column of `instances`.
-    """
-    from pacspark.spark.query import collect
-
-    frame = open_archive(root).sql(statement)
-    rows = collect(frame)
-    if as_json:
-        show_json([row.asDict(recursive=True) for row in rows])
-    else:
-        show_table(frame.columns, rows)
+cli_asking.register(app)
 
 
 @app.command(epilog="Example: pacspark check archive 1.2.3 --picture check.png")

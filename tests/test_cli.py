@@ -17,6 +17,7 @@ import pytest
 
 from pacspark.archive import create_archive
 from pacspark.cli import main
+from pacspark.progress import SILENT
 from tests.ct_objects import ct_image, encoded
 from tests.scan_files import write_phantom_scan
 
@@ -358,3 +359,33 @@ def test_every_command__has_help_with_an_example(shell: Shell) -> None:
         assert status == 0
         assert f"Example: pacspark {name}" in out
         assert "--json" in out
+
+
+def test_changes__are_listed_from_a_version_on(shell: Shell, tmp_path: Path) -> None:
+    scan, _ = write_phantom_scan(tmp_path / "scan")
+    root = tmp_path / "archive"
+    shell("init", root)
+    assert shell("changes", root, "--since", 0) == (0, "", "no match")
+    series_uid = shell("import-scan", root, scan)[1].split()[-1]
+    (row,) = shell.json("changes", root, "--since", 0)
+    assert (row["change"], row["version"], row["series_instance_uid"]) == ("added", 1, series_uid)
+    _, out, _ = shell("changes", root, "--since", 0)
+    assert out.splitlines()[0].split("\t")[:2] == ["change", "sop_instance_uid"]
+    assert out.split("\t")[-1] == "1"
+    assert shell.json("changes", root, "--since", 1) == []
+    status, _, told = shell("changes", root, "--since", 0, "--until", 1, "--follow")
+    assert (status, told.endswith("expected --until or --follow, found both")) == (2, True)
+
+
+def test_changes__are_followed_line_by_line(tmp_path: Path) -> None:
+    scan, _ = write_phantom_scan(tmp_path / "scan")
+    archive = create_archive(tmp_path / "archive", progress=SILENT)
+    command = [sys.executable, "-m", "pacspark", "changes", archive.root, "--since", "0"]
+    with subprocess.Popen([*command, "--follow", "--json"], stdout=subprocess.PIPE) as process:
+        try:
+            archive.import_scan(scan)
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["change"] == "added"
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130

@@ -1,6 +1,6 @@
 """What is asked of an archive."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -9,6 +9,7 @@ import pyarrow as pa
 from pacspark.archive.opened import OpenedArchive
 from pacspark.dicom.matching import parse_query
 from pacspark.dicom.uids import require_uid
+from pacspark.tables.changes import CHANGE_COLUMNS, Changes, follow
 from pacspark.tables.search import columns_to_show
 
 if TYPE_CHECKING:
@@ -34,13 +35,14 @@ class Asking(OpenedArchive):
         Returns
         -------
         pandas.DataFrame
-            One row per match; columns named by DICOM keyword: unique keys, attributes of the level,
-            then those of the levels above. A column without any value is left out unless `query`
-            names it; `find_table` has all.
+            One row per match; columns named by DICOM keyword: what `pacspark find` prints, other
+            attributes of the level, then those of the levels above. Of these others, a column
+            without any value is left out; `find_table` has all.
         """
-        texts = {key: _query_text(value) for key, value in query.items()}
-        found = self.find_table(level, texts)
-        shown: pd.DataFrame = found.select(columns_to_show(found, level, texts)).to_pandas()
+        asked = parse_query({key: _query_text(value) for key, value in query.items()}, level)
+        found = self.catalog.find(asked)
+        names = columns_to_show(found, asked, all_telling=True)
+        shown: pd.DataFrame = found.select(names).to_pandas()
         return shown
 
     def find_table(self, level: str, query: Mapping[str, object]) -> pa.Table:
@@ -67,6 +69,31 @@ class Asking(OpenedArchive):
         """List the versions of the tables: which run made each, and when."""
         versions: pd.DataFrame = self.catalog.versions().to_pandas()
         return versions
+
+    def changes(
+        self, since: int, until: int | None = None, columns: Sequence[str] = CHANGE_COLUMNS
+    ) -> pd.DataFrame:
+        """Tell which instances came and went between two versions of `instances`.
+
+        Parameters
+        ----------
+        since, until
+            Versions, as `versions` lists them; None for the newest. Version 0 has no instance.
+        columns
+            Of `instances`, to give of each instance.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``change`` (removed or added), ``version`` (`until`: where the next question begins) and
+            `columns`. Files that were only rewritten, as compaction does, are no change.
+        """
+        changes: pd.DataFrame = self.catalog.changes(since, until, columns).to_table().to_pandas()
+        return changes
+
+    def follow(self, since: int, columns: Sequence[str] = CHANGE_COLUMNS) -> "Iterator[Changes]":
+        """Give the changes since a version; asked again, those since then. It never waits."""
+        return follow(self._storage, since, columns)
 
     def sinogram(self, series_uid: str, energy_bin: int = 0) -> "Sinogram":
         """Read the sinogram of the middle detector row of a scan, and nothing else of it."""

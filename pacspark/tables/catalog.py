@@ -20,6 +20,7 @@ from pacspark.errors import (
     StorageError,
     UsageError,
 )
+from pacspark.tables.changes import CHANGE_COLUMNS, Changes, changes_between
 from pacspark.tables.datafile import PIECE_BYTES
 from pacspark.tables.lookup import find_rows, refused_in
 from pacspark.tables.schema import INSTANCES, TABLES
@@ -121,7 +122,7 @@ class Catalog:
         InstanceNotFoundError
             where the archive does not hold it
         """
-        rows = self._rows_of([uid], _columns(columns))
+        rows = self._rows_of([uid], INSTANCES.require_columns(columns))
         if not rows.num_rows:
             message = f"{self.storage.root}: no instance with the SOP Instance UID {uid[:64]!r}"
             raise InstanceNotFoundError(message)
@@ -149,7 +150,7 @@ class Catalog:
         SeriesNotFoundError
             where the archive does not hold it; the message says what else the UID is
         """
-        names = _columns(columns)
+        names = INSTANCES.require_columns(columns)
         needed = tuple(dict.fromkeys([*names, *(name for name, _ in _ORDER)]))
         rows = self._of("series_instance_uid", series_uid, needed)
         if not rows.num_rows:
@@ -279,6 +280,29 @@ class Catalog:
         """Give the version of a table that this catalog sees."""
         return self._snapshot(name).version
 
+    def changes(
+        self, since: int, until: int | None = None, columns: Sequence[str] = CHANGE_COLUMNS
+    ) -> Changes:
+        """Tell which instances came and went between two versions of `instances`.
+
+        Parameters
+        ----------
+        since, until
+            versions, the earlier one first; None for what this catalog sees
+        columns
+            of `instances`, to give of each
+
+        Raises
+        ------
+        UsageError
+            where there are no such versions or columns
+        StorageError
+            where what the earlier version lists is not kept any more
+        """
+        return changes_between(
+            self.storage, since, self.version() if until is None else until, columns
+        )
+
     def versions(self, *names: str) -> pa.Table:
         """List every version of some tables, of all unless named: when it was made, by which run.
 
@@ -331,17 +355,6 @@ class Catalog:
     def _rows_of(self, uids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         files = self._snapshot("instances").files({"sop_instance_uid": uids})
         return find_rows(self.storage, files, uids, columns)
-
-
-def _columns(columns: Sequence[str] | None) -> list[str]:
-    names = INSTANCES.arrow_schema.names
-    if columns is None:
-        return list(names)
-    unknown = [name for name in columns if name not in names]
-    if unknown:
-        message = f"columns: expected columns of instances, found {', '.join(unknown)}"
-        raise UsageError(message)
-    return list(columns)
 
 
 def _origin(text: str | None) -> dict[str, Any]:

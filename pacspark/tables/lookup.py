@@ -104,11 +104,12 @@ def _matching_rows(
     ):
         reader = pq.ParquetFile(stream)
         for group in groups:
-            column = reader.read_row_group(group, columns=[_UID])[_UID]
+            # files that other engines compacted may come as views of strings
+            column = reader.read_row_group(group, columns=[_UID])[_UID].cast(pa.string())
             rows = pc.indices_nonzero(pc.is_in(column, wanted))
             if len(rows):
-                table = reader.read_row_group(group, columns=schema.names).take(rows)
-                yield table.select(schema.names).cast(schema)
+                table = reader.read_row_group(group, columns=schema.names)
+                yield table.select(schema.names).cast(schema).take(rows)
 
 
 def _may_hold(group: _RowGroup, uids: Sequence[str], digests: NDArray[np.uint64]) -> bool:

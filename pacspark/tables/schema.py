@@ -4,7 +4,7 @@ From these declarations come the Arrow and Delta schemas with their column comme
 existing archive, and the page docs/tables.md, as :func:`describe_tables` writes it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from pydicom.datadict import dictionary_description
 
 from pacspark.dicom.attributes import PROMOTED
 from pacspark.dicom.frames import FrameIndex
-from pacspark.errors import StorageError
+from pacspark.errors import StorageError, UsageError
 from pacspark.tables.storage import Storage
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
@@ -88,6 +88,17 @@ class TableSpec:
     def statistics_columns(self) -> tuple[str, ...]:
         """The columns whose smallest and largest values the log keeps."""
         return tuple(column.name for column in self.columns if column.statistics)
+
+    def require_columns(self, names: Iterable[str] | None) -> list[str]:
+        """Give the names of columns as a list, all where none are given; refuse any unknown."""
+        known = self.arrow_schema.names
+        wanted = known if names is None else list(names)
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            found = ", ".join(map(str, unknown))
+            message = f"columns: expected columns of {self.name}, found {found[:200]}"
+            raise UsageError(message)
+        return list(wanted)
 
 
 def _field(column: Column) -> pa.Field:

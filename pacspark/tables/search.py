@@ -8,7 +8,8 @@
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import pyarrow as pa
@@ -77,26 +78,61 @@ def search(snapshot: Snapshot, query: Query) -> pa.Table:
     return answer.sort_by([(name, "ascending") for name in _ORDER[query.level]])
 
 
-def columns_to_show(answer: pa.Table, level: str, asked: Iterable[str]) -> list[str]:
-    """Name the columns of an answer that tell something, those of its own level first.
+SHOWN: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
+    {
+        "patient": ("PatientID", "PatientName", "NumberOfPatientRelatedStudies"),
+        "study": (
+            "PatientID",
+            "StudyDate",
+            "StudyDescription",
+            "ModalitiesInStudy",
+            "NumberOfStudyRelatedInstances",
+            "StudyInstanceUID",
+        ),
+        "series": (
+            "PatientID",
+            "StudyDate",
+            "Modality",
+            "SeriesNumber",
+            "SeriesDescription",
+            "NumberOfSeriesRelatedInstances",
+            "SeriesInstanceUID",
+        ),
+        "instance": (
+            "Modality",
+            "InstanceNumber",
+            "Rows",
+            "Columns",
+            "NumberOfFrames",
+            "SOPInstanceUID",
+        ),
+    }
+)
+"""What people see of each level in any case, in this order."""
+
+
+def columns_to_show(answer: pa.Table, query: Query, *, all_telling: bool) -> list[str]:
+    """Choose the columns of an answer that people see, and their order.
+
+    Those of `SHOWN`, with what was asked for before the last of them: a UID ends a line.
 
     Parameters
     ----------
     answer
         from :func:`search`
-    level
-        of its query
-    asked
-        keywords that are shown in any case
+    query
+        that it answers
+    all_telling
+        whether the others follow, those of its own level first: where some row has a value
     """
-    keys = [key.keyword for key in UNIQUE_KEYS.values() if key.keyword in answer.column_names]
-    own = [name for name in answer.column_names if _level(name) in {level, None}]
-    kept = {*keys, *asked}
-    return [
-        name
-        for name in dict.fromkeys([*reversed(keys), *own, *answer.column_names])
-        if name in kept or not answer.num_rows or _tells(answer[name])
-    ]
+    *first, last = SHOWN[query.level]
+    named = [key.keyword for key in query.requested if key.keyword in answer.column_names]
+    shown = list(dict.fromkeys([*first, *(name for name in named if name != last), last]))
+    if not all_telling:
+        return shown
+    own = [name for name in answer.column_names if _level(name) in {query.level, None}]
+    others = (name for name in dict.fromkeys([*own, *answer.column_names]) if name not in shown)
+    return [*shown, *(name for name in others if not answer.num_rows or _tells(answer[name]))]
 
 
 def _tells(column: pa.ChunkedArray) -> bool:

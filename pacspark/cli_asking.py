@@ -1,0 +1,136 @@
+"""The commands that ask an archive: what there is, what changed."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from pacspark.archive import open_archive
+from pacspark.dicom.matching import parse_query
+from pacspark.errors import UsageError
+from pacspark.printing import show_json, show_table
+
+SECONDS_BETWEEN_LOOKS = 1.0
+
+Root = Annotated[
+    str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://... or s3://...")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command, example in (
+        (find, "find archive --level series Modality=CT 'PatientName=WAL*'"),
+        (sql, "sql archive 'SELECT KVP, count(*) FROM instances GROUP BY ALL'"),
+        (changes, "changes archive --since 12 --follow --json"),
+    ):
+        app.command(epilog=f"Example: pacspark {example}")(command)
+
+
+def find(
+    root: Root,
+    query: Annotated[
+        list[str] | None, typer.Argument(help="KEYWORD=VALUE: *, ?, ranges, UID lists.")
+    ] = None,
+    level: Annotated[
+        str, typer.Option("--level", help="patient, study, series or instance.")
+    ] = "study",
+    as_json: AsJson = False,
+) -> None:
+    """Find patients, studies, series or images.
+
+    A query is KEYWORD=VALUE as in PS3.4: wildcards * and ?, ranges like 20260101-, lists of UIDs.
+    """
+    from pacspark.tables.search import columns_to_show
+
+    asked = parse_query(_query(query or []), level)
+    found = open_archive(root).catalog.find(asked)
+    if as_json:
+        show_json(
+            [
+                {key: value for key, value in record.items() if value not in (None, "", [])}
+                for record in found.to_pylist()
+            ]
+        )
+        return
+    columns = columns_to_show(found, asked, all_telling=False)
+    show_table(columns, [list(row.values()) for row in found.select(columns).to_pylist()])
+
+
+def _query(items: Sequence[str]) -> dict[str, str]:
+    query = {}
+    for item in items:
+        keyword, equals, value = item.partition("=")
+        if not equals:
+            message = f"query: expected KEYWORD=VALUE, found {item!r}"
+            raise UsageError(message)
+        if keyword in query:
+            message = f"query: expected each keyword once, found {keyword} twice"
+            raise UsageError(message)
+        query[keyword] = value
+    return query
+
+
+def sql(
+    root: Root,
+    statement: Annotated[str, typer.Argument(help="A query; any DICOM keyword is a column.")],
+    as_json: AsJson = False,
+) -> None:
+    """Ask the tables in SQL.
+
+    Every table is a view of its name; any DICOM keyword is a column of `instances`.
+    """
+    from pacspark.spark.query import collect
+
+    frame = open_archive(root).sql(statement)
+    rows = collect(frame)
+    if as_json:
+        show_json([row.asDict(recursive=True) for row in rows])
+    else:
+        show_table(frame.columns, rows)
+
+
+def changes(
+    root: Root,
+    since: Annotated[
+        int, typer.Option("--since", help="A version of `instances`; 0 for all that came.", min=0)
+    ],
+    until: Annotated[
+        int | None, typer.Option("--until", help="A later version; else the newest.", min=0)
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on as changes come, until interrupted.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON list; with --follow, an object per line.")
+    ] = False,
+) -> None:
+    """List the instances that came and went since a version.
+
+    Each line ends in the version up to which it tells: the next --since. `pacspark history` lists
+    versions; files that compaction rewrote are no change.
+    """
+    archive = open_archive(root)
+    if not follow:
+        found = archive.catalog.changes(since, until).to_table()
+        if as_json:
+            show_json(found.to_pylist())
+        else:
+            names = [*(name for name in found.column_names if name != "version"), "version"]
+            show_table(names, [list(row.values()) for row in found.select(names).to_pylist()])
+        return
+    if until is not None:
+        message = "changes: expected --until or --follow, found both"
+        raise UsageError(message)
+    for step in archive.follow(since):
+        for row in step.to_table().to_pylist():
+            if as_json:
+                show_json(row)
+            else:
+                version = row.pop("version")
+                print("\t".join(map(str, [*row.values(), version])))
+        sys.stdout.flush()
+        time.sleep(SECONDS_BETWEEN_LOOKS)
