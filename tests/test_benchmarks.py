@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import results
+from benchmarks.instances import fill, instance
 from benchmarks.memory import MemoryWatch
+from pacspark.dicom.decode import index_instance
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.storage import open_storage
 from tests.servers import wait_until
 
 # a child that holds 64 MiB, the half of it shared with its own child; page by page, so that nothing
@@ -57,3 +61,18 @@ def test_memory_watch__counts_children_and_what_they_share_once() -> None:
         assert len(watch.at_peak) == 3
         process.communicate()
     assert process.returncode == 0
+
+
+def test_fill__makes_an_archive_of_distinct_instances_and_grows_it(tmp_path: Path) -> None:
+    first = fill(tmp_path / "archive", range(120), processes=1)
+    second = fill(tmp_path / "archive", range(100, 240), processes=1)
+    assert (first.stored, first.rejected) == (120, 0)
+    assert (second.stored, second.duplicate) == (120, 20)
+    catalog = Catalog(open_storage(tmp_path / "archive"))
+    names = ["sop_instance_uid", "series_instance_uid", "instance_number"]
+    rows = catalog.table("instances", names).to_pandas()
+    assert rows.nunique().to_list() == [240, 3, 100]
+    for number in (0, 99, 239):
+        index = index_instance(instance(number))
+        assert catalog.read_object(catalog.instance(index.sop_instance_uid)) == instance(number)
+        assert index.row["instance_number"] == number % 100 + 1
