@@ -1,7 +1,7 @@
 """How the images of a series lie in space: sorted along their normal, evenly or not, tilted or not.
 
-Only headers are read. What a stack of slices cannot be is refused with what was found; what is
-merely unusual is told in notes.
+Images are single-frame objects or the frames of enhanced ones; only headers are read. What a stack
+of slices cannot be is refused with what was found; what is merely unusual is told in notes.
 """
 
 from collections import Counter
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from pacspark.dicom.encode import LENGTHS_IN_PIXELS
 from pacspark.dicom.enhanced_xa import MANUFACTURER
+from pacspark.dicom.functional_groups import frame_attributes
+from pacspark.dicom.pixels import NATIVE_BITS, holds_floats
 from pacspark.errors import UsageError
 from pacspark.pictures import Window
 from pacspark.tables.catalog import Catalog
@@ -26,7 +28,8 @@ HEADER_COLUMNS: Final = (
     *("pixel_representation", "pixel_spacing", "slice_thickness", "spacing_between_slices"),
     *("image_position_patient", "image_orientation_patient", "rescale_slope"),
     *("rescale_intercept", "rescale_type", "window_center", "window_width", "manufacturer"),
-    "derivation_description",
+    *("derivation_description", "image_type", "acquisition_number", "instance_number"),
+    *("temporal_position_identifier", "echo_time", "acquisition_time", "content_time"),
     *FRAME_COLUMNS,
     *LOCATION_COLUMNS,
 )
@@ -47,7 +50,7 @@ class SliceStack:
     series_uid, description
         of the series
     rows
-        columns `HEADER_COLUMNS` of each image, in the order of z
+        columns `HEADER_COLUMNS` of each image and its ``frame``, in the order of z
     shape
         (n_z, n_y, n_x)
     voxel_mm
@@ -67,6 +70,10 @@ class SliceStack:
         the middle image's own, None where it has none
     is_even
         whether neighbouring images are equally far apart, on one line
+    is_tilted
+        whether that line is not their normal
+    voxel_type
+        the smallest type that holds all rescaled values
     notes
         what is unusual
     """
@@ -83,6 +90,8 @@ class SliceStack:
     length_unit: str
     window: Window | None
     is_even: bool
+    is_tilted: bool
+    voxel_type: np.dtype[Any]
     notes: tuple[str, ...]
 
     @property
@@ -91,18 +100,45 @@ class SliceStack:
         return bool(np.allclose(self.axes_lps, np.eye(3), atol=0.05))
 
 
-def read_slice_stack(catalog: Catalog, series_uid: str) -> SliceStack:
-    """Read the headers of a series and lay its images out in space.
+def read_images(catalog: Catalog, series_uid: str) -> list[dict[str, Any]]:
+    """Read the headers of a series: a row for each single-frame image, and for each frame.
+
+    Returns
+    -------
+    list
+        columns `HEADER_COLUMNS`, those of :data:`~pacspark.dicom.functional_groups.FRAME_ATTRIBUTES`
+        that a frame has laid over them, and ``frame``, counted from 0
 
     Raises
     ------
     SeriesNotFoundError
         When the archive does not hold it.
     UsageError
-        When its images are no stack.
+        When there is something else than grey images with a place among them.
     """
-    rows = catalog.instances_of(series_uid, HEADER_COLUMNS).to_pylist()
-    return stack_slices(series_uid, rows)
+    images: list[dict[str, Any]] = []
+    for row in catalog.instances_of(series_uid, HEADER_COLUMNS).to_pylist():
+        frames: list[dict[str, Any]] = []
+        # a scan's frames are views: its functional groups are long, and say no place
+        if row["number_of_frames"] is not None and row["modality"] != "XA":
+            uid = row["sop_instance_uid"]
+            dicom_json = catalog.instance(uid, ["dicom_json"])["dicom_json"]
+            frames = frame_attributes(dicom_json, row["number_of_frames"])
+        if not frames and (row["number_of_frames"] or 1) == 1:
+            frames = [{}]
+        if not frames:
+            raise _no_places(series_uid, row)
+        images += [row | frame | {"frame": number} for number, frame in enumerate(frames)]
+    for image in images:
+        _require_image(series_uid, image)
+    return images
+
+
+def _no_places(series_uid: str, row: Mapping[str, Any]) -> UsageError:
+    found = f"{row['number_of_frames']} frames without a place in {row['sop_instance_uid']}"
+    if row["modality"] == "XA":
+        found += " (of a scan: give the CT series that `reconstruct` made of it)"
+    return _refuse(series_uid, "images with a place in space", found)
 
 
 def stack_slices(series_uid: str, rows: Sequence[dict[str, Any]]) -> SliceStack:
@@ -113,10 +149,13 @@ def stack_slices(series_uid: str, rows: Sequence[dict[str, Any]]) -> SliceStack:
     series_uid
         for messages
     rows
-        the columns `HEADER_COLUMNS` of each image, at least one, in any order
+        of `read_images`, at least one, in any order
+
+    Raises
+    ------
+    UsageError
+        When its images are no stack.
     """
-    for row in rows:
-        _require_image(series_uid, row)
     first = rows[0]
     in_pixels = LENGTHS_IN_PIXELS in (first["derivation_description"] or "")
     n_y, n_x = first["rows"], first["columns"]
@@ -135,6 +174,7 @@ def stack_slices(series_uid: str, rows: Sequence[dict[str, Any]]) -> SliceStack:
     step = normal * dz if len(rows) == 1 else (positions[-1] - positions[0]) / (len(rows) - 1)
     beside = _beside_notes(positions, step, normal)
     dy, dx = (float(value) for value in first["pixel_spacing"])
+    tilt = _tilt_notes(step, normal)
     affine = np.eye(4)
     affine[:3] = np.column_stack([x_axis * dx, y_axis * dy, step, positions[0]])
     sorted_rows = tuple(rows[int(place)] for place in order)
@@ -151,7 +191,9 @@ def stack_slices(series_uid: str, rows: Sequence[dict[str, Any]]) -> SliceStack:
         length_unit="pixels" if in_pixels else "mm",
         window=_window(sorted_rows[len(rows) // 2]),
         is_even=not beside and (not uneven or len(rows) == 1),
-        notes=(*uneven, *_tilt_notes(step, normal), *beside),
+        is_tilted=bool(tilt),
+        voxel_type=_voxel_type(rows),
+        notes=(*uneven, *tilt, *beside),
     )
 
 
@@ -175,14 +217,13 @@ def _require_image(series_uid: str, row: Mapping[str, Any]) -> None:
     uid = row["sop_instance_uid"]
     if not row["rows"] or not row["columns"] or row["frame_kind"] == "none":
         raise _refuse(series_uid, "images", f"{row['modality']} without pixels ({uid})")
-    if (row["number_of_frames"] or 1) != 1:
-        found = f"{row['number_of_frames']} frames in {uid}"
-        if row["modality"] == "XA":
-            found += " (of a scan: give the CT series that `reconstruct` made of it)"
-        raise _refuse(series_uid, "single-frame images", found)
     photometric = str(row["photometric_interpretation"])
     if row["samples_per_pixel"] not in {None, 1} or not photometric.startswith("MONOCHROME"):
-        raise _refuse(series_uid, "MONOCHROME images", f"{photometric} ({uid})")
+        found = f"{photometric} ({uid}); colour is exported as dicom"
+        raise _refuse(series_uid, "MONOCHROME images", found)
+    if row["bits_allocated"] not in NATIVE_BITS:
+        found = f"{row['bits_allocated']} bits per pixel ({uid})"
+        raise _refuse(series_uid, "pixels of 8, 16, 32 or 64 bits", found)
     lengths = {"image_position_patient": 3, "image_orientation_patient": 6, "pixel_spacing": 2}
     for column, length in lengths.items():
         value = row[column]
@@ -275,3 +316,21 @@ def _window(row: Mapping[str, Any]) -> Window | None:
     if not centers or not widths or not np.isfinite([centers[0], widths[0]]).all():
         return None
     return Window(float(centers[0]), float(widths[0])) if widths[0] > 0 else None
+
+
+def _voxel_type(rows: Sequence[Mapping[str, Any]]) -> np.dtype[Any]:
+    """Choose the smallest type that holds every value that rescaled pixels can have, exactly."""
+    lowest, highest = np.inf, -np.inf
+    for row in rows:
+        slope = 1.0 if row["rescale_slope"] is None else row["rescale_slope"]
+        intercept = 0.0 if row["rescale_intercept"] is None else row["rescale_intercept"]
+        if holds_floats(row) or slope % 1 or intercept % 1:
+            return np.dtype(np.float32)
+        bits = row["bits_stored"] or row["bits_allocated"]
+        first = -(2 ** (bits - 1)) if row["pixel_representation"] == 1 else 0
+        ends = [stored * slope + intercept for stored in (first, first + 2**bits - 1)]
+        lowest, highest = min(lowest, *ends), max(highest, *ends)
+    for whole in (np.int16, np.uint16):
+        if np.iinfo(whole).min <= lowest and highest <= np.iinfo(whole).max:
+            return np.dtype(whole)
+    return np.dtype(np.float32)

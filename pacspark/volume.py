@@ -1,29 +1,24 @@
 """A CT series of the archive as a volume: lazy, in the unit of its rescale, with pictures.
 
-`read_slice_stack` finds out, from headers alone, how the images of a series lie in space;
-`Volume` reads voxels, and only those that are asked for.
+`read_parts` finds out, from headers alone, how the images of a series lie in space; `Volume` reads
+voxels, and only those that are asked for.
 """
 
 import base64
 import html
-import io
 import operator
-from typing import Any, Final, SupportsIndex
+from typing import Any, Self, SupportsIndex
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import pixel_array
 
-from pacspark.dicom import codecs
-from pacspark.errors import DicomDecodeError, MissingDependencyError, UsageError
+from pacspark.dicom.pixels import compressed_pixels, native_pixels, object_pixels
+from pacspark.errors import DicomDecodeError, UsageError
+from pacspark.parts import choose_part, read_parts
 from pacspark.pictures import Drawable, ImagePlane, Picture, Window, draw_panels
-from pacspark.stack import patient_letters, read_slice_stack
+from pacspark.stack import SliceStack, patient_letters
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.schema import frame_index
-
-EXPLICIT_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 
 
 class Volume(Drawable):
@@ -38,7 +33,10 @@ class Volume(Drawable):
     catalog
         The archive.
     series_uid
-        A series of single-frame images of one size and orientation at distinct places.
+        A series of images of one size and orientation at distinct places: single-frame objects, or
+        frames of enhanced ones.
+    part
+        Which of its parts, from 0, where a series has several: time points, echoes, orientations.
 
     Raises
     ------
@@ -53,9 +51,16 @@ class Volume(Drawable):
     >>> volume.slice(100).show(); volume[100:110].mean()              # doctest: +SKIP
     """
 
-    def __init__(self, catalog: Catalog, series_uid: str) -> None:
+    def __init__(self, catalog: Catalog, series_uid: str, part: int | None = None) -> None:
         self._catalog = catalog
-        self._stack = read_slice_stack(catalog, series_uid)
+        self._stack = choose_part(read_parts(catalog, series_uid), part)
+
+    @classmethod
+    def of_stack(cls, catalog: Catalog, stack: SliceStack) -> Self:
+        """Make a volume of a stack that is laid out already."""
+        volume = cls.__new__(cls)
+        volume._catalog, volume._stack = catalog, stack  # noqa: SLF001 -- its own
+        return volume
 
     @property
     def series_uid(self) -> str:
@@ -96,6 +101,31 @@ class Volume(Drawable):
     def is_even(self) -> bool:
         """Whether the slices are equally far apart, so that `affine_lps_mm` holds for all."""
         return self._stack.is_even
+
+    @property
+    def is_tilted(self) -> bool:
+        """Whether the slices do not lie above each other, as a tilted gantry makes them."""
+        return self._stack.is_tilted
+
+    @property
+    def voxel_type(self) -> np.dtype[Any]:
+        """Of values as `rows` gives them: int16 or uint16 where these hold all, else float32."""
+        return self._stack.voxel_type
+
+    @property
+    def window(self) -> Window | None:
+        """The window of the middle image, None where it has none."""
+        return self._stack.window
+
+    @property
+    def axes_lps(self) -> NDArray[np.float64]:
+        """Unit vectors of x, y and z in the patient's L, P, S, one a row."""
+        return self._stack.axes_lps
+
+    @property
+    def images(self) -> tuple[dict[str, Any], ...]:
+        """Columns of `instances` of each slice's image, and its ``frame``."""
+        return self._stack.rows
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -261,74 +291,45 @@ class Volume(Drawable):
         first_mm = self._stack.axes_lps[number] @ self.affine_lps_mm[:3, 3]
         return float(first_mm + place * self.voxel_mm[2 - number])
 
+    def rows(self, z: int, start: int, stop: int) -> NDArray[Any]:
+        """Read the rows ``start..stop`` of slice `z`, rescaled, as `voxel_type`.
+
+        A range read where the pixels are native; a compressed frame is decoded whole.
+        """
+        if self.voxel_type == np.float32:
+            return self._read_rows(z, start, stop)
+        stored, slope, intercept = self._stored_rows(z, start, stop)
+        values = stored.astype(np.int32) * int(slope) + int(intercept)
+        kept = values.astype(self.voxel_type)
+        if not np.array_equal(kept, values):  # what a decoder gives is not held to the header
+            uid = self._stack.rows[z]["sop_instance_uid"]
+            message = f"{uid}: expected pixels of BitsStored bits, found others"
+            raise DicomDecodeError(message)
+        return kept
+
     def _read_rows(self, z: int, start: int, stop: int) -> NDArray[np.float32]:
-        """Read rows of one image, rescaled: a range read where the pixels are native."""
-        row = self._stack.rows[z]
-        n_x = self.shape[2]
-        index = frame_index(row)
-        # without a place for its frame, the pixel data contradict the header: a decoder says how
-        if index.kind == "native" and index.count and row["bits_allocated"] in {8, 16, 32}:
-            row_bytes = n_x * row["bits_allocated"] // 8
-            ((first_byte, _),) = index.ranges(0)
-            pixels = self._catalog.read_range(
-                row, first_byte + start * row_bytes, (stop - start) * row_bytes
-            )
-            stored = native_pixels(pixels, row).reshape(stop - start, n_x)
-        else:
-            stored = _decoded_pixels(self._catalog.read_object(row), row)[start:stop]
-        slope = 1.0 if row["rescale_slope"] is None else row["rescale_slope"]
-        intercept = 0.0 if row["rescale_intercept"] is None else row["rescale_intercept"]
+        stored, slope, intercept = self._stored_rows(z, start, stop)
         return (stored * slope + intercept).astype(np.float32)
 
-
-def native_pixels(pixels: bytes, row: dict[str, Any]) -> NDArray[Any]:
-    """Read native pixel cells (PS3.5 8.1.1): the stored bits, with their sign.
-
-    Parameters
-    ----------
-    pixels
-        whole cells
-    row
-        columns of the image: bits_allocated (8, 16, 32), bits_stored, high_bit,
-        pixel_representation, transfer_syntax_uid
-    """
-    allocated = row["bits_allocated"]
-    stored = row["bits_stored"] or allocated
-    high = stored - 1 if row["high_bit"] is None else row["high_bit"]
-    order = ">" if row["transfer_syntax_uid"] == EXPLICIT_BIG_ENDIAN else "<"
-    kind = "i" if row["pixel_representation"] == 1 else "u"
-    cells = np.frombuffer(pixels, f"{order}{kind}{allocated // 8}")
-    cells = cells.astype(cells.dtype.newbyteorder("="))
-    if not 0 < stored <= high + 1 <= allocated:
-        message = (
-            f"pixels: expected 0 < BitsStored <= HighBit + 1 <= BitsAllocated, "
-            f"found {stored}, {high} + 1, {allocated}"
-        )
-        raise DicomDecodeError(message)
-    # what lies beside the stored bits (overlays of old) is pushed out on both sides
-    shifted: NDArray[Any] = (cells << (allocated - 1 - high)) >> (allocated - stored)
-    return shifted
-
-
-def _decoded_pixels(data: bytes, row: dict[str, Any]) -> NDArray[Any]:
-    """Decode compressed pixels with whatever pydicom finds installed."""
-    uid, syntax = row["sop_instance_uid"], row["transfer_syntax_uid"]
-    codecs.register()
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError as error:
-        message = f"{uid}: expected a transfer syntax that can be decoded, found {syntax}"
-        raise DicomDecodeError(message) from error
-    if not decoder.is_available:
-        message = (
-            f"{uid}: no decoder for transfer syntax {syntax} is installed: "
-            'pip install "pacspark[codecs]"'
-        )
-        raise MissingDependencyError(message)
-    try:
-        return np.asarray(pixel_array(pydicom.dcmread(io.BytesIO(data), force=True), raw=True))
-    except Exception as error:
-        # decoders are many, and each has its own errors
-        told = " ".join(str(error).split())
-        message = f"{uid}: expected pixels in transfer syntax {syntax}: {told}"
-        raise DicomDecodeError(message) from error
+    def _stored_rows(self, z: int, start: int, stop: int) -> tuple[NDArray[Any], float, float]:
+        """Read rows of one image as they are stored, with slope and intercept."""
+        image = self._stack.rows[z]
+        n_x = self.shape[2]
+        index, frame = frame_index(image), image["frame"]
+        placed = frame < index.count
+        # without a place for its frame, the pixel data contradict the header: a decoder says how
+        if index.kind == "native" and placed:
+            row_bytes = n_x * image["bits_allocated"] // 8
+            ((first_byte, _),) = index.ranges(frame)
+            pixels = self._catalog.read_range(
+                image, first_byte + start * row_bytes, (stop - start) * row_bytes
+            )
+            stored = native_pixels(pixels, image).reshape(stop - start, n_x)
+        elif index.kind == "encapsulated" and placed:
+            pieces = [self._catalog.read_range(image, *piece) for piece in index.ranges(frame)]
+            stored = compressed_pixels(b"".join(pieces), image)[start:stop]
+        else:
+            stored = object_pixels(self._catalog.read_object(image), image, frame)[start:stop]
+        slope = 1.0 if image["rescale_slope"] is None else image["rescale_slope"]
+        intercept = 0.0 if image["rescale_intercept"] is None else image["rescale_intercept"]
+        return stored, slope, intercept

@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+)
 
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import Intake, commit_intake
@@ -58,6 +63,44 @@ def ct_image(
             setattr(image, keyword, value)
     image.PixelData = pixels.tobytes() * int(more.get("NumberOfFrames", 1))
     image["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
+    return image
+
+
+def enhanced_ct(
+    frames: Sequence[NDArray[Any]],
+    positions_mm: Sequence[Sequence[float]],
+    *,
+    number: int = 1,
+    spacing_mm: Sequence[float] = (0.5, 0.25),
+    orientation: Sequence[float] = (1, 0, 0, 0, 1, 0),
+    intercepts: Sequence[float] | None = None,
+    times: Sequence[int] | None = None,
+) -> Dataset:
+    """An enhanced CT image: what all frames have in common is said once, places per frame."""
+    image = ct_image(frames[0], number, positions_mm[0])
+    for keyword in (
+        "PixelSpacing SliceThickness ImagePositionPatient ImageOrientationPatient RescaleSlope "
+        "RescaleIntercept"
+    ).split():
+        delattr(image, keyword)
+    image.SOPClassUID = EnhancedCTImageStorage
+    image.NumberOfFrames = len(frames)
+    image.PixelData = b"".join(frame.tobytes() for frame in frames)
+    measures, plane, shared = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = list(spacing_mm), 2
+    plane.ImageOrientationPatient = list(orientation)
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [plane]
+    image.SharedFunctionalGroupsSequence = [shared]
+    image.PerFrameFunctionalGroupsSequence = []
+    for index, position in enumerate(positions_mm):
+        place, values, content, groups = Dataset(), Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient = list(position)
+        values.RescaleSlope, values.RescaleType = 2, "HU"
+        values.RescaleIntercept = -1000 if intercepts is None else intercepts[index]
+        content.TemporalPositionIndex = 1 if times is None else times[index]
+        groups.PlanePositionSequence, groups.FrameContentSequence = [place], [content]
+        groups.PixelValueTransformationSequence = [values]
+        image.PerFrameFunctionalGroupsSequence.append(groups)
     return image
 
 
