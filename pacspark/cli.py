@@ -10,17 +10,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from pacspark import __version__, cli_asking
 from pacspark.archive import create_archive, open_archive
 from pacspark.cli_describe import describe
+from pacspark.cli_out import export, view
 from pacspark.ct.checks import require_positive
 from pacspark.ct.filtering import FDKOptions
 from pacspark.errors import GeometryError, PacsparkError, QueryError, UsageError
-from pacspark.pictures import Window
 from pacspark.printing import readable, say, show_json, show_table
 from pacspark.progress import counted_unit
 from pacspark.spark.presets import SUBJECTS, plan_preset
@@ -322,62 +322,8 @@ def _indices(text: str) -> list[int]:
         raise UsageError(message) from error
 
 
-@app.command(epilog="Example: pacspark export archive out --series 1.2.3 --format nifti")
-def export(
-    root: Root,
-    directory: Annotated[str, typer.Argument(help="Where the files go.")],
-    study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
-    series: Annotated[str | None, typer.Option("--series", help="Series Instance UID.")] = None,
-    instance: Annotated[str | None, typer.Option("--instance", help="SOP Instance UID.")] = None,
-    file_format: Annotated[str, typer.Option("--format", help="dicom or nifti.")] = "dicom",
-    as_json: AsJson = False,
-) -> None:
-    """Write a study, a series or an instance as files."""
-    files = open_archive(root).export(
-        directory,
-        study=study,
-        series=series,
-        instance=instance,
-        format=file_format,
-    )
-    if as_json:
-        show_json([str(file) for file in files])
-    else:
-        print(f"{len(files)} {counted_unit(len(files), 'files')} in {directory}")
-
-
-@app.command(epilog="Example: pacspark view archive 1.2.3 slice.png --plane z --slice 40")
-def view(
-    root: Root,
-    series_uid: SeriesUID,
-    picture: Annotated[Path, typer.Argument(help="The PNG to write.")] = Path("view.png"),
-    plane: Annotated[
-        Literal["z", "y", "x"] | None,
-        typer.Option("--plane", help="One plane; without it, all three through the middle."),
-    ] = None,
-    index: Annotated[
-        int | None,
-        typer.Option("--slice", help="Its index, from 0; negative from the end; else the middle."),
-    ] = None,
-    window: Annotated[
-        tuple[float, float] | None,
-        typer.Option("--window", help="Values shown.", metavar="CENTER WIDTH"),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Draw a CT series into a PNG."""
-    shown = Window.given(window)
-    volume = open_archive(root).volume(series_uid)
-    if plane is None and index is None:
-        volume.view(window=shown).save(picture)
-    else:
-        axis = plane or "z"
-        middle = volume.shape["zyx".index(axis)] // 2
-        volume.slice(**{axis: middle if index is None else index}, window=shown).save(picture)
-    if as_json:
-        show_json({"picture": str(picture)})
-    else:
-        print(picture)
+app.command(epilog="Example: pacspark export archive out --series 1.2.3 --format nifti")(export)
+app.command(epilog="Example: pacspark view archive 1.2.3 slice.png --plane z --slice 40")(view)
 
 
 @app.command(epilog="Example: pacspark history archive")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pacspark.errors import UsageError
 from pacspark.stack import SAME_PLACE_MM, SliceStack, patient_letters, read_images, stack_slices
@@ -154,8 +155,8 @@ def _split_by_place(images: list[dict[str, Any]]) -> list[tuple[str, list[dict[s
     return [(f"number {k} at its place", [images[i] for i in order[k::most]]) for k in range(most)]
 
 
-def _places(images: Sequence[dict[str, Any]]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Number the places along the normal that images lie at."""
+def _places(images: Sequence[dict[str, Any]]) -> NDArray[np.int64]:
+    """Give each image the number of its place along the normal."""
     x_axis, y_axis = np.array(images[0]["image_orientation_patient"]).reshape(2, 3)
     positions = np.array([image["image_position_patient"] for image in images])
     along = positions @ np.cross(x_axis, y_axis)

@@ -106,8 +106,8 @@ def read_images(catalog: Catalog, series_uid: str) -> list[dict[str, Any]]:
     Returns
     -------
     list
-        columns `HEADER_COLUMNS`, those of :data:`~pacspark.dicom.functional_groups.FRAME_ATTRIBUTES`
-        that a frame has laid over them, and ``frame``, counted from 0
+        columns `HEADER_COLUMNS`, what the functional groups of a frame say laid over them, and
+        ``frame``, counted from 0
 
     Raises
     ------

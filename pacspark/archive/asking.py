@@ -101,11 +101,11 @@ class Asking(OpenedArchive):
 
         return middle_row_sinogram(self.catalog, require_uid("series", series_uid), energy_bin)
 
-    def volume(self, series_uid: str) -> "Volume":
-        """Open a CT series as a volume; lazy."""
+    def volume(self, series_uid: str, part: int | None = None) -> "Volume":
+        """Open a series of images as a volume; lazy. `part` chooses where it has several."""
         from pacspark.volume import Volume
 
-        return Volume(self.catalog, require_uid("series", series_uid))
+        return Volume(self.catalog, require_uid("series", series_uid), part)
 
     def _table(self, name: str) -> "DataFrame":
         from pacspark.spark.query import table

@@ -29,7 +29,7 @@ _NUMBERS: Final[Mapping[str, Sequence[str]]] = {
     "PixelMeasuresSequence": ["PixelSpacing", "SliceThickness", "SpacingBetweenSlices"],
     "PixelValueTransformationSequence": ["RescaleSlope", "RescaleIntercept"],
     "FrameVOILUTSequence": ["WindowCenter", "WindowWidth"],
-    "FrameContentSequence": ["TemporalPositionIndex", "DimensionIndexValues", "InStackPositionNumber"],
+    "FrameContentSequence": ["TemporalPositionIndex"],
     "MREchoSequence": ["EffectiveEchoTime"],
     "MRDiffusionSequence": ["DiffusionBValue"],
 }  # fmt: skip
@@ -42,16 +42,8 @@ _TEXTS: Final[Mapping[str, Sequence[str]]] = {
 }
 _LISTS: Final = frozenset(
     "ImagePositionPatient ImageOrientationPatient PixelSpacing WindowCenter WindowWidth "
-    "DimensionIndexValues FrameType".split()
+    "FrameType".split()
 )
-FRAME_ATTRIBUTES: Final = tuple(
-    dict.fromkeys(
-        column_name(keyword)
-        for group in (*_NUMBERS.values(), *_TEXTS.values())
-        for keyword in group
-    )
-)
-"""The columns that `frame_attributes` may give; the first ones are those of `instances`."""
 
 
 def frame_attributes(dicom_json: str, frame_count: int) -> list[dict[str, Any]]:
@@ -67,7 +59,7 @@ def frame_attributes(dicom_json: str, frame_count: int) -> list[dict[str, Any]]:
     Returns
     -------
     list
-        one dictionary per frame, with those of `FRAME_ATTRIBUTES` that have a value; empty where
+        one dictionary per frame, with what has a value; empty where
         the object has no per-frame functional groups
 
     Raises

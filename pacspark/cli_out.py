@@ -1,0 +1,77 @@
+"""The commands that bring something out of the archive: files and pictures."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pacspark.archive import open_archive
+from pacspark.pictures import Window
+from pacspark.printing import show_json
+from pacspark.progress import counted_unit
+
+Root = Annotated[
+    str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://... or s3://...")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+Part = Annotated[
+    int | None,
+    typer.Option("--part", help="Of a series with several volumes, which, from 0."),
+]
+
+
+def export(
+    root: Root,
+    directory: Annotated[str, typer.Argument(help="Where the files go.")],
+    study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
+    series: Annotated[str | None, typer.Option("--series", help="Series Instance UID.")] = None,
+    instance: Annotated[str | None, typer.Option("--instance", help="SOP Instance UID.")] = None,
+    file_format: Annotated[str, typer.Option("--format", help="dicom or nifti.")] = "dicom",
+    as_json: AsJson = False,
+) -> None:
+    """Write a study, a series or an instance as files."""
+    files = open_archive(root).export(
+        directory,
+        study=study,
+        series=series,
+        instance=instance,
+        format=file_format,
+    )
+    if as_json:
+        show_json([str(file) for file in files])
+    else:
+        print(f"{len(files)} {counted_unit(len(files), 'files')} in {directory}")
+
+
+def view(
+    root: Root,
+    series_uid: Annotated[str, typer.Argument(help="Series Instance UID.")],
+    picture: Annotated[Path, typer.Argument(help="The PNG to write.")] = Path("view.png"),
+    plane: Annotated[
+        Literal["z", "y", "x"] | None,
+        typer.Option("--plane", help="One plane; without it, all three through the middle."),
+    ] = None,
+    index: Annotated[
+        int | None,
+        typer.Option("--slice", help="Its index, from 0; negative from the end; else the middle."),
+    ] = None,
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--window", help="Values shown.", metavar="CENTER WIDTH"),
+    ] = None,
+    part: Part = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a CT or MR series into a PNG."""
+    shown = Window.given(window)
+    volume = open_archive(root).volume(series_uid, part)
+    if plane is None and index is None:
+        volume.view(window=shown).save(picture)
+    else:
+        axis = plane or "z"
+        middle = volume.shape["zyx".index(axis)] // 2
+        volume.slice(**{axis: middle if index is None else index}, window=shown).save(picture)
+    if as_json:
+        show_json({"picture": str(picture)})
+    else:
+        print(picture)
