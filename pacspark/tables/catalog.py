@@ -36,6 +36,7 @@ _HISTORY: Final = pa.schema(
         ("committed_at", pa.timestamp("ms", tz="UTC")),
         ("operation", pa.string()),
         ("run_id", pa.string()),
+        ("user", pa.string()),
         ("pacspark", pa.string()),
     ]
 )
@@ -304,10 +305,10 @@ class Catalog:
         )
 
     def versions(self, *names: str) -> pa.Table:
-        """List every version of some tables, of all unless named: when it was made, by which run.
+        """List every version of some tables, of all unless named: when it was made, by whom.
 
-        Columns: table, version, committed_at, operation, run_id, pacspark (version of the code).
-        The newest is last.
+        Columns: table, version, committed_at, operation, run_id, user, pacspark (version of the
+        code). The newest is last.
         """
         rows = [row for name in names or TABLES for row in self._history(name)]
         rows.sort(key=lambda row: (row["committed_at"], row["table"], row["version"]))
@@ -325,6 +326,7 @@ class Catalog:
                 "committed_at": datetime.fromtimestamp(entry["timestamp"] / 1000, UTC),
                 "operation": origin.get("operation", entry.get("operation")),
                 "run_id": origin.get("run_id"),
+                "user": origin.get("user", entry.get("userName")),
                 "pacspark": origin.get("pacspark"),
             }
 
@@ -358,7 +360,7 @@ class Catalog:
 
 
 def _origin(text: str | None) -> dict[str, Any]:
-    """Read what :mod:`pacspark.tables.writer` wrote about a commit; nothing for others' commits."""
+    """Read what :mod:`pacspark.tables.log` wrote about a commit; nothing for others' commits."""
     try:
         origin = json.loads(text or "{}")
     except ValueError:

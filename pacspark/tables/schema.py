@@ -315,15 +315,25 @@ FRAME_COLUMNS: Final = tuple(column.name for column in _FRAMES)
 LOCATION_COLUMNS: Final = tuple(column.name for column in _LOCATION)
 """What :class:`~pacspark.tables.catalog.Catalog` needs of a row to read its bytes."""
 
+CHECKPOINT_INTERVAL: Final = 50
+"""After so many commits whoever commits sums the log up, so that opening reads no more of it."""
 _CONFIGURATION: Final = MappingProxyType(
     {
         "delta.enableDeletionVectors": "false",
-        "delta.checkpointInterval": "50",
+        "delta.checkpointInterval": str(CHECKPOINT_INTERVAL),
         # who changed what, when, stays listed for a year
         "delta.logRetentionDuration": "interval 365 days",
         "delta.deletedFileRetentionDuration": "interval 30 days",
     }
 )
+
+
+def _configuration(spec: TableSpec) -> dict[str, str]:
+    # unless told, readers keep bounds of the first 32 columns alone: not of the SOP Instance UID
+    return {
+        **_CONFIGURATION,
+        "delta.dataSkippingStatsColumns": ",".join(spec.statistics_columns),
+    }
 
 
 def create_tables(storage: Storage) -> None:
@@ -351,7 +361,7 @@ def create_tables(storage: Storage) -> None:
                     mode="ignore",
                     name=spec.name,
                     description=spec.description,
-                    configuration=dict(_CONFIGURATION),
+                    configuration=_configuration(spec),
                     storage_options=options,
                     commit_properties=CommitProperties(max_commit_retries=0),
                 )

@@ -1,37 +1,25 @@
-"""The one place that commits.
+"""The one place that commits rows: what is new is told from the version that a commit follows.
 
-Every commit is a compare-and-set on the table's version: it names the version that it has seen,
-and fails where another writer was faster. Then what came between is read and the commit is tried
-again. So two writers that both saw "not there yet" cannot both store a SOP instance, nor both keep
-one refusal, on a disk, on HDFS and on S3 alike. `userMetadata` of each commit holds run, operation
-and version of pacspark, as JSON.
+:mod:`pacspark.tables.log` commits by compare-and-set; where another writer was faster, what came
+between is read and the rows are sorted out again. So two writers that both saw "not there yet"
+cannot both store a SOP instance, nor both keep one refusal, on a disk, on HDFS and on S3 alike.
 """
 
-import json
-import random
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
-from deltalake import CommitProperties
-from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction, Transaction
 
-from pacspark import __version__
-from pacspark.errors import CommitConflictError, StorageError
+from pacspark.errors import CommitConflictError
 from pacspark.tables.datafile import AddedFile, DataFile, remove_file
+from pacspark.tables.log import NOTHING, Change, compare_and_set
 from pacspark.tables.lookup import find_rows, refused_in
 from pacspark.tables.schema import INSTANCES, REJECTS, TABLES, TableSpec
-from pacspark.tables.snapshot import Snapshot
+from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
 
-MAX_ATTEMPTS: Final = 100
-_FIRST_PAUSE_S: Final = 0.005
-_LONGEST_PAUSE_S: Final = 1.0
-_CLUSTERING: Final = (
+CLUSTERING: Final = (
     ("study_instance_uid", "ascending"),
     ("series_instance_uid", "ascending"),
     ("instance_number", "ascending"),
@@ -108,8 +96,8 @@ def commit_files(
         seen = None if app_transaction is None else now.transaction_version(app_transaction[0])
         return seen is not None and app_transaction is not None and seen >= app_transaction[1]
 
-    def files(now: Snapshot) -> Sequence[AddedFile]:
-        return () if is_done(now) else added
+    def change(now: Snapshot) -> Change:
+        return NOTHING if is_done(now) else Change(added)
 
     if is_done(snapshot):
         # before an attempt of ours, so by another job: after one it could be ours, its answer lost
@@ -117,7 +105,64 @@ def commit_files(
         for file in added:
             if file.path not in listed:
                 remove_file(storage, table_name, file.path)
-    return _compare_and_set(snapshot, files, app_transaction, run_id, operation)
+    return compare_and_set(snapshot, change, run_id, operation, app_transaction)
+
+
+def replace_files(
+    storage: Storage,
+    table_name: str,
+    removed: Sequence[ActiveFile],
+    added: Sequence[AddedFile],
+    *,
+    data_change: bool = True,
+    run_id: str,
+    operation: str,
+) -> int:
+    """Let files take the place of others, all in one step.
+
+    Parameters
+    ----------
+    storage
+        the archive
+    table_name
+        the table
+    removed
+        what no longer counts; it stays on the storage for those who read older versions
+    added
+        what counts instead
+    data_change
+        whether rows differ; False where the same rows only lie elsewhere
+    run_id, operation
+        for the history
+
+    Returns
+    -------
+    int
+        the version that shows it
+
+    Raises
+    ------
+    CommitConflictError
+        where another writer removed one of them first, or won every attempt; the added files go
+    StorageError
+        where the storage fails
+    """
+    wanted = Change(added, removed, data_change=data_change)
+
+    def change(now: Snapshot) -> Change:
+        listed = {file.path for file in now.files()}
+        gone = [file.path for file in removed if file.path not in listed]
+        if gone:
+            message = f"{storage.root}: {table_name}: another writer replaced {gone[0]} first"
+            raise CommitConflictError(message)
+        return wanted
+
+    try:
+        return compare_and_set(Snapshot(storage, table_name), change, run_id, operation)
+    except CommitConflictError:
+        for file in added:
+            remove_file(storage, table_name, file.path)
+        raise
 
 
 def append_rows(
@@ -170,7 +215,7 @@ def commit_instances(
     """
     rows = rows.select(INSTANCES.arrow_schema.names).cast(INSTANCES.arrow_schema)
     batch = _Batch(storage, rows)
-    version = _Attempt(storage, INSTANCES, rows, _CLUSTERING).commit(batch.new, run_id, operation)
+    version = _Attempt(storage, INSTANCES, rows, CLUSTERING).commit(batch.new, run_id, operation)
     return CommitOutcome(
         _take(rows, batch.stored),
         _take(rows, batch.duplicates),
@@ -236,8 +281,8 @@ class _Attempt:
         """Commit the rows whose numbers `new` gives for the newest version."""
         snapshot = Snapshot(self._storage, self._spec.name)
         try:
-            return _compare_and_set(
-                snapshot, lambda now: self._files(new(now)), None, run_id, operation
+            return compare_and_set(
+                snapshot, lambda now: Change(self._files(new(now))), run_id, operation
             )
         except CommitConflictError:
             self._discard()
@@ -304,99 +349,6 @@ class _Batch:
                 self.duplicates.append(number)
             else:
                 self.conflicts.append(number)
-
-
-def _compare_and_set(
-    snapshot: Snapshot,
-    files: Callable[[Snapshot], Sequence[AddedFile]],
-    app_transaction: tuple[str, int] | None,
-    run_id: str,
-    operation: str,
-) -> int:
-    """Commit what `files` gives for the newest version, as the version after it; durably.
-
-    Whoever wrote the versions that the answer rests on may have died before they were on the disk:
-    so all that were seen here are waited for, not only the own one.
-    """
-    first = snapshot.version
-    last = _commit_next(snapshot, files, app_transaction, run_id, operation)
-    with snapshot.storage.errors(f"commit to {snapshot.spec.name}"):
-        for version in range(first, last + 1):
-            entry = f"{version:020}.json"
-            snapshot.storage.make_durable(
-                snapshot.storage.path(snapshot.spec.name, "_delta_log", entry)
-            )
-    return last
-
-
-def _commit_next(
-    snapshot: Snapshot,
-    files: Callable[[Snapshot], Sequence[AddedFile]],
-    app_transaction: tuple[str, int] | None,
-    run_id: str,
-    operation: str,
-) -> int:
-    storage, name = snapshot.storage, snapshot.spec.name
-    tried: Sequence[AddedFile] = ()
-    for attempt in range(MAX_ATTEMPTS):
-        if tried and _lists(snapshot, tried):
-            # the commit arrived and only the answer was lost
-            return snapshot.version
-        tried = files(snapshot)
-        if not tried:
-            return snapshot.version
-        try:
-            _commit(snapshot, tried, app_transaction, run_id, operation)
-        except CommitFailedError:
-            # jitter, so that writers which failed together do not fail together again
-            ceiling_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt, 16))
-            time.sleep(random.uniform(0, ceiling_s))  # noqa: S311
-            snapshot.refresh()
-        except (DeltaError, OSError):
-            # whether the commit arrived is unknown: look, and never remove its files
-            with suppress(StorageError):
-                snapshot.refresh()
-                if _lists(snapshot, tried):
-                    return snapshot.version
-            with storage.errors(f"commit to {name}"):
-                raise
-        else:
-            return snapshot.version + 1
-    if _lists(snapshot, tried):
-        return snapshot.version
-    message = (
-        f"{storage.root}: {name}: other writers were faster {MAX_ATTEMPTS} times in a row; repeat "
-        "the command when there are fewer"
-    )
-    raise CommitConflictError(message)
-
-
-def _commit(
-    snapshot: Snapshot,
-    added: Sequence[AddedFile],
-    app_transaction: tuple[str, int] | None,
-    run_id: str,
-    operation: str,
-) -> None:
-    origin = {"operation": operation, "run_id": run_id, "pacspark": __version__}
-    snapshot.delta.create_write_transaction(
-        [
-            AddAction(file.path, file.size_bytes, {}, file.modified_ms, True, file.statistics)
-            for file in added
-        ],
-        "append",
-        snapshot.delta.schema(),
-        commit_properties=CommitProperties(
-            custom_metadata={"userMetadata": json.dumps(origin)},
-            max_commit_retries=0,
-            app_transactions=None if app_transaction is None else [Transaction(*app_transaction)],
-        ),
-    )
-
-
-def _lists(snapshot: Snapshot, added: Sequence[AddedFile]) -> bool:
-    paths = {file.path for file in snapshot.files()}
-    return all(file.path in paths for file in added)
 
 
 def _take(rows: pa.Table, numbers: Sequence[int]) -> pa.Table:

@@ -8,12 +8,13 @@ import pytest
 from deltalake import DeltaTable
 
 from pacspark.dicom.matching import parse_query
-from pacspark.errors import ArchiveNotFoundError, StorageError
+from pacspark.errors import ArchiveNotFoundError, CommitConflictError, StorageError
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.datafile import PIECE_BYTES, DataFile, ObjectFile
+from pacspark.tables.datafile import PIECE_BYTES, AddedFile, DataFile, ObjectFile
 from pacspark.tables.schema import INSTANCES, TABLES, check_tables, create_tables
+from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
-from pacspark.tables.writer import commit_files, commit_instances
+from pacspark.tables.writer import commit_files, commit_instances, replace_files
 from tests.tables.samples import noise, sha256, store, uid_rows
 
 OBJECTS = {"1.2.1.1": noise(132), "1.2.1.2": noise(PIECE_BYTES + 4321, 1), "1.2.1.3": b""}
@@ -142,3 +143,44 @@ def test_as_of__shows_the_archive_as_it_was(contract_storage: Storage) -> None:
         "run-a",
         "run-b",
     ]
+
+
+def _written(storage: Storage, uids: list[str]) -> AddedFile:
+    with DataFile(storage, INSTANCES) as file:
+        file.append(uid_rows(uids))
+    return file.close()
+
+
+def test_files__take_the_place_of_others_in_one_commit(contract_storage: Storage) -> None:
+    for uid in ("1.1", "1.2", "1.3"):
+        commit_instances(contract_storage, uid_rows([uid]), run_id="run")
+    before = Catalog(contract_storage, as_of=3)
+    files = Snapshot(contract_storage, "instances").files()
+    merged = _written(contract_storage, ["1.1", "1.3"])
+    # whoever reads an old version goes on reading
+    assert before.version() == 3
+    version = replace_files(
+        contract_storage, "instances", files, [merged], run_id="r", operation="delete"
+    )
+    assert version == 4
+    assert set(Catalog(contract_storage).known(["1.1", "1.2", "1.3"])) == {"1.1", "1.3"}
+    assert Catalog(contract_storage).files_of("instances") == [merged.path]
+    assert set(before.known(["1.1", "1.2", "1.3"])) == {"1.1", "1.2", "1.3"}
+    # what somebody else replaced first is not replaced again, and the newcomer goes
+    late = _written(contract_storage, ["1.1"])
+    with pytest.raises(CommitConflictError, match="another writer replaced"):
+        replace_files(contract_storage, "instances", files, [late], run_id="r", operation="x")
+    path = contract_storage.path("instances", late.path)
+    assert not contract_storage.filesystem.get_file_info(path).is_file
+    assert Catalog(contract_storage).version() == 4
+    # files may go without others
+    merged_now = Snapshot(contract_storage, "instances").files()
+    assert (
+        replace_files(contract_storage, "instances", merged_now, [], run_id="r", operation="delete")
+        == 5
+    )
+    assert Catalog(contract_storage).known(["1.1", "1.3"]) == {}
+    delta = DeltaTable(
+        contract_storage.table_uri("instances"), storage_options=contract_storage.delta_options
+    )
+    assert delta.to_pyarrow_table().num_rows == 0

@@ -1,3 +1,4 @@
+import getpass
 import json
 import multiprocessing
 import os
@@ -16,13 +17,19 @@ from deltalake.exceptions import CommitFailedError
 
 from pacspark import __version__
 from pacspark.errors import CommitConflictError, StorageError
-from pacspark.tables import writer
+from pacspark.tables import log
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.datafile import AddedFile, ObjectFile
+from pacspark.tables.datafile import AddedFile, DataFile, ObjectFile
 from pacspark.tables.schema import REJECTS, RUNS
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
-from pacspark.tables.writer import append_rows, commit_files, commit_instances, commit_rejects
+from pacspark.tables.writer import (
+    append_rows,
+    commit_files,
+    commit_instances,
+    commit_rejects,
+    replace_files,
+)
 from tests.tables.samples import located_rows, noise, sha256, store, synced, uid_rows
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -145,21 +152,15 @@ def _store_and_die(root: str, moment: str) -> None:
     if moment == "objects committed":
         _die()
     if moment == "instances written":
-        writer._commit = lambda *_: _die()
+        log._commit = lambda *_: _die()
     if moment == "instances committed":
-        commit = writer._commit
+        commit = log._commit
 
-        def commit_and_die(
-            snapshot: Snapshot,
-            added: Sequence[AddedFile],
-            app_transaction: tuple[str, int] | None,
-            run_id: str,
-            operation: str,
-        ) -> None:
-            commit(snapshot, added, app_transaction, run_id, operation)
+        def commit_and_die(*given: Any) -> None:
+            commit(*given)
             _die()
 
-        writer._commit = commit_and_die
+        log._commit = commit_and_die  # type: ignore[assignment]
     commit_instances(storage, located_rows(located, "killed"), run_id="killed")
 
 
@@ -205,22 +206,15 @@ def test_commit_instances__waits_for_what_makes_its_rows_duplicates(storage: Sto
 def test_commit__that_arrived_without_an_answer_counts_once(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = writer._commit
+    commit = log._commit
 
     for answer in (CommitFailedError("version exists"), OSError("connection reset")):
 
-        def commit_unanswered(
-            snapshot: Snapshot,
-            added: Sequence[AddedFile],
-            app_transaction: tuple[str, int] | None,
-            run_id: str,
-            operation: str,
-            answer: Exception = answer,
-        ) -> None:
-            commit(snapshot, added, app_transaction, run_id, operation)
+        def commit_unanswered(*given: Any, answer: Exception = answer) -> None:
+            commit(*given)
             raise answer
 
-        monkeypatch.setattr(writer, "_commit", commit_unanswered)
+        monkeypatch.setattr(log, "_commit", commit_unanswered)
         uid = type(answer).__name__
         with synced() as paths:
             outcome = commit_instances(storage, uid_rows([uid]), run_id="run-1")
@@ -228,6 +222,38 @@ def test_commit__that_arrived_without_an_answer_counts_once(
         assert outcome.stored["sop_instance_uid"].to_pylist() == [uid]
         assert set(Catalog(storage).known([uid])) == {uid}
     assert len(_all_uids(storage)) == 2
+
+
+def test_commit__whose_file_was_replaced_before_the_answer_was_missed_counts_once(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of a small table has nothing that would tell a second one from the first."""
+    commit = log._commit
+
+    def replaced_unanswered(*given: Any) -> None:
+        commit(*given)
+        monkeypatch.setattr(log, "_commit", commit)
+        with DataFile(storage, RUNS) as file:
+            file.append(rows)
+        listed = Snapshot(storage, "runs").files()
+        replace_files(storage, "runs", listed, [file.close()], run_id="c", operation="compact")
+        message = "version exists"
+        raise CommitFailedError(message)
+
+    row = dict.fromkeys(RUNS.arrow_schema.names) | {"run_id": "run-1", "operation": "test"}
+    rows = pa.Table.from_pylist([row], schema=RUNS.arrow_schema)
+    monkeypatch.setattr(log, "_commit", replaced_unanswered)
+    assert append_rows(storage, "runs", rows, run_id="run-1", operation="test") == 1
+    assert Catalog(storage).runs().to_pylist() == [row]
+
+
+def test_snapshot__tells_files_apart_by_the_bounds_of_their_uids(storage: Storage) -> None:
+    """Without a word about columns, delta-rs would keep bounds of the first 32 alone."""
+    for uid in ("1.2.1", "1.2.5", "1.2.9"):
+        commit_instances(storage, uid_rows([uid]), run_id="run-1")
+    snapshot = Snapshot(storage, "instances")
+    assert len(snapshot.files({"sop_instance_uid": ["1.2.5"]})) == 1
+    assert len(snapshot.files({"sha256": [sha256(b"")]})) == 3
 
 
 def _never(error: Exception) -> "object":
@@ -240,8 +266,8 @@ def _never(error: Exception) -> "object":
 def test_commit_instances__gives_up_after_bounded_attempts(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "MAX_ATTEMPTS", 3)
-    monkeypatch.setattr(writer, "_commit", _never(CommitFailedError("version exists")))
+    monkeypatch.setattr(log, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(log, "_commit", _never(CommitFailedError("version exists")))
     with pytest.raises(CommitConflictError, match="other writers were faster 3 times in a row"):
         commit_instances(storage, uid_rows(["1"]), run_id="run-1")
     assert _all_uids(storage) == []
@@ -251,7 +277,7 @@ def test_commit_instances__gives_up_after_bounded_attempts(
 def test_commit_instances__keeps_the_file_of_a_commit_of_unknown_fate(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_commit", _never(OSError("connection reset")))
+    monkeypatch.setattr(log, "_commit", _never(OSError("connection reset")))
     with pytest.raises(StorageError, match="cannot commit to instances: connection reset"):
         commit_instances(storage, uid_rows(["1"]), run_id="run-1")
     assert len(list(Path(storage.path("instances")).glob("*.parquet"))) == 1
@@ -263,21 +289,15 @@ def test_commit_instances__keeps_the_file_of_a_commit_of_unknown_fate(
 def test_commit_instances__sees_what_another_writer_did_in_between(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = writer._commit
+    commit = log._commit
 
-    def interrupted(
-        snapshot: Snapshot,
-        added: Sequence[AddedFile],
-        app_transaction: tuple[str, int] | None,
-        run_id: str,
-        operation: str,
-    ) -> None:
-        monkeypatch.setattr(writer, "_commit", commit)
+    def interrupted(*given: Any) -> None:
+        monkeypatch.setattr(log, "_commit", commit)
         rows = pa.concat_tables([uid_rows(["2"], b"x"), uid_rows(["3"], b"other")])
         commit_instances(storage, rows, run_id="faster")
-        commit(snapshot, added, app_transaction, run_id, operation)
+        commit(*given)
 
-    monkeypatch.setattr(writer, "_commit", interrupted)
+    monkeypatch.setattr(log, "_commit", interrupted)
     outcome = commit_instances(storage, uid_rows(["1", "2", "3"], b"x"), run_id="slower")
     assert outcome.stored["sop_instance_uid"].to_pylist() == ["1"]
     assert outcome.duplicates["sop_instance_uid"].to_pylist() == ["2"]
@@ -314,11 +334,15 @@ def test_commit_files__of_no_files_makes_no_version(storage: Storage) -> None:
 def test_commits__say_who_made_them(storage: Storage) -> None:
     commit_instances(storage, uid_rows(["1"]), run_id="run-7", operation="import-scan")
     entry = DeltaTable(storage.table_uri("instances")).history()[0]
-    assert json.loads(entry["userMetadata"]) == {
+    origin = json.loads(entry["userMetadata"])
+    assert len(origin.pop("commit")) == 32
+    assert origin == {
         "operation": "import-scan",
         "run_id": "run-7",
         "pacspark": __version__,
+        "user": getpass.getuser(),
     }
+    assert entry["userName"] == getpass.getuser()
 
 
 def _reject_rows(names: Sequence[str], data: bytes) -> pa.Table:
@@ -333,18 +357,18 @@ def _reject_rows(names: Sequence[str], data: bytes) -> pa.Table:
 def test_commit_rejects__keeps_one_refusal_once_though_others_are_faster(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = writer._commit
+    commit = log._commit
     others = [["2"], ["3"], ["4"], []]
 
     def overtaken(*given: Any) -> None:
         if others and (names := others.pop(0)):
             with monkeypatch.context() as patch:
-                patch.setattr(writer, "_commit", commit)
+                patch.setattr(log, "_commit", commit)
                 rows = _reject_rows(names, b"a")
                 commit_rejects(storage, rows, run_id="other", operation="ingest")
         commit(*given)
 
-    monkeypatch.setattr(writer, "_commit", overtaken)
+    monkeypatch.setattr(log, "_commit", overtaken)
     rows = pa.concat_tables(
         [_reject_rows(["1", "2", "3", "1"], b"a"), _reject_rows(["2", "1"], b"b")]
     )

@@ -1,0 +1,225 @@
+"""The log: some files come and some go, as one commit that is a compare-and-set.
+
+Every commit names the version that it has seen, and fails where another writer was faster; then
+the change is asked for again, from what is there now. delta-rs puts the log's entry only where
+there is none of its number: by a hard link on a disk, a rename on HDFS, a conditional put on S3.
+`userMetadata` of each commit holds, as JSON, operation, run, version of pacspark, user, and an
+identifier by which a commit whose answer was lost is known again.
+"""
+
+import getpass
+import json
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from deltalake import CommitProperties
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction, RemoveAction, Transaction
+
+from pacspark import __version__
+from pacspark.errors import CommitConflictError, StorageError
+from pacspark.tables.datafile import AddedFile
+from pacspark.tables.schema import CHECKPOINT_INTERVAL
+from pacspark.tables.snapshot import ActiveFile, Snapshot
+
+MAX_ATTEMPTS: Final = 100
+_FIRST_PAUSE_S: Final = 0.005
+_LONGEST_PAUSE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a commit does to the files that a table lists.
+
+    Attributes
+    ----------
+    added
+        finished data files that become visible
+    removed
+        listed files that no longer count; they stay on the storage for readers of older versions
+    data_change
+        False where the same rows only lie elsewhere, so that followers of changes can pass it over
+    """
+
+    added: Sequence[AddedFile] = ()
+    removed: Sequence[ActiveFile] = ()
+    data_change: bool = True
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed)
+
+
+NOTHING: Final = Change()
+
+
+@cache
+def user_name() -> str:
+    """Give the name of the user who runs this process; containers may have none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
+
+
+def compare_and_set(
+    snapshot: Snapshot,
+    change: Callable[[Snapshot], Change],
+    run_id: str,
+    operation: str,
+    app_transaction: tuple[str, int] | None = None,
+) -> int:
+    """Commit what `change` gives for the newest version, as the version after it; durably.
+
+    Whoever wrote the versions that the answer rests on may have died before they were on the disk:
+    so all that were seen here are waited for, not only the own one.
+
+    Parameters
+    ----------
+    snapshot
+        of the table
+    change
+        asked again for each version that turns out to be the newest; nothing is committed where it
+        gives nothing
+    run_id, operation
+        for the history
+    app_transaction
+        name and number that the commit leaves in the table
+
+    Returns
+    -------
+    int
+        a version that shows the change
+
+    Raises
+    ------
+    CommitConflictError
+        where other writers won every attempt
+    StorageError
+        where the storage fails
+    """
+    first = snapshot.version
+    last = _commit_next(snapshot, change, run_id, operation, app_transaction)
+    storage, name = snapshot.storage, snapshot.spec.name
+    with storage.errors(f"commit to {name}"):
+        for version in range(first, last + 1):
+            storage.make_durable(entry_path(snapshot, version))
+            if version % CHECKPOINT_INTERVAL == CHECKPOINT_INTERVAL - 1:
+                _make_checkpoint_durable(snapshot, version)
+    return last
+
+
+def entry_path(snapshot: Snapshot, version: int) -> str:
+    """Give the path of the log's entry that made a version."""
+    return snapshot.storage.path(snapshot.spec.name, "_delta_log", f"{version:020}.json")
+
+
+def _make_checkpoint_durable(snapshot: Snapshot, version: int) -> None:
+    """Wait for a checkpoint, if there is one: a torn one would hide the table."""
+    storage = snapshot.storage
+    if storage.kind != "local":
+        return
+    for name in (f"{version:020}.checkpoint.parquet", "_last_checkpoint"):
+        path = storage.path(snapshot.spec.name, "_delta_log", name)
+        if storage.filesystem.get_file_info(path).is_file:
+            storage.make_durable(path)
+
+
+def _commit_next(
+    snapshot: Snapshot,
+    change: Callable[[Snapshot], Change],
+    run_id: str,
+    operation: str,
+    app_transaction: tuple[str, int] | None,
+) -> int:
+    storage, name = snapshot.storage, snapshot.spec.name
+    for attempt in range(MAX_ATTEMPTS):
+        wanted = change(snapshot)
+        if not wanted:
+            return snapshot.version
+        origin = _origin(run_id, operation)
+        try:
+            _commit(snapshot, wanted, origin, app_transaction)
+        except CommitFailedError:
+            if _arrived(snapshot, origin):
+                return snapshot.version + 1
+            # jitter, so that writers which failed together do not fail together again
+            ceiling_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt, 16))
+            time.sleep(random.uniform(0, ceiling_s))  # noqa: S311
+            snapshot.refresh()
+        except (DeltaError, OSError):
+            # whether the commit arrived is unknown: look, and never remove its files
+            with suppress(StorageError):
+                if _arrived(snapshot, origin):
+                    return snapshot.version + 1
+            with storage.errors(f"commit to {name}"):
+                raise
+        else:
+            return snapshot.version + 1
+    message = (
+        f"{storage.root}: {name}: other writers were faster {MAX_ATTEMPTS} times in a row; repeat "
+        "the command when there are fewer"
+    )
+    raise CommitConflictError(message)
+
+
+def _origin(run_id: str, operation: str) -> dict[str, str]:
+    return {
+        "operation": operation,
+        "run_id": run_id,
+        "pacspark": __version__,
+        "user": user_name(),
+        "commit": uuid.uuid4().hex,
+    }
+
+
+def _commit(
+    snapshot: Snapshot,
+    change: Change,
+    origin: dict[str, str],
+    app_transaction: tuple[str, int] | None,
+) -> None:
+    removed_ms = time.time_ns() // 1_000_000
+    snapshot.delta.create_write_transaction(
+        [
+            *(
+                AddAction(
+                    file.path,
+                    file.size_bytes,
+                    {},
+                    file.modified_ms,
+                    change.data_change,
+                    file.statistics,
+                )
+                for file in change.added
+            ),
+            *(
+                RemoveAction(file.path, change.data_change, removed_ms, file.size_bytes, {})
+                for file in change.removed
+            ),
+        ],
+        "append",
+        snapshot.delta.schema(),
+        commit_properties=CommitProperties(
+            # `userName` is where Spark's DESCRIBE HISTORY looks
+            custom_metadata={"userMetadata": json.dumps(origin), "userName": origin["user"]},
+            max_commit_retries=0,
+            app_transactions=None if app_transaction is None else [Transaction(*app_transaction)],
+        ),
+    )
+
+
+def _arrived(snapshot: Snapshot, origin: dict[str, str]) -> bool:
+    """Tell whether a commit is the entry after a version: its answer alone may have been lost."""
+    storage, path = snapshot.storage, entry_path(snapshot, snapshot.version + 1)
+    with storage.errors(f"read the log of {snapshot.spec.name}"):
+        if not storage.filesystem.get_file_info(path).is_file:
+            return False
+        with storage.filesystem.open_input_stream(path) as stream:
+            return origin["commit"].encode() in stream.read()
