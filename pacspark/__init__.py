@@ -14,7 +14,7 @@ _HOMES = {
     "describe_scan": ("scans.vendors.describe", "describe_scan"),
     "Archive": ("archive", "Archive"),
     "Volume": ("volume", "Volume"),
-    "attribute": ("spark.query", "attribute"),
+    "attribute": ("spark.attributes", "attribute"),
     "Cluster": ("spark.partition", "Cluster"),
     "ConeBeamGeometry": ("ct.geometry", "ConeBeamGeometry"),
     "ParallelBeamGeometry": ("ct.geometry", "ParallelBeamGeometry"),

@@ -16,7 +16,7 @@ from pacspark.dicom.times import is_within, moment_of
 from pacspark.dicom.values import person_name
 from pacspark.dicom.wildcards import re2_pattern, text_matches
 
-Operator = Literal["equals", "one_of", "range", "pattern", "empty"]
+Operator = Literal["equals", "one_of", "range", "pattern", "empty", "item"]
 
 NUMBER_VRS: Final = frozenset({"IS", "DS", "US", "UL", "SS", "SL", "UV", "SV", "FL", "FD"})
 _NUMBER: Final = re.compile(
@@ -42,6 +42,8 @@ class QueryKey:
         the column of a promoted attribute, None otherwise
     multiple
         whether the column is a list
+    sequences
+        tags of the sequences that it lies in, from the outermost; none for the data set itself
     """
 
     keyword: str
@@ -50,6 +52,7 @@ class QueryKey:
     level: Level | None
     column: str | None
     multiple: bool
+    sequences: tuple[int, ...] = ()
 
     @property
     def in_json(self) -> bool:
@@ -72,7 +75,8 @@ class Condition:
         the attribute; for ModalitiesInStudy and SOPClassesInStudy, that of each object behind it
     operator
         ``equals`` (the one of ``values``), ``one_of``, ``range`` (between ``lower`` and ``upper``),
-        ``pattern`` (``values`` may hold wildcards, see ``regex``) or ``empty``
+        ``pattern`` (``values`` may hold wildcards, see ``regex``), ``empty``, or ``item``: of a
+        sequence, one item meets all of ``inside``
     values
         strings or numbers, like the column's
     lower, upper
@@ -85,6 +89,8 @@ class Condition:
     time
         for a date that combines with a time (PS3.4 C.2.2.2.5): the range of the time, whose ends
         belong to the first and the last day
+    inside
+        conditions on attributes of an item
     """
 
     key: QueryKey
@@ -95,6 +101,7 @@ class Condition:
     ignore_case: bool = False
     any_of_study: bool = False
     time: "Condition | None" = None
+    inside: tuple["Condition", ...] = ()
 
     @property
     def column(self) -> str | None:
@@ -140,6 +147,13 @@ class Condition:
         row
             its columns; for an attribute that is none, also ``dicom_json``, as text or parsed
         """
+        if self.operator == "item":
+            items = _values_in_json(self.key, row)
+            return any(
+                all(condition.matches({**row, "dicom_json": item}) for condition in self.inside)
+                for item in items
+                if isinstance(item, Mapping)
+            )
         stored = _stored(self.key, row)
         if self.operator == "empty":
             return not stored
@@ -238,12 +252,17 @@ def _stored(key: QueryKey, row: Mapping[str, object]) -> list[object]:
         value = row[key.column]
         values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
     else:
-        document = row["dicom_json"]
-        attributes = json.loads(document) if isinstance(document, str) else document
-        element = attributes.get(key.json_tag, {}) if isinstance(attributes, Mapping) else {}
-        values = element.get("Value", ())
+        values = _values_in_json(key, row)
     texts = [person_name(value) if isinstance(value, Mapping) else value for value in values]
     return [value for value in texts if value is not None and value != "" and not _is_nan(value)]
+
+
+def _values_in_json(key: QueryKey, row: Mapping[str, object]) -> Iterable[object]:
+    document = row["dicom_json"]
+    attributes = json.loads(document) if isinstance(document, str) else document
+    element = attributes.get(key.json_tag, {}) if isinstance(attributes, Mapping) else {}
+    values: Iterable[object] = element.get("Value", ())
+    return values
 
 
 def _is_nan(value: object) -> bool:

@@ -20,6 +20,9 @@ AS AT                      text without wildcards
 SQ and binary VRs          refused with a QueryError
 =========================  ======================================================================
 
+Keys inside sequences are paths of keywords or tags, as ``A.B``; all that a query asks of one
+sequence has to be met by one of its items (PS3.4 C.2.2.2.6).
+
 * Text is case-sensitive, except person names; ``ignore_case`` extends that to all text, as viewers
   expect. A person name matches if any of its component groups does, unless the query has ``=`` and
   so says which; trailing ``^`` mean nothing.
@@ -30,22 +33,15 @@ SQ and binary VRs          refused with a QueryError
 * An attribute of several values matches if one of them does.
 """
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from pydicom.datadict import (
-    dictionary_VM,
-    dictionary_VR,
-    keyword_dict,
-    keyword_for_tag,
-    tag_for_keyword,
-)
+from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag
 
 from pacspark.dicom.attributes import (
-    BY_KEYWORD,
     BY_TAG,
     COUNTS,
     LEVELS,
@@ -53,6 +49,7 @@ from pacspark.dicom.attributes import (
     kind_of_vr,
 )
 from pacspark.dicom.conditions import NUMBER_VRS, Condition, Query, QueryKey, number_of
+from pacspark.dicom.paths import find_tag, parse_path, unknown_name
 from pacspark.dicom.times import (
     COMBINED_TIMES,
     first_day,
@@ -77,6 +74,7 @@ _COMPUTED: Final = frozenset(keyword for counts in COUNTS.values() for keyword i
     "RetrieveAETitle",
     "RetrieveURL",
 }
+MAX_DEPTH: Final = 16
 
 
 def parse_query(
@@ -91,8 +89,8 @@ def parse_query(
     Parameters
     ----------
     items
-        query values by keyword or by tag in eight hex digits; numbers count as their text, None as
-        an empty value
+        query values by keyword, by tag in eight hex digits, or by path; numbers count as their
+        text, None as an empty value
     level
         patient, study, series or instance
     ignore_case
@@ -126,21 +124,16 @@ def parse_query(
         conditions[key.keyword] = _condition(key, text, level, ignore_case=ignore_case)
     if combined_date_time:
         _combine(conditions)
-    return Query(LEVELS[LEVELS.index(level)], tuple(conditions.values()), tuple(requested.values()))
+    met = _in_items(list(conditions.values()), 0)
+    return Query(LEVELS[LEVELS.index(level)], tuple(met), tuple(requested.values()))
 
 
 def _key(name: str) -> QueryKey:
-    shown = name[:64] if name.isprintable() else repr(name[:64])
-    if re.fullmatch(r"[0-9A-Za-z]+(?:\.[0-9A-Za-z]+)+", name):
-        message = f"{shown}: matching inside sequences is not supported"
-        raise QueryError(message)
-    tag = int(name, 16) if re.fullmatch("[0-9A-Fa-f]{8}", name) else tag_for_keyword(name)
+    if re.match(r"[0-9A-Za-z]+[.\[]", name):
+        return _key_in_sequence(name)
+    tag = find_tag(name)
     if tag is None:
-        near = [known for known in keyword_dict if known.lower() == name.lower()]
-        near = near or difflib.get_close_matches(name, BY_KEYWORD, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        message = f"{shown}: expected a DICOM keyword or a tag of eight hex digits{hint}"
-        raise QueryError(message)
+        raise QueryError(unknown_name(name))
     promoted = BY_TAG.get(tag)
     if promoted is not None:
         return QueryKey(
@@ -151,6 +144,41 @@ def _key(name: str) -> QueryKey:
     except KeyError:
         vr, multiple = "LO", False
     return QueryKey(keyword_for_tag(tag) or f"{tag:08X}", tag, vr, None, None, multiple)
+
+
+def _key_in_sequence(name: str) -> QueryKey:
+    path = parse_path(name)
+    for step in path.steps:
+        if step.index is not None or step.every:
+            message = f"{name[:64]}: expected no [n] in a query: any item can match"
+            raise QueryError(message)
+    if path.name_group is not None:
+        message = f"{name[:64]}: expected the whole name of a person, as in Doe^Jane* or *=Yamada*"
+        raise QueryError(message)
+    if len(path.steps) > MAX_DEPTH:
+        message = f"{name[:64]}...: expected sequences at most {MAX_DEPTH} deep, found more"
+        raise QueryError(message)
+    *sequences, last = path.steps
+    keyword = ".".join(step.name for step in path.steps)
+    inside = tuple(step.tag for step in sequences)
+    return QueryKey(keyword, last.tag, last.vr or "LO", None, None, last.multiple, inside)
+
+
+def _in_items(conditions: Sequence[Condition], depth: int) -> list[Condition]:
+    """Bring together the conditions on items of each sequence."""
+    met, of_sequence = [], defaultdict[int, list[Condition]](list)
+    for condition in conditions:
+        sequences = condition.key.sequences
+        if len(sequences) == depth:
+            met.append(condition)
+        else:
+            of_sequence[sequences[depth]].append(condition)
+    for tag, inside in of_sequence.items():
+        names = inside[0].key.keyword.split(".")
+        outer = inside[0].key.sequences[:depth]
+        key = QueryKey(".".join(names[: depth + 1]), tag, "SQ", None, None, True, outer)
+        met.append(Condition(key, "item", inside=tuple(_in_items(inside, depth + 1))))
+    return met
 
 
 def _condition(key: QueryKey, text: str, level: str, *, ignore_case: bool) -> Condition:

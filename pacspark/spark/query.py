@@ -6,20 +6,19 @@ from typing import Any
 
 from py4j.java_gateway import JavaObject
 from py4j.protocol import Py4JJavaError
-from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
+from pydicom.datadict import tag_for_keyword
 from pyspark.errors import AnalysisException, ParseException, PySparkException
 from pyspark.logger import PySparkLogger
 from pyspark.sql import Column, DataFrame, Row, SparkSession
-from pyspark.sql import functions as sf
 
-from pacspark.dicom.attributes import PROMOTED, kind_of_vr
 from pacspark.errors import JobError, QueryError
+from pacspark.spark.attributes import attribute
 from pacspark.spark.session import spark_alive
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.schema import TABLES
 
-SPARK_TYPES = {"string": "string", "int64": "bigint", "double": "double"}
-_COLUMN_OF_KEYWORD = {attribute.keyword: attribute.column for attribute in PROMOTED}
+MAX_NAMED = 500
+"""Attributes that one statement can name: each is a column of a plan."""
 
 # each wrong query is raised; it need not be logged with its stack as well
 PySparkLogger.getLogger("SQLQueryContextLogger").disabled = True
@@ -43,59 +42,33 @@ def table(spark: SparkSession, catalog: Catalog, name: str) -> DataFrame:
     return reader.load(catalog.storage.spark_uri(name))
 
 
-def attribute(keyword: str) -> Column:
-    """Give any DICOM attribute as a column of the `instances` DataFrame.
-
-    A promoted attribute is its column; any other is read from the DICOM JSON. A single value is a
-    string, a bigint or a double by its VR, several are an array, a sequence is a VARIANT.
-
-    Raises
-    ------
-    QueryError
-        When PS3.6 knows no such keyword.
-    """
-    column = _COLUMN_OF_KEYWORD.get(keyword)
-    if column is not None:
-        return sf.col(column).alias(keyword)
-    tag = tag_for_keyword(keyword)
-    if tag is None:
-        message = f"{keyword}: expected a DICOM keyword, found none of that name in PS3.6"
-        raise QueryError(message)
-    vr = dictionary_VR(tag)
-    path = f'$["{tag:08X}"].Value'
-    kind = SPARK_TYPES[kind_of_vr(vr)]
-    if vr == "SQ":
-        kind = "variant"
-    elif vr == "PN":
-        path += "[0].Alphabetic"
-    elif dictionary_VM(tag) == "1":
-        path += "[0]"
-    else:
-        kind = f"array<{kind}>"
-    return sf.try_variant_get(sf.parse_json(sf.col("dicom_json")), path, kind).alias(keyword)
-
-
 @spark_alive()
 def sql(spark: SparkSession, catalog: Catalog, statement: str) -> DataFrame:
     """Run a query over the tables of an archive, all as `catalog` sees them.
 
-    Every table is a view of its name. Each DICOM keyword that the statement names is a column of
-    `instances`, promoted or not, in any letter case that PS3.6 has.
+    Every table is a view of its name; those that the statement does not name are not opened. Each
+    DICOM keyword that it names is a column of `instances`, promoted or not, in the letter case that
+    PS3.6 has, and so is each path in backquotes, with a type if wanted: `` `ImageType[2]` ``,
+    `` `RescaleSlope::decimal(38,18)` ``.
 
     Raises
     ------
     QueryError
         When the statement is not SQL, names what is not there, or does more than ask.
     """
+    no_paths: dict[str, QueryError] = {}
     try:
-        _require_query(spark, statement)
-        for name in TABLES:
+        for name in _tables_of_query(spark, statement):
             frame = table(spark, catalog, name)
             if name == "instances":
-                frame = frame.select("*", *_named_attributes(statement, frame.columns))
+                named, no_paths = _named_attributes(statement, frame.columns)
+                frame = frame.select("*", *named)
             frame.createOrReplaceTempView(name)
         return spark.sql(statement)
     except (ParseException, AnalysisException) as error:
+        for word, reason in no_paths.items():
+            if f"`{word}`" in str(error):
+                raise reason from error
         raise QueryError(_first_line(error)) from error
     except Py4JJavaError as error:  # the parser recurses as SQL nests
         if "StackOverflowError" not in str(error.java_exception):
@@ -146,15 +119,15 @@ _REACHING_OUT = frozenset(
 """Built-in functions that run any Java, or can read files; no query can add others."""
 
 
-def _require_query(spark: SparkSession, statement: str) -> None:
-    """Refuse all but questions to the archive's tables, before Spark looks at what they name.
+def _tables_of_query(spark: SparkSession, statement: str) -> list[str]:
+    """Give the tables that a question names; refuse all else before Spark looks at what it names.
 
     Analysis alone would do harm already: it runs EXECUTE IMMEDIATE and lists the files of a path.
     """
     if "${" in statement:  # the parser would put in the process's environment, keys and all
         message = "sql: expected a query, found ${...}, which would read variables of the process"
         raise QueryError(message)
-    known, named = set(TABLES), []
+    known, named, lists_all = set(TABLES), [], False
     for package, kind, node, is_plan in _nodes(spark, statement):
         if is_plan and not (package in _PACKAGES and kind in _PLANS):
             found = kind.removeprefix("Unresolved").rstrip("$")
@@ -167,6 +140,7 @@ def _require_query(spark: SparkSession, statement: str) -> None:
             known |= {relation.productElement(0).lower() for relation in relations}
         elif kind in _FUNCTIONS:
             _require_harmless(kind, node)
+        lists_all |= kind == "ShowTables"
     for words in named:
         if len(words) != 1 or words[0].lower() not in known:
             message = (
@@ -174,6 +148,8 @@ def _require_query(spark: SparkSession, statement: str) -> None:
                 f"{'.'.join(words)[:80]!r}"
             )
             raise QueryError(message)
+    wanted = {words[0].lower() for words in named}
+    return [name for name in TABLES if lists_all or name in wanted]
 
 
 def _nodes(spark: SparkSession, statement: str) -> Iterator[tuple[str, str, Any, bool]]:
@@ -247,14 +223,29 @@ def collect(frame: DataFrame) -> list[Row]:
         raise JobError(_first_line(error)) from error
 
 
-def _named_attributes(statement: str, columns: list[str]) -> list[Column]:
+def _named_attributes(
+    statement: str, columns: list[str]
+) -> tuple[list[Column], dict[str, QueryError]]:
+    """Give the attributes that a statement names: keywords, and paths in backquotes.
+
+    Also, what in backquotes looks like a path and is none, and why: it may be the name of a result.
+    """
     present = {name.lower() for name in columns}
-    words = dict.fromkeys(re.findall(r"\b[A-Z][A-Za-z0-9]+\b", statement))
-    return [
-        attribute(word)
-        for word in words
-        if word.lower() not in present and tag_for_keyword(word) is not None
-    ]
+    quoted = [name.replace("``", "`") for name in re.findall("`((?:[^`]|``)+)`", statement)]
+    words = dict.fromkeys([*quoted, *re.findall(r"\b[A-Z][A-Za-z0-9]+\b", statement)])
+    named, no_paths = [], {}
+    for word in words:
+        is_path = word in quoted and re.search(r"[.\[:]|^[0-9A-Fa-f]{8}$", word)
+        if word.lower() not in present and (is_path or tag_for_keyword(word) is not None):
+            path, _, as_type = word.partition("::")
+            try:
+                named.append(attribute(path, as_type or None).alias(word))
+            except QueryError as error:
+                no_paths[word] = error
+    if len(named) > MAX_NAMED:
+        message = f"sql: expected at most {MAX_NAMED} DICOM attributes, found {len(named)}"
+        raise QueryError(message)
+    return named, no_paths
 
 
 def _first_line(error: PySparkException) -> str:

@@ -231,7 +231,7 @@ def _is_accepted(regex: str) -> bool:
 def _columns_of(condition: Condition) -> list[str]:
     parts = [condition] if condition.time is None else [condition, condition.time]
     names = [part.column or "dicom_json" for part in parts]
-    return [*names, _OFFSET] if condition.key.vr == "DT" else names
+    return [*names, _OFFSET] if condition.key.vr == "DT" or condition.inside else names
 
 
 def _select(
@@ -275,7 +275,11 @@ def _with_computed(answer: pa.Table, snapshot: Snapshot, level: Level, key: str)
 
 def _text_of(document: Mapping[str, Any], key: QueryKey) -> str | None:
     """Give an attribute of a DICOM JSON document as text; its values joined as in DICOM."""
-    values = document.get(key.json_tag, {}).get("Value")
+    items: list[Mapping[str, Any]] = [document]
+    for tag in key.sequences:
+        inner = (item.get(f"{tag:08X}", {}).get("Value", ()) for item in items)
+        items = [item for of_sequence in inner for item in of_sequence if item]
+    values = [value for item in items for value in item.get(key.json_tag, {}).get("Value", ())]
     if not values:
         return None
     write: Callable[[Any], str] = json.dumps if key.vr == "SQ" else _text

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -357,7 +358,11 @@ def test_parse_query__does_turn_modalities_in_study_to_modalities(value: str) ->
         ({"ModalitiesInStudy": "CT"}, "patient", "ModalitiesInStudy"),
         ({"NumberOfStudyRelatedSeries": "3"}, "study", "NumberOfStudyRelatedSeries: is computed"),
         ({"RequestAttributesSequence": "x"}, "series", "values of VR SQ cannot be matched"),
-        ({"RequestAttributesSequence.PatientID": "x"}, "series", "sequences is not supported"),
+        ({"RequestAttributesSequence[0].PatientID": "x"}, "series", "any item can match"),
+        ({"Modality.PatientID": "x"}, "series", "expected a sequence before a dot"),
+        ({"RequestAttributesSequence.": "x"}, "series", r"with dots between"),
+        ({"PatientName.FamilyName": "x"}, "series", "expected the whole name of a person"),
+        ({".".join(["ContentSequence"] * 16 + ["TextValue"]): "x"}, "series", "at most 16 deep"),
         ({"PixelData": "x"}, "instance", "values of VR OB cannot be matched"),
         ({"StudyDate": "yesterday"}, "study", "StudyDate: expected a DA or a range"),
         ({"StudyDate": "20201301"}, "study", "StudyDate"),
@@ -425,3 +430,52 @@ def test_parse_query__refuses_a_level_that_is_none() -> None:
     expected = "level: expected one of patient, study, series, instance, found 'image'"
     with pytest.raises(UsageError, match=expected):
         parse_query({"PatientID": "x"}, "image")
+
+
+def _document(items: Sequence[tuple[str, Sequence[str]]]) -> dict[str, object]:
+    """Give the JSON of a data set of request attributes: an ID, and code values below each."""
+    return {
+        "00400275": {
+            "vr": "SQ",
+            "Value": [
+                {
+                    "00400009": {"vr": "SH", "Value": [step]},
+                    "00400008": {
+                        "vr": "SQ",
+                        "Value": [{"00080100": {"vr": "SH", "Value": [code]}} for code in codes],
+                    },
+                }
+                for step, codes in items
+            ],
+        }
+    }
+
+
+STEP = "RequestAttributesSequence.ScheduledProcedureStepID"
+CODE = "00400275.ScheduledProtocolCodeSequence.00080100"
+
+
+@pytest.mark.parametrize(
+    ("asked", "items", "expected"),
+    [
+        ({STEP: "A"}, [("A", [])], True),
+        ({STEP: "A"}, [("B", []), ("A", [])], True),
+        ({STEP: "A"}, [], False),
+        ({STEP: "a*"}, [("A1", [])], False),
+        ({STEP: "?1"}, [("A1", [])], True),
+        ({STEP: ""}, [], True),
+        ({STEP: '""'}, [("A", [])], False),
+        ({CODE: "X"}, [("A", ["Y"]), ("B", ["Y", "X"])], True),
+        ({STEP: "A", CODE: "X"}, [("A", ["Y"]), ("B", ["X"])], False),  # not of one item
+        ({STEP: "A", CODE: "X"}, [("A", ["Y", "X"])], True),
+    ],
+)
+def test_keys_in_sequences__are_met_by_one_item(
+    asked: dict[str, object], items: Sequence[tuple[str, Sequence[str]]], expected: bool
+) -> None:
+    query = parse_query(asked, "series")
+    assert query.matches({"dicom_json": _document(items)}) is expected
+    assert query.matches({"dicom_json": json.dumps(_document(items))}) is expected
+    assert [key.keyword.split(".")[0] for key in query.requested] == [
+        "RequestAttributesSequence"
+    ] * len(asked)

@@ -50,6 +50,9 @@ def _hospital() -> list[dict[str, Any]]:
                         "00180020": {"vr": "CS", "Value": draw.choice([["GR"], ["SE", "IR"]])},
                         "00321032": {"vr": "PN", "Value": [{"Alphabetic": "Op^One"}]},
                     }
+                    steps = [{"00400009": {"vr": "SH", "Value": [f"S{i}"]}} for i in range(number)]
+                    if steps:
+                        document["00400275"] = {"vr": "SQ", "Value": steps}
                     row = instance_row(
                         uid,
                         instance_number=draw.choice([number, None]),
@@ -98,6 +101,8 @@ QUERIES: list[tuple[str, dict[str, object]]] = [
     ("patient", {"PatientName": "a.c[*]*"}),
     ("patient", {"PatientName": "*=yamada"}),
     ("patient", {"PatientID": "P?"}),
+    ("instance", {"RequestAttributesSequence.ScheduledProcedureStepID": "S1"}),
+    ("study", {"00400275.00400009": "S0", "ModalitiesInStudy": "CT"}),
     ("patient", {"PatientID": "P1\\P2"}),
     ("patient", {"PatientID": '""'}),
     ("patient", {"PatientBirthDate": "19700101"}),
