@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pacspark import __version__, cli_asking
+from pacspark import __version__, cli_asking, cli_fixity
 from pacspark.archive import create_archive, open_archive
 from pacspark.cli_describe import describe
 from pacspark.cli_out import export, view
@@ -163,6 +163,7 @@ def import_scan(
 
 
 cli_asking.register(app)
+cli_fixity.register(app)
 
 
 @app.command(epilog="Example: pacspark check archive 1.2.3 --picture check.png")

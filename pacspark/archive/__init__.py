@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pacspark.archive.asking import Asking
+from pacspark.archive.guarding import Guarding
 from pacspark.archive.keeping import ImportedScan, Keeping
 from pacspark.archive.processing import Processing, cluster_of
 from pacspark.errors import ArchiveNotFoundError, UsageError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Archive", "ImportedScan", "cluster_of", "create_archive", "open_archive"]
 
 
-class Archive(Asking, Processing, Keeping):
+class Archive(Asking, Processing, Keeping, Guarding):
     """DICOM in tables, and what can be done with it. Made by `open_archive` and `create_archive`.
 
     The parameters are those of `archive.opened.OpenedArchive`.

@@ -104,6 +104,19 @@ class Snapshot:
         paths, sizes = actions["path"].to_pylist(), actions["size_bytes"].to_pylist()
         return [ActiveFile(paths[i], sizes[i]) for i in kept]
 
+    def newest_files(self, count: int) -> list[ActiveFile]:
+        """List the active files that were written last."""
+        times = self._add_actions()["modification_time"].to_pylist()
+        files = self.files()
+        newest = sorted(range(len(files)), key=times.__getitem__)[-count:]
+        return [files[number] for number in newest]
+
+    def records(self) -> dict[str, int | None]:
+        """Give the number of rows of each active file, None where the log has none."""
+        actions = self._add_actions()
+        counts = actions["num_records"].to_pylist()
+        return dict(zip(actions["path"].to_pylist(), counts, strict=True))
+
     def read(
         self,
         columns: Sequence[str],

@@ -1,0 +1,66 @@
+"""The commands that keep an archive whole."""
+
+from typing import Annotated
+
+import typer
+
+from pacspark.archive import open_archive
+from pacspark.printing import readable, say, show_json
+from pacspark.progress import counted_unit
+
+FINDINGS_SHOWN = 200
+
+Root = Annotated[
+    str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://... or s3://...")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(epilog="Example: pacspark verify archive --sample 5")(verify)
+
+
+def verify(
+    root: Root,
+    sample: Annotated[
+        float | None,
+        typer.Option("--sample", help="Per cent of the objects; else all.", metavar="PERCENT"),
+    ] = None,
+    seed: Annotated[
+        str | None, typer.Option("--seed", help="Any word: draws the same sample again.")
+    ] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
+    series: Annotated[str | None, typer.Option("--series", help="Series Instance UID.")] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Index every object again; compare its row too.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the same verify that was killed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read every object and compare its SHA-256.
+
+    Each finding is a line. What is damaged, lost, twice or contradictory makes the exit status 1.
+    Data files that no table lists, and bytes that no row refers to, are told alone: killed and
+    running jobs leave them.
+    """
+    report = open_archive(root).verify(
+        sample=sample, seed=seed, study=study, series=series, deep=deep, resume=resume
+    )
+    findings = sorted(report.findings, key=lambda one: (not one.wrong, one.line))
+    for finding in findings[:FINDINGS_SHOWN]:
+        say(finding.line)
+    if len(findings) > FINDINGS_SHOWN:
+        say(f"... and {len(findings) - FINDINGS_SHOWN} more")
+    if as_json:
+        show_json(report.summary() | {"found": report.table().to_dict("records")})
+    else:
+        objects = f"{report.objects} {counted_unit(report.objects, 'objects')}"
+        amount = f"{objects} of {readable('bytes', report.bytes)} in {report.files} files"
+        drawn = "" if report.seed is None else f", drawn by --seed {report.seed}"
+        before = f", {report.kept} of the files before" if report.kept else ""
+        print(f"verified {amount}{drawn}{before}: {report.wrong} wrong")
+    if not report.clean:
+        raise typer.Exit(1)

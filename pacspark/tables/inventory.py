@@ -1,0 +1,358 @@
+"""What an archive lists: its log, its data files, and which rows refer to which file.
+
+Nothing here reads the bytes of an object. Memory is bounded by the number of data files, never by
+that of rows.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+from numpy.typing import NDArray
+
+from pacspark.errors import StorageError
+from pacspark.tables.findings import Finding
+from pacspark.tables.fixity import LISTED
+from pacspark.tables.schema import RUNS, TABLES
+from pacspark.tables.snapshot import ActiveFile, Snapshot
+from pacspark.tables.storage import Storage
+
+_ENTRY: Final = re.compile(r"(\d{20})\.json")
+_CHECKPOINT: Final = re.compile(r"(\d{20})\.checkpoint(\..*)?\.parquet")
+_ROWS_PER_PASS: Final = 1 << 25
+"""UIDs whose hashes are held at once: 256 MiB of them."""
+_SHOWN: Final = 100
+_RUNS_ASKED: Final = 64
+_NAMES: Final = {"instances": "sop_instance_uid", "rejects": "source"}
+ROW_TABLES: Final = tuple(_NAMES)
+"""The tables whose rows refer to objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which rows are looked at: all, or those of a study or a series."""
+
+    study: str | None = None
+    series: str | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is left out."""
+        return self.study is None and self.series is None
+
+    def files(self, snapshot: Snapshot) -> list[ActiveFile]:
+        """List the files of a table that can hold rows of it."""
+        return snapshot.files(self._wanted()) if snapshot.spec.name == "instances" else []
+
+    def where(self, more: ds.Expression | None = None) -> ds.Expression | None:
+        """Give the filter of its rows."""
+        found = more
+        for column, (value,) in self._wanted().items():
+            one = ds.field(column) == value
+            found = one if found is None else found & one
+        return found
+
+    def _wanted(self) -> Mapping[str, tuple[str]]:
+        given = {"study_instance_uid": self.study, "series_instance_uid": self.series}
+        return {column: (uid,) for column, uid in given.items() if uid is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A share of the objects: by their digests and a seed, so always the same ones of a seed."""
+
+    share: float
+    seed: str
+
+    def of(self, rows: pa.Table) -> pa.Table:
+        """Give the rows whose objects are in it."""
+        kept = [self.has(sha256) for sha256 in rows["sha256"].to_pylist()]
+        return rows.filter(pa.array(kept, pa.bool_()))
+
+    def has(self, sha256: str) -> bool:
+        """Tell whether an object is in it."""
+        drawn = hashlib.sha256(f"{self.seed} {sha256}".encode()).digest()[:8]
+        return int.from_bytes(drawn) < self.share * 2**64
+
+
+@dataclass(slots=True)
+class Listing:
+    """One version of every table, and the files that it lists.
+
+    Tables of rows are opened before `objects`: bytes are committed first, so each row that is seen
+    finds its file.
+    """
+
+    storage: Storage
+    as_of: Mapping[str, int] = field(default_factory=dict)
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [*ROW_TABLES, *(name for name in TABLES if name not in ROW_TABLES)]
+        for name in names:
+            self.snapshots[name] = Snapshot(self.storage, name, self.as_of.get(name))
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The version of each table."""
+        return {name: self.snapshots[name].version for name in TABLES}
+
+    def sizes(self, table: str) -> dict[str, int]:
+        """Give the length of each active file."""
+        return {file.path: file.size_bytes for file in self.snapshots[table].files()}
+
+    def row_files(self, scope: Scope) -> Iterator[tuple[Snapshot, ActiveFile]]:
+        """List the files whose rows refer to objects."""
+        for table in ROW_TABLES:
+            snapshot = self.snapshots[table]
+            files = snapshot.files() if scope.everything else scope.files(snapshot)
+            for file in files:
+                yield snapshot, file
+
+
+# logs
+
+
+def log_gaps(storage: Storage) -> Iterator[Finding]:
+    """Look for versions that the log of a table has lost between others.
+
+    Entries before the oldest one left may have been cleaned up: a checkpoint holds what they said.
+    """
+    for table in TABLES:
+        entries, checkpoints = set(), set()
+        for info in _files_in(storage, f"{table}/_delta_log"):
+            entry = _ENTRY.fullmatch(info.base_name)
+            checkpoint = _CHECKPOINT.fullmatch(info.base_name)
+            if entry:
+                entries.add(int(entry[1]))
+            if checkpoint:
+                checkpoints.add(int(checkpoint[1]))
+        oldest = min(entries, default=0)
+        first = oldest if max(checkpoints, default=-1) >= oldest - 1 else 0
+        lost = sorted(set(range(first, max(entries, default=0) + 1)) - entries)
+        yield from (_lost_entry(table, version) for version in lost[:_SHOWN])
+
+
+def lost_ends(listing: Listing) -> Iterator[Finding]:
+    """Look for versions after the newest one: runs tell which versions they have seen."""
+    for table, seen in _versions_seen(listing).items():
+        for version in range(listing.versions[table] + 1, seen + 1)[:_SHOWN]:
+            yield _lost_entry(table, version)
+
+
+def _lost_entry(table: str, version: int) -> Finding:
+    message = f"expected the entry of version {version}, found none"
+    return Finding("log", table, f"_delta_log/{version:020}.json", "", "", message)
+
+
+def _versions_seen(listing: Listing) -> dict[str, int]:
+    """Give the newest version of each table that a run has written down."""
+    runs = listing.snapshots[RUNS.name]
+    newest: dict[str, int] = {}
+    for file in runs.newest_files(_RUNS_ASKED):
+        try:
+            texts = runs.read(["input_versions"], None, [file])["input_versions"].to_pylist()
+        except StorageError:
+            continue  # its own finding
+        for text in texts:
+            try:
+                versions = json.loads(text or "{}")
+            except ValueError:
+                continue
+            for table, version in versions.items() if isinstance(versions, dict) else ():
+                if table in TABLES and isinstance(version, int):
+                    newest[table] = max(version, newest.get(table, 0))
+    return newest
+
+
+# data files that no version lists
+
+
+def orphans(listing: Listing) -> Iterator[Finding]:
+    """Look for data files that no version of their table lists, and tell how old they are."""
+    storage, now = listing.storage, datetime.now(UTC)
+    for table in TABLES:
+        listed = set(listing.sizes(table))
+        others = [
+            info
+            for info in _files_in(storage, table)
+            if info.base_name.endswith(".parquet") and info.base_name not in listed
+        ]
+        if not others:
+            continue
+        once = listed_once(storage, table)
+        for info in others:
+            if info.base_name in once:
+                continue
+            hours = (now - info.mtime).total_seconds() / 3600 if info.mtime else 0.0
+            message = (
+                f"no version of the table lists this file of {info.size} bytes, {hours:.1f} hours "
+                "old: a job that was killed, or still runs, wrote it"
+            )
+            yield Finding("orphan", table, info.base_name, "", "", message)
+
+
+def listed_once(storage: Storage, table: str) -> set[str]:
+    """Give the data files that any entry left in a table's log has ever named."""
+    names: set[str] = set()
+    for info in _files_in(storage, f"{table}/_delta_log"):
+        if not _ENTRY.fullmatch(info.base_name):
+            continue
+        with (
+            storage.errors(f"read the log of {table}"),
+            storage.filesystem.open_input_file(info.path) as stream,
+        ):
+            text = stream.read()
+        names |= set(_named(text))
+    # what was removed before the oldest entry left stands in the checkpoint
+    snapshot = Snapshot(storage, table)
+    return names | {file.path for file in snapshot.files()}
+
+
+def _named(entry: bytes) -> Iterator[str]:
+    for line in entry.splitlines():
+        try:
+            action = json.loads(line)
+        except ValueError:
+            continue
+        for kind in ("add", "remove"):
+            if isinstance(action, dict) and kind in action:
+                yield action[kind]["path"]
+
+
+def _files_in(storage: Storage, folder: str) -> list[pafs.FileInfo]:
+    with storage.errors(f"list {folder}"):
+        selector = pafs.FileSelector(storage.path(folder), allow_not_found=True)
+        found = storage.filesystem.get_file_info(selector)
+    return [info for info in found if info.type == pafs.FileType.File]
+
+
+# rows
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """How many rows refer to each file of `objects`, and the files whose rows cannot be read."""
+
+    rows: Mapping[str, int]
+    bytes: int
+    unread: frozenset[tuple[str, str]]
+
+
+def count_rows(
+    listing: Listing, scope: Scope, advance: Callable[[], None] = lambda: None
+) -> RowCounts:
+    """Count the rows that refer to each file; `advance` is called for each file of rows."""
+    counts: Counter[str] = Counter()
+    size_bytes = 0
+    unread = set()
+    for snapshot, file in listing.row_files(scope):
+        advance()
+        own: Counter[str] = Counter()
+        own_bytes = 0
+        try:
+            for batch in _batches(snapshot, file, ["object_file", "size_bytes"], scope):
+                kept = batch.filter(pc.is_valid(batch["object_file"]))
+                for pair in pc.value_counts(kept["object_file"]).to_pylist():
+                    own[pair["values"]] += pair["counts"]
+                own_bytes += pc.sum(kept["size_bytes"]).as_py() or 0
+        except StorageError:
+            unread.add((snapshot.spec.name, file.path))
+            continue
+        counts.update(own)
+        size_bytes += own_bytes
+    return RowCounts(counts, size_bytes, frozenset(unread))
+
+
+def rows_of_files(
+    listing: Listing, scope: Scope, files: Sequence[str], unread: frozenset[tuple[str, str]]
+) -> dict[str, pa.Table]:
+    """Read what rows say of the objects in some files: :data:`fixity.LISTED`, by file."""
+    wanted = pa.array(files, pa.string())
+    where = ds.field("object_file").isin(wanted)
+    parts: list[pa.Table] = []
+    for snapshot, file in listing.row_files(scope):
+        table = snapshot.spec.name
+        if (table, file.path) in unread:
+            continue
+        columns = [_NAMES[table], "object_file", *LISTED.names[2:]]
+        for batch in _batches(snapshot, file, columns, scope, where):
+            if batch.num_rows:
+                named = [pa.array([table] * batch.num_rows, pa.string()), batch[_NAMES[table]]]
+                arrays = named + [batch[name] for name in ["object_file", *LISTED.names[2:]]]
+                names = ["table", "name", "object_file", *LISTED.names[2:]]
+                parts.append(pa.Table.from_arrays(arrays, names=names))
+    if not parts:
+        return {}
+    rows = pa.concat_tables(parts).sort_by("object_file")
+    places = rows["object_file"].combine_chunks()
+    found: dict[str, pa.Table] = {}
+    start = 0
+    for pair in pc.value_counts(places).to_pylist():
+        part = rows.slice(start, pair["counts"]).select(LISTED.names).cast(LISTED)
+        found[pair["values"]] = part.combine_chunks()
+        start += pair["counts"]
+    return found
+
+
+def twins(listing: Listing, unread: frozenset[tuple[str, str]]) -> Iterator[Finding]:
+    """Look for SOP Instance UIDs that have two rows, which must never be."""
+    snapshot = listing.snapshots["instances"]
+    files = [f for f in snapshot.files() if ("instances", f.path) not in unread]
+    total = sum(count or 0 for count in snapshot.records().values())
+    passes = max(1, -(-total // _ROWS_PER_PASS))
+    for number in range(passes):
+        hashes = [np.empty(0, np.uint64)]
+        for file in files:
+            for batch in _batches(snapshot, file, ["sop_instance_uid"], Scope()):
+                found = _hashes(batch["sop_instance_uid"])
+                hashes.append(found if passes == 1 else found[found % passes == number])
+        ordered = np.sort(np.concatenate(hashes))
+        suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        if len(suspects):
+            yield from _same_uids(snapshot, files, suspects)
+
+
+def _same_uids(
+    snapshot: Snapshot, files: Sequence[ActiveFile], suspects: NDArray[np.uint64]
+) -> Iterator[Finding]:
+    """Tell UIDs that are the same from those whose hashes are."""
+    seen: dict[str, tuple[str, str]] = {}
+    for file in files:
+        for batch in _batches(snapshot, file, ["sop_instance_uid", "sha256"], Scope()):
+            mask = pa.array(np.isin(_hashes(batch["sop_instance_uid"]), suspects))
+            for row in batch.filter(mask).to_pylist():
+                uid, sha256 = row["sop_instance_uid"], row["sha256"]
+                if uid in seen:
+                    other, digest = seen[uid]
+                    message = f"expected one row, found another in {other}, of SHA-256 {digest}"
+                    yield Finding("twice", "instances", file.path, uid, sha256, message)
+                seen[uid] = file.path, sha256
+
+
+def _hashes(uids: pa.Array) -> NDArray[np.uint64]:
+    values = np.array(uids.to_pylist(), dtype=object)
+    found: NDArray[np.uint64] = pd.util.hash_array(values, categorize=False)
+    return found
+
+
+def _batches(
+    snapshot: Snapshot,
+    file: ActiveFile,
+    columns: Sequence[str],
+    scope: Scope,
+    where: ds.Expression | None = None,
+) -> Iterator[pa.RecordBatch]:
+    wanted: Any = scope.where(where) if snapshot.spec.name == "instances" else where
+    yield from snapshot.batches(columns, wanted, [file])

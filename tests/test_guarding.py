@@ -1,0 +1,71 @@
+"""Keeping an archive whole, as commands and as a notebook have it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import pacspark
+from pacspark.spark import verify as verify_module
+from tests.ct_objects import archive_of
+from tests.test_cli import Shell
+from tests.test_ingest import ct_slice
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(capsys)
+
+
+def filled(root: Path) -> Path:
+    """Make an archive of five small CT slices."""
+    archive_of(root, [ct_slice(f"1.2.{number}", number) for number in range(1, 6)])
+    return root
+
+
+def flip(root: Path, uid: str) -> str:
+    """Change one bit of a stored object; return the name of its data file."""
+    row = pacspark.open(root).catalog.instance(uid)
+    path = root / "objects" / row["object_file"]
+    data = bytearray(path.read_bytes())
+    data[row["object_offsets"][0] + 500] ^= 1
+    path.write_bytes(data)
+    return str(row["object_file"])
+
+
+def test_verify__is_a_command(shell: Shell, tmp_path: Path) -> None:
+    root = filled(tmp_path / "archive")
+    status, out, _ = shell("verify", root)
+    assert (status, out.split(" of ")[0]) == (0, "verified 5 objects")
+    found = shell.json("verify", root, "--deep", "--sample", "50", "--seed", "a")
+    assert (found["wrong"], found["seed"], found["found"]) == (0, "a", [])
+    file = flip(root, "1.2.3")
+
+    status, out, err = shell("verify", root)
+
+    assert (status, out.split(": ")[-1]) == (1, "1 wrong")
+    assert f"damaged: objects/{file}: 1.2.3: expected bytes of SHA-256" in err
+    status, _, err = shell("verify", root, "--sample", "0")
+    assert status == 2
+    assert "expected per cent" in err
+
+
+def test_verify__runs_in_spark(
+    spark: "SparkSession", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_module, "TASK_FILES", 1)
+    archive = pacspark.open(filled(tmp_path / "archive"), spark)
+    assert archive.verify().clean
+    file = flip(tmp_path / "archive", "1.2.4")
+    report = archive.verify(deep=True)
+    (row,) = report.table().query("kind == 'damaged'").to_dict("records")
+    assert {name: row[name] for name in ("file", "name", "wrong")} == {
+        "file": file,
+        "name": "1.2.4",
+        "wrong": True,
+    }
+    run: dict[str, Any] = archive.catalog.runs().to_pylist()[-1]
+    assert run["run_id"] == report.run_id
