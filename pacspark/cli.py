@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pacspark import __version__, cli_asking, cli_fixity
+from pacspark import __version__, cli_asking, cli_fixity, cli_retaining
 from pacspark.archive import create_archive, open_archive
 from pacspark.cli_describe import describe
 from pacspark.cli_out import export, view
@@ -335,6 +335,9 @@ def history(root: Root, as_json: AsJson = False) -> None:
         show_json(versions.to_dict("records"))
     else:
         show_table(list(versions.columns), versions.to_numpy().tolist())
+
+
+cli_retaining.register(app)
 
 
 INTERRUPTED = 130

@@ -16,6 +16,7 @@ that it pickles through Spark. A message says what was expected, what was found,
     ├── NotInArchiveError(LookupError)        a UID that the archive does not hold
     │   ├── InstanceNotFoundError
     │   └── SeriesNotFoundError
+    ├── HeldError(PermissionError)            a study that a legal hold keeps
     ├── CommitConflictError(RuntimeError)     other writers won every attempt
     ├── JobError(RuntimeError)                Spark, or a task of it, that failed otherwise
     └── MissingDependencyError(ImportError)   an optional package or program
@@ -81,6 +82,10 @@ class InstanceNotFoundError(NotInArchiveError):
 
 class SeriesNotFoundError(NotInArchiveError):
     """A Series Instance UID that the archive does not hold."""
+
+
+class HeldError(PacsparkError, PermissionError):
+    """A study that a legal hold keeps from being deleted."""
 
 
 class CommitConflictError(PacsparkError, RuntimeError):

@@ -1,5 +1,6 @@
 """The command line: answers on standard output, one line per error, the documented exit status."""
 
+import getpass
 import json
 import os
 import pty
@@ -353,7 +354,7 @@ def test_every_command__has_help_with_an_example(shell: Shell) -> None:
     names = [name for name in listed if not name.startswith("-")]
     assert {"init", "ingest", "import-scan", "find", "sql", "check", "plan"} <= set(names)
     for name in ["init", "ingest", "import-scan", "find", "sql", "check", "plan", "reconstruct",
-                 "export", "view", "history"]:  # fmt: skip
+                 "export", "view", "history", "delete", "undelete", "hold"]:  # fmt: skip
         status, out, _ = shell(name, "--help")
         assert (status, out) == shell(name, "-h")[:2]
         assert status == 0
@@ -389,3 +390,43 @@ def test_changes__are_followed_line_by_line(tmp_path: Path) -> None:
         finally:
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 130
+
+
+def test_delete__is_undone_and_refused_for_what_is_on_hold(shell: Shell, tmp_path: Path) -> None:
+    scan, _ = write_phantom_scan(tmp_path / "scan")
+    root = tmp_path / "archive"
+    shell("init", root)
+    series_uid = shell("import-scan", root, scan)[1].split()[-1]
+    study_uid = shell.json("find", root)[0]["StudyInstanceUID"]
+    status, out, _ = shell("delete", root, "--series", series_uid, "--reason", "a test")
+    assert status == 0
+    assert re.fullmatch(
+        rf"deleted 1 instance of [0-9.]+ [KM]iB; until .*: pacspark undelete {root} "
+        rf"--series {series_uid}",
+        out,
+    )
+    assert shell.json("find", root) == []
+    message = f"NotInArchiveError: {root}: no series {series_uid} to delete"
+    assert shell("delete", root, "--series", series_uid) == (1, "", message)
+    expected = "restored 1 instance, present 0, conflict 0"
+    assert shell("undelete", root, "--study", study_uid) == (0, expected, "")
+    assert shell.json("undelete", root, "--study", study_uid, "--as-of", "1")["present"] == 1
+    held = shell.json("hold", root, "--study", study_uid, "--reason", "case 4711")
+    assert (held["held"], held["instances"]) == (True, 1)
+    status, out, err = shell("delete", root, "--study", study_uid)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"HeldError: {root}: study {study_uid} is on legal hold since ")
+    assert shell("hold", root, "--study", study_uid, "--release")[0] == 0
+    assert shell.json("delete", root, "--study", study_uid)["instances"] == 1
+    (deleted,) = [row for row in shell.json("history", root) if row["operation"] == "delete"][-1:]
+    assert deleted["user"] == getpass.getuser()
+    for words, message in [
+        ([], "delete: expected one of study, series, instance, found 0"),
+        (["--study", "1.2", "--series", "1"],
+         "delete: expected one of study, series, instance, found 2"),
+        (["--study", "../1"], "study: expected a UID, at most 64 digits and dots, found '../1'"),
+    ]:  # fmt: skip
+        assert shell("delete", root, *words) == (2, "", f"UsageError: {message}")
+    status, _, err = shell("undelete", root, "--study", "1.2", "--as-of", "yesterday")
+    assert status == 2
+    assert err.startswith("UsageError: --as-of: expected a version or a time like 2026-11-28T12:00")

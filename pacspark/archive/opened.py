@@ -1,11 +1,13 @@
 """An archive that is open: where it is, from when it is seen, and the session that works on it."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from pacspark.dicom.uids import require_uid
 from pacspark.errors import UsageError
 from pacspark.progress import Progress, progress_for_stderr
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.deletion import Level
 from pacspark.tables.schema import TABLES
 from pacspark.tables.storage import Storage
 
@@ -78,3 +80,19 @@ class OpenedArchive:
         if self._as_of is not None:
             message = "expected an archive opened without as_of to write into, found one as of then"
             raise UsageError(message)
+
+
+def one_of(doing: str, **uids: str | None) -> tuple[Level, str]:
+    """Give the level and the UID of which one alone is given.
+
+    Raises
+    ------
+    UsageError
+        For none, for several, and for what is no UID.
+    """
+    given = {level: uid for level, uid in uids.items() if uid is not None}
+    if len(given) != 1:
+        message = f"{doing}: expected one of study, series, instance, found {len(given)}"
+        raise UsageError(message)
+    ((level, uid),) = given.items()
+    return cast(Level, level), require_uid(level, uid)

@@ -5,7 +5,6 @@ answer.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -22,6 +21,7 @@ from pacspark.errors import (
 )
 from pacspark.tables.changes import CHANGE_COLUMNS, Changes, changes_between
 from pacspark.tables.datafile import PIECE_BYTES
+from pacspark.tables.log import read_origin
 from pacspark.tables.lookup import find_rows, refused_in
 from pacspark.tables.schema import INSTANCES, TABLES
 from pacspark.tables.search import search
@@ -319,7 +319,7 @@ class Catalog:
         with self.storage.errors(f"read the history of {name}"):
             entries = snapshot.delta.history()
         for age, entry in enumerate(entries):
-            origin = _origin(entry.get("userMetadata"))
+            origin = read_origin(entry.get("userMetadata"))
             yield {
                 "table": name,
                 "version": snapshot.version - age,
@@ -357,12 +357,3 @@ class Catalog:
     def _rows_of(self, uids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         files = self._snapshot("instances").files({"sop_instance_uid": uids})
         return find_rows(self.storage, files, uids, columns)
-
-
-def _origin(text: str | None) -> dict[str, Any]:
-    """Read what :mod:`pacspark.tables.log` wrote about a commit; nothing for others' commits."""
-    try:
-        origin = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return origin if isinstance(origin, dict) else {}

@@ -116,6 +116,23 @@ def remove_file(storage: Storage, table_name: str, name: str) -> None:
         storage.filesystem.delete_file(storage.path(table_name, name))
 
 
+def describe_file(storage: Storage, spec: TableSpec, name: str) -> AddedFile:
+    """Describe a data file that lies there, as its writer did when it was finished."""
+    path = storage.path(spec.name, name)
+    statistics, num_records = _Statistics(spec), 0
+    with (
+        storage.errors(f"read {spec.name}/{name}"),
+        storage.filesystem.open_input_file(path) as stream,
+    ):
+        reader = pq.ParquetFile(stream)
+        for batch in reader.iter_batches(columns=list(spec.statistics_columns)):
+            statistics.add(pa.table(batch))
+            num_records += batch.num_rows
+        size_bytes = stream.size()
+    now_ms = time.time_ns() // 1_000_000
+    return AddedFile(name, size_bytes, num_records, now_ms, statistics.to_json(num_records))
+
+
 class DataFile:
     """Writes one Parquet file below the folder of a table; a context manager that closes or aborts.
 

@@ -13,11 +13,12 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Any, Final
+from urllib.parse import unquote
 
 from deltalake import CommitProperties
 from deltalake.exceptions import CommitFailedError, DeltaError
@@ -118,6 +119,70 @@ def compare_and_set(
 def entry_path(snapshot: Snapshot, version: int) -> str:
     """Give the path of the log's entry that made a version."""
     return snapshot.storage.path(snapshot.spec.name, "_delta_log", f"{version:020}.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the log says of one commit.
+
+    Attributes
+    ----------
+    version
+        that it made
+    committed_ms
+        when, milliseconds since 1970
+    operation
+        ours, or the one of another engine
+    removed
+        the files that it took from the list
+    """
+
+    version: int
+    committed_ms: int
+    operation: str | None
+    removed: tuple[ActiveFile, ...]
+
+
+def entries(snapshot: Snapshot) -> Iterator[Entry]:
+    """Read the log from the version of a snapshot back, as far as it is kept."""
+    storage = snapshot.storage
+    for version in range(snapshot.version, -1, -1):
+        path = entry_path(snapshot, version)
+        with storage.errors(f"read the log of {snapshot.spec.name}"):
+            info = storage.filesystem.get_file_info(path)
+            if not info.is_file:
+                return
+            with storage.filesystem.open_input_stream(path) as stream:
+                lines = stream.read().splitlines()
+        actions = [json.loads(line) for line in lines if _is_told(line)]
+        about: dict[str, Any] = {}
+        for action in actions:
+            about |= action.get("commitInfo", {})
+        modified_ms = info.mtime_ns // 1_000_000 if info.mtime_ns else 0
+        yield Entry(
+            version,
+            about.get("timestamp") or modified_ms,
+            read_origin(about.get("userMetadata")).get("operation", about.get("operation")),
+            tuple(
+                ActiveFile(unquote(action["remove"]["path"]), action["remove"].get("size") or 0)
+                for action in actions
+                if "remove" in action
+            ),
+        )
+
+
+def _is_told(line: bytes) -> bool:
+    """Tell whether a line of the log is read here; most lines add files, with long statistics."""
+    return line.startswith((b'{"commitInfo"', b'{"remove"'))
+
+
+def read_origin(text: str | None) -> dict[str, Any]:
+    """Read what pacspark wrote about a commit of its own; nothing for others' commits."""
+    try:
+        origin = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return origin if isinstance(origin, dict) else {}
 
 
 def _make_checkpoint_durable(snapshot: Snapshot, version: int) -> None:

@@ -277,8 +277,22 @@ AUDIT: Final = TableSpec(
     "One access or change.",
 )
 
+HOLDS: Final = TableSpec(
+    "holds",
+    (
+        _key("study_instance_uid", pa.string(), "the study"),
+        _key("occurred_at", TIMESTAMP, "when, UTC"),
+        Column("action", pa.string(), "hold or release", nullable=False),
+        Column("actor", pa.string(), "user", nullable=False),
+        Column("reason", pa.string(), "why"),
+        _RUN,
+    ),
+    ("study_instance_uid", "occurred_at"),
+    "One legal hold, or its release. A study whose last row is a hold is not deleted.",
+)
+
 TABLES: Final[Mapping[str, TableSpec]] = MappingProxyType(
-    {spec.name: spec for spec in (INSTANCES, OBJECTS, PROJECTIONS, RUNS, REJECTS, AUDIT)}
+    {spec.name: spec for spec in (INSTANCES, OBJECTS, PROJECTIONS, RUNS, REJECTS, AUDIT, HOLDS)}
 )
 """All tables by name."""
 

@@ -8,9 +8,11 @@ import pytest
 from deltalake import DeltaTable
 
 from pacspark.dicom.matching import parse_query
-from pacspark.errors import ArchiveNotFoundError, CommitConflictError, StorageError
+from pacspark.errors import ArchiveNotFoundError, CommitConflictError, HeldError, StorageError
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import PIECE_BYTES, AddedFile, DataFile, ObjectFile
+from pacspark.tables.deletion import delete, undelete
+from pacspark.tables.holds import set_hold
 from pacspark.tables.schema import INSTANCES, TABLES, check_tables, create_tables
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
@@ -184,3 +186,19 @@ def test_files__take_the_place_of_others_in_one_commit(contract_storage: Storage
         contract_storage.table_uri("instances"), storage_options=contract_storage.delta_options
     )
     assert delta.to_pyarrow_table().num_rows == 0
+
+
+def test_deletes__are_undone_and_refused_for_what_is_on_hold(contract_storage: Storage) -> None:
+    store(contract_storage, OBJECTS)
+    commit_instances(contract_storage, uid_rows(["1.9"], study_instance_uid="1"), run_id="run")
+    assert delete(contract_storage, "study", "1.2").instances == len(OBJECTS)
+    assert set(Catalog(contract_storage).known([*OBJECTS, "1.9"])) == {"1.9"}
+    assert undelete(contract_storage, "series", "1.2.1").restored == len(OBJECTS)
+    catalog = Catalog(contract_storage)
+    for uid, data in OBJECTS.items():
+        assert catalog.read_object(catalog.instance(uid)) == data
+    set_hold(contract_storage, "1.2", reason="a test")
+    with pytest.raises(HeldError, match="is on legal hold"):
+        delete(contract_storage, "instance", "1.2.1.1")
+    set_hold(contract_storage, "1.2", release=True)
+    assert delete(contract_storage, "instance", "1.2.1.1").instances == 1

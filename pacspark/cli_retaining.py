@@ -1,0 +1,126 @@
+"""The commands about what leaves an archive, what has to stay, and how long."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from pacspark.archive import open_archive
+from pacspark.errors import UsageError
+from pacspark.printing import readable, show_json
+from pacspark.progress import counted_unit
+
+Root = Annotated[
+    str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://... or s3://...")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+Study = Annotated[str | None, typer.Option("--study", help="Study Instance UID.")]
+Series = Annotated[str | None, typer.Option("--series", help="Series Instance UID.")]
+Instance = Annotated[str | None, typer.Option("--instance", help="SOP Instance UID.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept with who and when.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to an application."""
+    app.command(epilog="Example: pacspark delete archive --study 1.2.3 --reason 'wrong patient'")(
+        delete
+    )
+    app.command(epilog="Example: pacspark undelete archive --study 1.2.3")(undelete)
+    app.command(epilog="Example: pacspark hold archive --study 1.2.3 --reason 'case 4711'")(hold)
+
+
+def delete(
+    root: Root,
+    study: Study = None,
+    series: Series = None,
+    instance: Instance = None,
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Delete a study, a series or an instance.
+
+    Bytes stay until their retention ends; `undelete` brings it back meanwhile.
+    """
+    deleted = open_archive(root).delete(
+        study=study, series=series, instance=instance, reason=reason
+    )
+    if as_json:
+        show_json(asdict(deleted))
+        return
+    count, size = deleted.instances, readable("bytes", deleted.bytes_deleted)
+    print(
+        f"deleted {count} {counted_unit(count, 'instances')} of {size}; until their retention ends,"
+        f" this brings them back: pacspark undelete {root} --{deleted.level} {deleted.uid}"
+    )
+
+
+def undelete(
+    root: Root,
+    study: Study = None,
+    series: Series = None,
+    instance: Instance = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option("--as-of", help="A version of instances, or a UTC time, to take rows from."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring back what was deleted last.
+
+    Without --as-of: what the newest commit took away of the study, the series or the instance and
+    that is not there now. Repeat it to go further back.
+    """
+    restored = open_archive(root).undelete(
+        study=study,
+        series=series,
+        instance=instance,
+        as_of=None if as_of is None else moment(as_of),
+    )
+    if as_json:
+        show_json(asdict(restored))
+    else:
+        count = restored.restored
+        print(
+            f"restored {count} {counted_unit(count, 'instances')}, present {restored.present}, "
+            f"conflict {restored.conflict}"
+        )
+    if restored.conflict:
+        raise typer.Exit(1)
+
+
+def moment(text: str) -> int | datetime:
+    """Read a version, or a time in ISO 8601; UTC where it names no zone.
+
+    Raises
+    ------
+    UsageError
+        For all else.
+    """
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        message = f"--as-of: expected a version or a time like 2026-11-28T12:00, found {text!r:.80}"
+        raise UsageError(message) from None
+
+
+def hold(
+    root: Root,
+    study: Annotated[str, typer.Option("--study", help="Study Instance UID.")],
+    release: Annotated[bool, typer.Option("--release", help="End the hold.")] = False,
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Set a legal hold on a study, or release it.
+
+    While the hold lasts, nothing of the study can be deleted.
+    """
+    held = open_archive(root).hold(study, release=release, reason=reason)
+    if as_json:
+        show_json(asdict(held))
+    else:
+        state = "on hold" if held.held else "released"
+        count = held.instances
+        print(f"{state}: study {study}, {count} {counted_unit(count, 'instances')}")
