@@ -18,6 +18,7 @@ from pacspark import __version__, cli_asking, cli_fixity, cli_retaining
 from pacspark.archive import create_archive, open_archive
 from pacspark.cli_describe import describe
 from pacspark.cli_out import export, view
+from pacspark.cli_serve import serve
 from pacspark.ct.checks import require_positive
 from pacspark.ct.filtering import FDKOptions
 from pacspark.errors import GeometryError, PacsparkError, QueryError, UsageError
@@ -137,6 +138,7 @@ def ingest(
         raise typer.Exit(1)
 
 
+app.command(epilog="Example: pacspark serve archive --dimse-port 11112")(serve)
 app.command(epilog="Example: pacspark describe scan.xtekct --output scan/SCAN.toml")(describe)
 
 

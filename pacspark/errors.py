@@ -8,16 +8,21 @@ that it pickles through Spark. A message says what was expected, what was found,
     ├── ProjectionDataError(ValueError)       pixels that cannot be: shape, NaN, empty flats
     ├── ScanDescriptionError(ValueError)      SCAN.toml or the files it names
     ├── DicomDecodeError(ValueError)          bytes that are not readable DICOM
+    │   └── InstanceMismatchError             an object that is another than was announced
     ├── QueryError(ValueError)                a query that nobody can answer
+    ├── QueryTooLargeError(RuntimeError)      a query that would read more than it may
     ├── UsageError(ValueError)                arguments that do not go together
     ├── MemoryBudgetError(MemoryError)        a plan that does not fit its memory
     ├── ArchiveNotFoundError(FileNotFoundError)
     ├── StorageError(OSError)                 a disk, HDFS or S3 that fails
+    │   └── LandingFullError                  no room where received objects are kept first
     ├── NotInArchiveError(LookupError)        a UID that the archive does not hold
     │   ├── InstanceNotFoundError
     │   └── SeriesNotFoundError
     ├── HeldError(PermissionError)            a study that a legal hold keeps
     ├── CommitConflictError(RuntimeError)     other writers won every attempt
+    ├── ProtocolError(RuntimeError)           a peer that does not keep to DICOM's protocol
+    ├── AssociationEndedError(ConnectionError) an association that ended before its work did
     ├── JobError(RuntimeError)                Spark, or a task of it, that failed otherwise
     └── MissingDependencyError(ImportError)   an optional package or program
 """
@@ -52,8 +57,16 @@ class DicomDecodeError(PacsparkError, ValueError):
     """Bytes that are not readable DICOM."""
 
 
+class InstanceMismatchError(DicomDecodeError):
+    """An object whose UIDs are not those under which its sender announced it."""
+
+
 class QueryError(PacsparkError, ValueError):
     """A keyword or a value that no query can hold."""
+
+
+class QueryTooLargeError(PacsparkError, RuntimeError):
+    """A query whose answer would need more reading than one query may have."""
 
 
 class UsageError(PacsparkError, ValueError):
@@ -70,6 +83,10 @@ class ArchiveNotFoundError(PacsparkError, FileNotFoundError):
 
 class StorageError(PacsparkError, OSError):
     """A disk, HDFS or S3 that does not do what was asked."""
+
+
+class LandingFullError(StorageError):
+    """No room on the disk where received objects are kept before the tables have them."""
 
 
 class NotInArchiveError(PacsparkError, LookupError):
@@ -90,6 +107,14 @@ class HeldError(PacsparkError, PermissionError):
 
 class CommitConflictError(PacsparkError, RuntimeError):
     """Other writers won every attempt to commit."""
+
+
+class ProtocolError(PacsparkError, RuntimeError):
+    """A peer that does not keep to the protocol of DICOM, or to what it may ask for."""
+
+
+class AssociationEndedError(PacsparkError, ConnectionError):
+    """An association that was aborted, refused or lost, or whose peer fell silent."""
 
 
 class JobError(PacsparkError, RuntimeError):

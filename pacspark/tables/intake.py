@@ -131,6 +131,7 @@ class _Input:
     sha256: str | None = None
     size_bytes: int | None = None
     content: bytes | BinaryIO | None = None
+    received_at: datetime | None = None
 
     @property
     def name(self) -> str:
@@ -207,10 +208,29 @@ class Intake:
             reason = DicomDecodeError(f"expected a readable file, found {error.strerror or error}")
             self._hold(_Input(str(source), reason))
 
-    def add(self, source: str, data: bytes) -> None:
-        """Take in one object that is in memory."""
+    def add(
+        self,
+        source: str,
+        data: bytes,
+        *,
+        index: InstanceIndex | None = None,
+        received_at: datetime | None = None,
+    ) -> None:
+        """Take in one object that is in memory.
+
+        Parameters
+        ----------
+        source
+            Where it came from.
+        data
+            All of it.
+        index
+            What `index_instance` gives for it, where that is known.
+        received_at
+            When it arrived; None: now.
+        """
         digest = hashlib.sha256(data).hexdigest()
-        self._hold(_Input(source, _read(data), digest, len(data), data))
+        self._hold(_Input(source, index or _read(data), digest, len(data), data, received_at))
 
     def finish(self) -> IntakeResult:
         """Close the data files, durable but not yet visible, and return the rows."""
@@ -238,17 +258,25 @@ class Intake:
         self._held.clear()
         self._held_bytes = 0
 
-    def add_stream(self, source: str, stream: BinaryIO, size_bytes: int) -> None:
-        """Take in one object from a seekable stream that stands at its start."""
+    def add_stream(
+        self,
+        source: str,
+        stream: BinaryIO,
+        size_bytes: int,
+        *,
+        received_at: datetime | None = None,
+    ) -> None:
+        """Take in one object from a seekable stream that stands at its start; see `add`."""
         if size_bytes <= STREAMED_BYTES:
-            self.add(source, stream.read())
+            self.add(source, stream.read(), received_at=received_at)
             return
         read = _read(stream)
         stream.seek(0)
         digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         stream.seek(0)
         kept = isinstance(read, InstanceIndex) or size_bytes <= KEPT_REJECT_BYTES
-        self._take([_Input(source, read, digest, size_bytes, stream if kept else None)])
+        content = stream if kept else None
+        self._take([_Input(source, read, digest, size_bytes, content, received_at)])
 
     def _take(self, items: Sequence[_Input]) -> None:
         """Write what is neither stored nor refused already: one look-up in each table for all."""
@@ -287,7 +315,7 @@ class Intake:
             "source": item.source,
             "sha256": item.sha256,
             "size_bytes": item.size_bytes,
-            "received_at": datetime.now(UTC),
+            "received_at": item.received_at or datetime.now(UTC),
             "run_id": self.run_id,
         }
 

@@ -1,0 +1,72 @@
+"""The commands of the gateway: serve, and send."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pacspark.printing import say, show_json
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def serve(
+    root: Annotated[str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://...")],
+    ae_title: Annotated[
+        str | None, typer.Option("--ae-title", help="AE title; PACSPARK unless given.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address to listen on; this machine alone.")
+    ] = None,
+    dimse_port: Annotated[
+        int | None, typer.Option("--dimse-port", help="Port for DIMSE; 0 for any.")
+    ] = None,
+    http_port: Annotated[
+        int | None, typer.Option("--http-port", help="Port for HTTP; 0 for any.")
+    ] = None,
+    landing: Annotated[
+        Path | None, typer.Option("--landing", help="Local folder where objects land first.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML: destinations, callers, tls, limits.")
+    ] = None,
+    allow_unencrypted: Annotated[
+        bool, typer.Option("--allow-unencrypted", help="Serve other machines without TLS.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the addresses as one JSON value.")
+    ] = False,
+) -> None:
+    """Serve an archive to DICOM peers until interrupted.
+
+    One line says where it listens; one line per association follows on standard error.
+    """
+    from pacspark.gateway.config import GatewayConfig, read_config
+    from pacspark.gateway.server import Gateway
+    from pacspark.gateway.server import serve as run
+    from pacspark.tables.storage import open_storage
+
+    given: dict[str, Any] = {
+        "ae_title": ae_title,
+        "host": host,
+        "dimse_port": dimse_port,
+        "http_port": http_port,
+        "landing": landing,
+        "allow_unencrypted": allow_unencrypted or None,
+    }
+    told = GatewayConfig() if config is None else read_config(config)
+    told = replace(told, **{name: value for name, value in given.items() if value is not None})
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    # pynetdicom has a line for each PDU
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+
+    def ready(gateway: Gateway) -> None:
+        if as_json:
+            show_json(gateway.addresses())
+        else:
+            print(gateway.describe(), flush=True)
+
+    run(open_storage(root), told, ready)
+    say("ended")

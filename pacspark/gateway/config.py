@@ -1,0 +1,377 @@
+"""What a gateway is told: the command line's options and a strict TOML file.
+
+::
+
+    ae_title = "PACSPARK"
+    host = "127.0.0.1"             # any other needs [tls] or allow_unencrypted = true
+    dimse_port = 11112
+    http_port = 8042
+    landing = "/var/lib/pacspark"  # a folder of this gateway alone, on a local disk
+    worklist = "worklist/"         # DICOM worklist files
+    private_sop_classes = ["1.2.3"]
+
+    [[destinations]]               # where C-MOVE and storage commitment may go
+    ae_title = "VIEWER"
+    host = "10.0.0.7"
+    port = 104
+    tls = false
+
+    [[callers]]                    # without any, all callers on an allowed address are served
+    ae_title = "CT1"               # or "*"
+    address = "10.0.0.0/24"        # an address or a network; any unless given
+    services = ["echo", "store"]   # find, move, get, commit, worklist; all unless given
+
+    [tls]
+    certificate = "gateway.pem"
+    key = "gateway.key"
+    client_ca = "hospital.pem"     # callers then need a certificate of it
+
+    [limits]                       # see `Limits`
+
+A key that is not known, or a value that cannot be, is one line that names it.
+"""
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+from pacspark.dicom.uids import is_uid
+from pacspark.errors import ScanDescriptionError, UsageError
+from pacspark.scans.toml import TomlTable, one_line, read_text
+from pacspark.tables.storage import Storage
+
+SERVICES: Final = ("echo", "store", "find", "move", "get", "commit", "worklist")
+LOOPBACK: Final = "127.0.0.1"
+_MOST_AE_TITLE_CHARACTERS: Final = 16
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """An application entity that objects may be sent to."""
+
+    ae_title: str
+    host: str
+    port: int
+    tls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who may use which services.
+
+    Attributes
+    ----------
+    ae_title
+        that it calls itself, ``*`` for any
+    address
+        the network that it calls from
+    services
+        that it may use
+    """
+
+    ae_title: str
+    address: str = "0.0.0.0/0"
+    services: tuple[str, ...] = SERVICES
+
+    def is_meant(self, ae_title: str, address: str) -> bool:
+        """Tell whether this is who calls from an address."""
+        if self.ae_title not in {"*", ae_title}:
+            return False
+        network = ipaddress.ip_network(self.address, strict=False)
+        return self.address == "0.0.0.0/0" or ipaddress.ip_address(address) in network
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Certificates of a gateway; paths of PEM files."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one peer, and all together, may take.
+
+    Attributes
+    ----------
+    associations, associations_per_address
+        at once
+    associations_per_minute
+        that one address may begin
+    pdu_bytes
+        of a PDU, both as promised to peers and as read
+    object_bytes
+        of one object
+    identifier_bytes, identifier_depth
+        of a query or request, and of the sequences in it
+    negotiate_s
+        from the connection to a complete association request
+    idle_s
+        without a byte from the peer
+    pdu_s
+        for the rest of a PDU that has begun
+    answers
+        of one query
+    reserve_bytes
+        of the landing's disk that stay free
+    commit_objects, commit_bytes, commit_s
+        whichever is reached first, the landing is committed to the tables
+    follow_s
+        between two looks for new versions of the tables
+    """
+
+    associations: int = 100
+    associations_per_address: int = 50
+    associations_per_minute: int = 6000
+    pdu_bytes: int = 1 << 20
+    object_bytes: int = 8 << 30
+    identifier_bytes: int = 1 << 20
+    identifier_depth: int = 8
+    negotiate_s: float = 10.0
+    idle_s: float = 60.0
+    pdu_s: float = 30.0
+    answers: int = 100_000
+    reserve_bytes: int = 256 << 20
+    commit_objects: int = 1000
+    commit_bytes: int = 512 << 20
+    commit_s: float = 5.0
+    follow_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """Everything that a gateway is told."""
+
+    ae_title: str = "PACSPARK"
+    host: str = LOOPBACK
+    dimse_port: int = 11112
+    http_port: int = 8042
+    allow_unencrypted: bool = False
+    landing: Path | None = None
+    worklist: Path | None = None
+    private_sop_classes: tuple[str, ...] = ()
+    destinations: Mapping[str, Destination] = field(default_factory=lambda: MappingProxyType({}))
+    callers: tuple[Caller, ...] = ()
+    tls: Tls | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    def services_of(self, ae_title: str, address: str) -> frozenset[str]:
+        """Tell what a caller may do; nothing where nobody told of it."""
+        if not self.callers:
+            return frozenset(SERVICES)
+        return frozenset(
+            service
+            for caller in self.callers
+            if caller.is_meant(ae_title, address)
+            for service in caller.services
+        )
+
+    def landing_folder(self, storage: Storage) -> Path:
+        """Give the landing's folder: below a local root, else below the user's state folder."""
+        if self.landing is not None:
+            return self.landing
+        if storage.kind == "local":
+            return Path(storage.folder) / "_landing" / self.ae_title
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        name = "".join(letter if letter.isalnum() else "-" for letter in storage.root)
+        return state / "pacspark" / "landing" / name.strip("-") / self.ae_title
+
+    def checked(self) -> "GatewayConfig":
+        """Return the same where it can be.
+
+        Raises
+        ------
+        UsageError
+            for an AE title or a port that cannot be, and for an address beyond this machine that
+            would be served in plain text without a word that this is meant
+        """
+        require_ae_title("ae_title", self.ae_title)
+        for name in ("dimse_port", "http_port"):
+            port = getattr(self, name)
+            if not 0 <= port <= 65535:
+                message = f"{name}: expected a port from 0 to 65535, found {port}"
+                raise UsageError(message)
+        if not (is_loopback(self.host) or self.tls or self.allow_unencrypted):
+            message = (
+                f"host {self.host}: expected an address of this machine alone, or [tls], or "
+                "allow_unencrypted = true (--allow-unencrypted), found none of them"
+            )
+            raise UsageError(message)
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def require_ae_title(name: str, value: str) -> str:
+    """Return an AE title (PS3.5 6.2: 16 characters of the default repertoire, no backslash).
+
+    Raises
+    ------
+    UsageError
+        for all else
+    """
+    plain = value.strip(" ")
+    if (
+        not 0 < len(plain) <= _MOST_AE_TITLE_CHARACTERS
+        or not plain.isascii()
+        or not plain.isprintable()
+        or "\\" in plain
+    ):
+        message = f"{name}: expected an AE title of 1 to 16 ASCII characters, found {value!r:.80}"
+        raise UsageError(message)
+    return plain
+
+
+def read_config(path: str | Path) -> GatewayConfig:
+    """Read a gateway's TOML file.
+
+    Raises
+    ------
+    UsageError
+        naming the key that is wrong, in one line
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(read_text(path))
+    except OSError as error:
+        message = f"{path}: expected a gateway's configuration, found {error.strerror}"
+        raise UsageError(message) from error
+    except (ValueError, RecursionError) as error:
+        message = f"{path}: expected TOML, found {one_line(error)}"
+        raise UsageError(message) from error
+    try:
+        return _config(path, values)
+    except ScanDescriptionError as error:
+        raise UsageError(*error.args) from None
+
+
+def _config(path: Path, values: Mapping[str, Any]) -> GatewayConfig:
+    table = TomlTable(path, "", values, dict.fromkeys(_names(GatewayConfig), ""))
+    readers: dict[str, Callable[[], Any]] = {
+        "ae_title": lambda: table.text("ae_title"),
+        "host": lambda: table.text("host"),
+        "dimse_port": lambda: table.count("dimse_port", smallest=0),
+        "http_port": lambda: table.count("http_port", smallest=0),
+        "allow_unencrypted": lambda: _flag(table, "allow_unencrypted", values),
+        "landing": lambda: path.parent / Path(table.text("landing")).expanduser(),
+        "worklist": lambda: path.parent / Path(table.text("worklist")).expanduser(),
+        "private_sop_classes": lambda: _sop_classes(table),
+        "destinations": lambda: _destinations(table, values),
+        "callers": lambda: tuple(
+            _caller(one) for one, _ in _tables(table, values, "callers", Caller)
+        ),
+        "tls": lambda: _tls(path, table.table("tls", dict.fromkeys(_names(Tls), ""))),
+        "limits": lambda: _limits(table.table("limits", dict.fromkeys(_names(Limits), ""))),
+    }
+    return GatewayConfig(**{key: read() for key, read in readers.items() if key in table})
+
+
+def _sop_classes(table: TomlTable) -> tuple[str, ...]:
+    classes = table.texts("private_sop_classes")
+    for uid in classes:
+        if not is_uid(uid):
+            raise table.error("private_sop_classes", "UIDs", repr(uid)[:80])
+    return tuple(classes)
+
+
+def _destinations(table: TomlTable, values: Mapping[str, Any]) -> Mapping[str, Destination]:
+    rows = _tables(table, values, "destinations", Destination)
+    made = [_destination(one, row) for one, row in rows]
+    return MappingProxyType({one.ae_title: one for one in made})
+
+
+def _names(kind: type) -> list[str]:
+    return [one.name for one in fields(kind)]
+
+
+def _tables(
+    table: TomlTable, values: Mapping[str, Any], key: str, kind: type
+) -> list[tuple[TomlTable, Mapping[str, Any]]]:
+    rows = values.get(key, [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise table.error(key, f"tables [[{key}]]", repr(rows)[:80])
+    keys = dict.fromkeys(_names(kind), "")
+    return [(TomlTable(table.path, f"{key}[{n}]", row, keys), row) for n, row in enumerate(rows)]
+
+
+def _flag(table: TomlTable, key: str, values: Mapping[str, Any]) -> bool:
+    value = values.get(key, False)
+    if not isinstance(value, bool):
+        raise table.error(key, "true or false", repr(value)[:80])
+    return value
+
+
+def _ae_title(table: TomlTable, *, star: bool = False) -> str:
+    value = table.text("ae_title")
+    if star and value == "*":
+        return value
+    try:
+        return require_ae_title("ae_title", value)
+    except UsageError as error:
+        raise table.error(
+            "ae_title", "an AE title of 1 to 16 ASCII characters", repr(value)[:80]
+        ) from error
+
+
+def _destination(table: TomlTable, values: Mapping[str, Any]) -> Destination:
+    port = table.count("port")
+    if port > 65535:
+        raise table.error("port", "a port from 1 to 65535", port)
+    return Destination(_ae_title(table), table.text("host"), port, _flag(table, "tls", values))
+
+
+def _caller(table: TomlTable) -> Caller:
+    caller = Caller(_ae_title(table, star=True))
+    if "address" in table:
+        address = table.text("address")
+        try:
+            ipaddress.ip_network(address, strict=False)
+        except ValueError as error:
+            raise table.error("address", "an IP address or network", repr(address)[:80]) from error
+        caller = replace(caller, address=address)
+    if "services" in table:
+        services = table.texts("services")
+        for service in services:
+            if service not in SERVICES:
+                raise table.error("services", f"some of {', '.join(SERVICES)}", repr(service)[:80])
+        caller = replace(caller, services=tuple(services))
+    return caller
+
+
+def _tls(path: Path, table: TomlTable) -> Tls:
+    files = {}
+    for key in _names(Tls):
+        if key == "client_ca" and key not in table:
+            continue
+        file = path.parent / Path(table.text(key)).expanduser()
+        if not file.is_file():
+            raise table.error(key, "a PEM file", f"no file {file}")
+        files[key] = file
+    return Tls(**files)
+
+
+def _limits(table: TomlTable) -> Limits:
+    given: dict[str, Any] = {}
+    for one in fields(Limits):
+        if one.name in table:
+            is_count = isinstance(one.default, int)
+            given[one.name] = (
+                table.count(one.name) if is_count else table.number(one.name, positive=True)
+            )
+    return Limits(**given)

@@ -1,0 +1,301 @@
+"""The DIMSE server: connections in, one thread each, requests to their handlers.
+
+::
+
+    connection ── limits ── TLS ── association request ── allow-list ── contexts
+                                                             │
+              C-ECHO  C-STORE  C-FIND  C-GET  C-MOVE  N-ACTION ── one handler each ── responses
+"""
+
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from threading import Event, Lock, Thread
+from time import monotonic
+from typing import Final
+
+from pacspark.dicom.decode import InstanceIndex
+from pacspark.dicom.uids import is_uid
+from pacspark.errors import (
+    AssociationEndedError,
+    InstanceMismatchError,
+    PacsparkError,
+    ProtocolError,
+)
+from pacspark.gateway import statuses
+from pacspark.gateway.audit import AuditLog
+from pacspark.gateway.commands import C_ECHO, C_FIND, C_STORE, RESPONSE, Command
+from pacspark.gateway.config import GatewayConfig
+from pacspark.gateway.finding import find
+from pacspark.gateway.limits import Doorkeeper
+from pacspark.gateway.link import Link, Message
+from pacspark.gateway.negotiation import (
+    REJECTED_BUSY,
+    REJECTED_CALLER,
+    Association,
+    accept,
+)
+from pacspark.gateway.part10 import file_header
+from pacspark.gateway.services import (
+    PLAIN_SYNTAXES,
+    SERVICE_OF_CLASS,
+    STORAGE_CLASSES,
+)
+from pacspark.gateway.session import Session
+from pacspark.gateway.storing import Store
+
+LOGGER: Final = logging.getLogger(__name__)
+_BACKLOG: Final = 128
+_ACCEPT_S: Final = 0.5
+
+Handler = Callable[[Session, Message], None]
+
+
+class DimseServer:
+    """Listens for associations; a thread of its own, and one for each association.
+
+    Parameters
+    ----------
+    store
+        the archive
+    config
+        what the gateway was told
+    audit
+        takes a row for each access
+    """
+
+    def __init__(self, store: Store, config: GatewayConfig, audit: AuditLog) -> None:
+        self._store, self._config, self._audit = store, config, audit
+        self._storage_classes = STORAGE_CLASSES | set(config.private_sop_classes)
+        self._doorkeeper = Doorkeeper(config.limits)
+        self._tls = None if config.tls is None else server_context(config)
+        self._closing = Event()
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        self._listener = socket.create_server(
+            (config.host, config.dimse_port), family=family, backlog=_BACKLOG
+        )
+        self._listener.settimeout(_ACCEPT_S)
+        self._links: dict[Link, Thread] = {}
+        self._lock = Lock()
+        self._thread = Thread(target=self._listen, name="pacspark-dimse", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return int(self._listener.getsockname()[1])
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
+
+    def close(self, drain_s: float = 10.0) -> None:
+        """Stop listening; running associations may end within a time, then they are aborted."""
+        self._closing.set()
+        self._thread.join()
+        deadline = monotonic() + drain_s
+        for thread in list(self._links.values()):
+            thread.join(max(0.0, deadline - monotonic()))
+        with self._lock:
+            left = list(self._links.items())
+        for link, _ in left:
+            link.abort()
+        for _, thread in left:
+            thread.join(1.0)
+
+    def _listen(self) -> None:
+        with self._listener:
+            while not self._closing.is_set():
+                try:
+                    connection, address = self._listener.accept()
+                except TimeoutError:
+                    continue
+                except OSError as error:  # no file descriptors left, say
+                    LOGGER.warning("cannot accept a connection: %s", error)
+                    self._closing.wait(_ACCEPT_S)
+                    continue
+                self._begin(connection, str(address[0]))
+
+    def _begin(self, connection: socket.socket, address: str) -> None:
+        link = Link(connection, self._config.limits, address)
+        if not self._doorkeeper.lets_in(link, address):
+            link.close()
+            LOGGER.warning("%s: too many connections; closed", address)
+            return
+        thread = Thread(
+            target=self._serve, args=(link, connection, address), name="pacspark-dimse", daemon=True
+        )
+        with self._lock:
+            self._links[link] = thread
+        try:
+            thread.start()
+        except RuntimeError as error:  # no threads left
+            LOGGER.warning("%s: %s", address, error)
+            self._end(link)
+
+    def _end(self, link: Link) -> None:
+        link.close()
+        self._doorkeeper.lets_out(link)
+        with self._lock:
+            self._links.pop(link, None)
+
+    def _serve(self, link: Link, connection: socket.socket, address: str) -> None:
+        started, requests, said = monotonic(), 0, "no association"
+        try:
+            if self._tls is not None:
+                connection.settimeout(self._config.limits.negotiate_s)
+                link.secure(self._tls)
+            association = accept(
+                link, address, self._config.limits, self._syntaxes(address), self._welcome(address)
+            )
+            self._doorkeeper.associated(link)
+            said = f"{association.calling_ae_title} -> {association.called_ae_title}"
+            session = Session(association, self._store, self._config, self._audit)
+            link.object_header = _header_of(association)
+            while (message := link.receive()) is not None:
+                requests += 1
+                self._handle(session, message)
+                if self._closing.is_set():
+                    link.abort()
+                    break
+            end = "released" if link.released else "aborted: the gateway ends"
+        except (AssociationEndedError, ProtocolError, ssl.SSLError, OSError) as error:
+            end = str(error)
+        except Exception:
+            LOGGER.exception("%s: an error of the gateway", address)
+            link.abort()
+            end = "aborted: an error of the gateway"
+        finally:
+            self._end(link)
+        LOGGER.info(
+            "%s: %s: %d requests in %.1f s: %s", address, said, requests, monotonic() - started, end
+        )
+
+    def _welcome(self, address: str) -> Callable[[str], tuple[int, int, int] | None]:
+        def welcome(ae_title: str) -> tuple[int, int, int] | None:
+            if not self._config.services_of(ae_title, address):
+                self._audit.record(ae_title, address, "associate", "rejected")
+                return REJECTED_CALLER
+            return None if self._doorkeeper.has_room(address) else REJECTED_BUSY
+
+        return welcome
+
+    def _syntaxes(self, address: str) -> Callable[[str, str, Sequence[str]], Sequence[str]]:
+        def syntaxes(ae_title: str, abstract: str, proposed: Sequence[str]) -> Sequence[str]:
+            allowed = self._config.services_of(ae_title, address)
+            if abstract in self._storage_classes:
+                wanted = {"store", "get"} & allowed
+                return [one for one in proposed if is_uid(one)] if wanted else ()
+            if SERVICE_OF_CLASS.get(abstract) not in allowed:
+                return ()
+            return [one for one in proposed if one in PLAIN_SYNTAXES]
+
+        return syntaxes
+
+    def _handle(self, session: Session, message: Message) -> None:
+        command = message.command
+        context = session.association.contexts.get(message.context_id)
+        field = command["CommandField"]
+        if field & RESPONSE:
+            return  # nobody waits for it any more
+        try:
+            if context is None:
+                raise _refused(
+                    session, "a presentation context that was accepted", message.context_id
+                )
+            service = SERVICE_OF_CLASS.get(context.abstract_syntax, "store")
+            handler = HANDLERS.get((field, service))
+            if handler is None:
+                session.answer(message, statuses.UNRECOGNIZED_OPERATION)
+                return
+            try:
+                handler(session, message)
+            except (AssociationEndedError, ProtocolError):
+                raise
+            except PacsparkError as error:
+                session.record(service, f"failed: {error}")
+                LOGGER.warning("%s: %s", session.peer, error)
+                session.answer(message, statuses.dimse_status(error), ErrorComment=str(error))
+            except Exception as error:
+                LOGGER.exception("%s: an error of the gateway", session.peer)
+                session.record(service, f"failed: {type(error).__name__}")
+                session.answer(message, statuses.PROCESSING_FAILURE)
+        finally:
+            session.association.link.cancelled.clear()
+            if message.data_set is not None:
+                message.data_set.close()
+
+
+def _refused(session: Session, expected: str, found: object) -> ProtocolError:
+    session.association.link.abort()
+    return ProtocolError(f"{session.peer}: expected {expected}, found {found}")
+
+
+def _header_of(association: Association) -> Callable[[Command, int], bytes]:
+    def header(command: Command, context_id: int) -> bytes:
+        context = association.contexts.get(context_id)
+        sop_class = command.get("AffectedSOPClassUID", "")
+        uid = command.get("AffectedSOPInstanceUID", "")
+        if context is None or not is_uid(sop_class) or not is_uid(uid):
+            message = f"C-STORE: expected UIDs and an accepted context, found {uid[:80]!r}"
+            raise ProtocolError(message)
+        return file_header(sop_class, uid, context.transfer_syntax)
+
+    return header
+
+
+def echo(session: Session, message: Message) -> None:
+    """Answer C-ECHO (PS3.4 A)."""
+    session.answer(message, statuses.SUCCESS)
+
+
+def store(session: Session, message: Message) -> None:
+    """Store the object of a C-STORE (PS3.4 B)."""
+    command = message.command
+    sop_class, uid = command.get("AffectedSOPClassUID"), command.get("AffectedSOPInstanceUID")
+    if message.data_set is None or "store" not in session.services:
+        status = statuses.NOT_AUTHORIZED if message.data_set else statuses.DOES_NOT_MATCH
+        session.answer(message, status, AffectedSOPInstanceUID=uid)
+        return
+    if sop_class != session.context(message).abstract_syntax:
+        session.answer(message, statuses.SOP_CLASS_NOT_SUPPORTED, AffectedSOPInstanceUID=uid)
+        return
+
+    def check(index: InstanceIndex) -> None:
+        if (index.sop_class_uid, index.sop_instance_uid) != (sop_class, uid):
+            text = f"data set: expected {sop_class} {uid}, found {index.sop_class_uid} "
+            raise InstanceMismatchError(text + index.sop_instance_uid)
+
+    status, comment = statuses.SUCCESS, None
+    try:
+        stored = session.store.store(message.data_set.data(), session.peer, check)
+        outcome = str(stored.outcome)
+        if outcome == "conflict":
+            status = statuses.DUPLICATE_INSTANCE
+            comment = "another object has this UID; kept in rejects"
+    except PacsparkError as error:
+        status, comment = statuses.dimse_status(error), str(error)
+        outcome = f"failed: {error}"
+        LOGGER.warning("%s: C-STORE: %s", session.peer, error)
+    session.record("store", outcome, level="instance", uid=uid)
+    session.answer(message, status, AffectedSOPInstanceUID=uid, ErrorComment=comment)
+
+
+HANDLERS: Final[Mapping[tuple[int, str], Handler]] = {
+    (C_ECHO, "echo"): echo,
+    (C_STORE, "store"): store,
+    (C_FIND, "find"): find,
+}
+"""By command field and service."""
+
+
+def server_context(config: GatewayConfig) -> ssl.SSLContext:
+    """Make the TLS context of the gateway's ports (PS3.15 B.9: TLS 1.2 at least)."""
+    assert config.tls is not None  # noqa: S101 -- callers ask only then
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(config.tls.certificate, config.tls.key)
+    if config.tls.client_ca is not None:
+        context.load_verify_locations(config.tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

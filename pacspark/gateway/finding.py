@@ -1,0 +1,149 @@
+"""C-FIND: queries of the patient root and study root models (PS3.4 C.4.1, C.6)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+from pacspark.dicom.attributes import UNIQUE_KEYS, Level
+from pacspark.dicom.conditions import QueryKey
+from pacspark.dicom.matching import parse_query
+from pacspark.errors import QueryError
+from pacspark.gateway import statuses
+from pacspark.gateway.identifiers import (
+    Elements,
+    plain_value,
+    text_of,
+    write_identifier,
+)
+from pacspark.gateway.link import Message
+from pacspark.gateway.searching import answers, search
+from pacspark.gateway.services import LEVELS_OF_MODEL, model_of
+from pacspark.gateway.session import Session
+
+LEVEL_TAG: Final = "00080052"
+_CHARACTER_SET_TAG: Final = "00080005"
+_RETRIEVE_AE_TITLE: Final = 0x00080054
+_AVAILABILITY: Final = 0x00080056
+_NOT_KEYS: Final = frozenset({LEVEL_TAG, _CHARACTER_SET_TAG, "00080053", "00080201"})
+"""Attributes of an identifier that are no keys: level, character set, view, offset from UTC."""
+LEVEL_NAMES: Final[Mapping[str, Level]] = {
+    "PATIENT": "patient",
+    "STUDY": "study",
+    "SERIES": "series",
+    "IMAGE": "instance",
+}
+_NAMES_OF_LEVELS: Final = {level: name for name, level in LEVEL_NAMES.items()}
+
+
+def find(session: Session, message: Message) -> None:
+    """Answer a C-FIND: one pending response per match, until none is left or it is cancelled."""
+    context = session.context(message)
+    elements = session.identifier(message)
+    level = level_of(elements, context.abstract_syntax)
+    relational, combined = _negotiated(session, context.abstract_syntax)
+    if not relational:
+        require_hierarchy(elements, level, context.abstract_syntax)
+    keys = {tag: text_of(element) for tag, element in elements.items() if is_key(tag)}
+    for computed in (_RETRIEVE_AE_TITLE, _AVAILABILITY):
+        keys.pop(f"{computed:08X}", None)  # always answered, the same for all
+    sequences = [tag for tag, element in elements.items() if element.get("vr") == "SQ"]
+    for tag in sequences:
+        if any(item for item in elements[tag].get("Value", ())):
+            # matching inside sequences is not offered: the answer has the whole sequence
+            keys[tag] = ""
+    query = parse_query(keys, level, combined_date_time=combined)
+    index = session.store.index
+    matches = search(index, query)
+    most = session.config.limits.answers
+    message_id = message.command.get("MessageID", 0)
+    status = statuses.PENDING_WITH_WARNING if sequences else statuses.PENDING
+    sent = 0
+    for answer in answers(index, matches[:most], query.requested):
+        if session.association.link.is_cancelled(message_id):
+            session.record("find", "cancelled", level=level, matches=sent)
+            session.answer(message, statuses.CANCELLED)
+            return
+        identifier = write_identifier(
+            _answer_elements(session, level, query.requested, answer), context.transfer_syntax
+        )
+        session.answer(message, status, identifier)
+        sent += 1
+    session.record("find", "success", level=level, matches=sent, keys=len(query.conditions))
+    if len(matches) > most:
+        text = f"expected at most {most} matches, found {len(matches)}"
+        session.answer(message, statuses.OUT_OF_RESOURCES, ErrorComment=text)
+        return
+    session.answer(message, statuses.SUCCESS)
+
+
+def level_of(elements: Elements, sop_class_uid: str) -> Level:
+    """Give the query level of an identifier, which its information model has to have.
+
+    Raises
+    ------
+    QueryError
+        where it has none, or another
+    """
+    name = text_of(elements.get(LEVEL_TAG)).strip().upper()
+    level = LEVEL_NAMES.get(name)
+    levels = LEVELS_OF_MODEL[model_of(sop_class_uid)]
+    if level is None or level not in levels:
+        expected = ", ".join(_NAMES_OF_LEVELS[one] for one in levels)
+        message = f"QueryRetrieveLevel: expected one of {expected}, found {name[:64]!r}"
+        raise QueryError(message)
+    return level
+
+
+def is_key(tag: str) -> bool:
+    """Tell whether an attribute of an identifier is a key: no group length, level, and so on."""
+    return tag not in _NOT_KEYS and not tag.endswith("0000")
+
+
+def require_hierarchy(elements: Elements, level: Level, sop_class_uid: str) -> None:
+    """Check that the unique keys of all levels above are given, each as one value (C.4.1.2.1).
+
+    Raises
+    ------
+    QueryError
+        where one is missing, or is a wildcard or a list
+    """
+    levels = LEVELS_OF_MODEL[model_of(sop_class_uid)]
+    for above in levels[: levels.index(level)]:
+        key = UNIQUE_KEYS[above]
+        value = text_of(elements.get(f"{key.tag:08X}"))
+        if not value or any(letter in value for letter in "*?\\"):
+            message = (
+                f"{key.keyword}: expected one value, as the level {_NAMES_OF_LEVELS[level]} needs "
+                f"without relational queries, found {value[:64]!r}"
+            )
+            raise QueryError(message)
+
+
+def _negotiated(session: Session, sop_class_uid: str) -> tuple[bool, bool]:
+    """Tell whether relational queries, and combined matching of dates and times, were agreed on."""
+    info = session.association.extended.get(sop_class_uid, b"")
+    return (len(info) > 0 and bool(info[0])), (len(info) > 1 and bool(info[1]))
+
+
+def _answer_elements(
+    session: Session, level: Level, keys: tuple[QueryKey, ...], answer: Mapping[str, Any]
+) -> Iterator[tuple[int, str, Any]]:
+    yield int(LEVEL_TAG, 16), "CS", _NAMES_OF_LEVELS[level]
+    yield _RETRIEVE_AE_TITLE, "AE", session.config.ae_title
+    yield _AVAILABILITY, "CS", "ONLINE"
+    for key in keys:
+        if key.tag in {_RETRIEVE_AE_TITLE, _AVAILABILITY}:
+            continue
+        value = answer[key.keyword]
+        if isinstance(value, Mapping):
+            yield key.tag, value["vr"], plain_value(value)
+        else:
+            yield key.tag, _vr(key), value
+
+
+def _vr(key: QueryKey) -> str:
+    if key.column is not None:
+        return key.vr
+    tag = tag_for_keyword(key.keyword)
+    return "LO" if tag is None else dictionary_VR(tag).split(" or ")[0]

@@ -1,0 +1,75 @@
+"""How many may come in, and how often: the counts that the limits of a gateway speak of."""
+
+from collections import Counter, OrderedDict, deque
+from threading import Lock
+from time import monotonic
+from typing import Final
+
+from pacspark.gateway.config import Limits
+from pacspark.gateway.link import Link
+
+MOST_HALF_OPEN: Final = 64
+"""Connections without an association; the oldest goes when one more comes."""
+_MINUTE_S: Final = 60.0
+_MOST_ADDRESSES: Final = 4096
+
+
+class Doorkeeper:
+    """Counts connections; safe for threads.
+
+    Who connects and then says nothing holds no place that somebody else could use: connections
+    without an association are few, and the oldest of them makes room for the newest.
+
+    Parameters
+    ----------
+    limits
+        what is allowed
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._lock = Lock()
+        self._half_open: OrderedDict[Link, str] = OrderedDict()
+        self._associated: dict[Link, str] = {}
+        self._begun: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def lets_in(self, link: Link, address: str) -> bool:
+        """Take a new connection, or refuse it where its address begins too many."""
+        now, oldest = monotonic(), None
+        with self._lock:
+            begun = self._begun.setdefault(address, deque())
+            self._begun.move_to_end(address)
+            while begun and now - begun[0] > _MINUTE_S:
+                begun.popleft()
+            if len(begun) >= self._limits.associations_per_minute:
+                return False
+            begun.append(now)
+            while len(self._begun) > _MOST_ADDRESSES:
+                self._begun.popitem(last=False)
+            if len(self._half_open) >= MOST_HALF_OPEN:
+                oldest, _ = self._half_open.popitem(last=False)
+            self._half_open[link] = address
+        if oldest is not None:
+            oldest.close()
+        return True
+
+    def has_room(self, address: str) -> bool:
+        """Tell whether one more association, from an address, is within the limits."""
+        with self._lock:
+            counts = Counter(self._associated.values())
+            return (
+                counts.total() < self._limits.associations
+                and counts[address] < self._limits.associations_per_address
+            )
+
+    def associated(self, link: Link) -> None:
+        """Count a connection as an association from now on."""
+        with self._lock:
+            address = self._half_open.pop(link, "")
+            self._associated[link] = address
+
+    def lets_out(self, link: Link) -> None:
+        """Forget a connection that has ended."""
+        with self._lock:
+            self._half_open.pop(link, None)
+            self._associated.pop(link, None)

@@ -1,0 +1,436 @@
+"""One connection of the DICOM upper layer (PS3.8 9.3): PDUs and messages, in the thread that asks.
+
+pynetdicom has two threads per association, which look at each other once a millisecond; it trusts a
+PDU's length of 32 bits, and gives the data sets of C-GET and C-MOVE anew to its encoder. Here one
+thread reads when it has nothing else to do, lengths and waiting are bounded before a byte is read,
+and data sets are the bytes that they were. What goes into association requests and answers is
+pynetdicom's (see :mod:`pacspark.gateway.negotiation`).
+"""
+
+import select
+import socket
+import ssl
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from tempfile import TemporaryFile
+from time import monotonic
+from typing import BinaryIO, Final
+
+from pacspark.errors import AssociationEndedError, ProtocolError
+from pacspark.gateway.commands import (
+    C_CANCEL,
+    C_STORE,
+    DATA_SET,
+    NO_DATA_SET,
+    Command,
+    decode_command,
+    encode_command,
+)
+from pacspark.gateway.config import Limits
+
+ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
+_PDU_HEADER: Final = struct.Struct(">BxI")
+_PDV_HEADER: Final = struct.Struct(">IBB")
+_COMMAND, _LAST = 1, 2
+_MOST_COMMAND_BYTES: Final = 64 << 10
+IN_MEMORY_BYTES: Final = 8 << 20
+"""A larger data set is gathered in a file."""
+_SENT_AT_ONCE_BYTES: Final = 1 << 20
+_LEAST_PDU_BYTES: Final = 4096
+_UNLIMITED_PDU_BYTES: Final = 1 << 20
+_MOST_WAITING: Final = 64
+_UNEXPECTED_PDU, _UNRECOGNIZED_PDU, _INVALID_PARAMETER = 2, 1, 6
+
+
+class Gathered:
+    """A data set as it comes in: in memory, in a file where it is large."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.size_bytes = 0
+        self._most_bytes = most_bytes
+        self._parts: list[bytes] = []
+        self._file: BinaryIO | None = None
+
+    def write(self, part: bytes) -> None:
+        """Take one part.
+
+        Raises
+        ------
+        ProtocolError
+            where the whole is longer than it may be
+        """
+        self.size_bytes += len(part)
+        if self.size_bytes > self._most_bytes:
+            message = f"data set: expected at most {self._most_bytes} bytes, found more"
+            raise ProtocolError(message)
+        if self._file is not None:
+            self._file.write(part)
+            return
+        self._parts.append(part)
+        if self.size_bytes > IN_MEMORY_BYTES:
+            self._file = TemporaryFile()  # noqa: SIM115 -- it goes with this object
+            self._file.writelines(self._parts)
+            self._parts.clear()
+
+    def data(self) -> bytes | BinaryIO:
+        """Give the whole: bytes, or a file that stands at its start."""
+        if self._file is None:
+            return b"".join(self._parts)
+        self._file.flush()
+        self._file.seek(0)
+        return self._file
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+@dataclass(slots=True)
+class Message:
+    """One DIMSE message: its command set, and its data set where it has one."""
+
+    command: Command
+    context_id: int
+    data_set: Gathered | None = None
+
+    def identifier(self) -> bytes:
+        """Give a data set that has to be small, as bytes."""
+        if self.data_set is None:
+            return b""
+        data = self.data_set.data()
+        return data if isinstance(data, bytes) else data.read()
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A message of which something is still to come."""
+
+    context_id: int
+    command_bytes: bytearray = field(default_factory=bytearray)
+    message: Message | None = None
+
+
+class Link:
+    """A connection to one peer.
+
+    Parameters
+    ----------
+    connection
+        a connected socket, with TLS where that is wanted
+    limits
+        of lengths and of waiting
+    peer
+        for messages
+
+    Attributes
+    ----------
+    peer_pdu_bytes
+        the longest PDU that the peer takes
+    cancelled
+        numbers of messages whose operation the peer has cancelled
+    released
+        whether the peer has released the association
+    object_header
+        gives what comes before the data set of a C-STORE, for its command and context
+    """
+
+    def __init__(self, connection: socket.socket, limits: Limits, peer: str) -> None:
+        self.limits, self.peer = limits, peer
+        self.peer_pdu_bytes = _LEAST_PDU_BYTES
+        self.cancelled: set[int] = set()
+        self.released = False
+        self.object_header: Callable[[Command, int], bytes] = lambda _command, _context_id: b""
+        self._connection = connection
+        self._incoming: _Incoming | None = None
+        self._ready: deque[Message] = deque()
+        with suppress(OSError):  # or each exchange waits for a delayed acknowledgement
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def secure(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from here on, as a server.
+
+        Raises
+        ------
+        OSError
+            where the peer does not, or has no certificate that is wanted
+        """
+        self._connection = context.wrap_socket(self._connection, server_side=True)
+
+    def close(self) -> None:
+        """Close the connection; safe to repeat, and from another thread."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+    # PDUs
+
+    def read_pdu(self, wait_s: float, rest_s: float | None = None) -> tuple[int, bytes]:
+        """Read one PDU: its type and what follows its length.
+
+        Parameters
+        ----------
+        wait_s
+            for its first byte
+        rest_s
+            for all of it, from the first byte on; None for the limit
+
+        Raises
+        ------
+        AssociationEndedError
+            where the peer is gone or silent
+        ProtocolError
+            where the PDU is longer than it may be, or of no known type
+        """
+        head = self._receive(6, monotonic() + wait_s)
+        deadline = monotonic() + (self.limits.pdu_s if rest_s is None else rest_s)
+        kind, length = _PDU_HEADER.unpack(head)
+        if not ASSOCIATE_RQ <= kind <= ABORT:
+            self.abort(_UNRECOGNIZED_PDU)
+            message = f"{self.peer}: expected a PDU of type 1 to 7, found type {kind}"
+            raise ProtocolError(message)
+        if length > self.limits.pdu_bytes:
+            self.abort(_INVALID_PARAMETER)
+            message = (
+                f"{self.peer}: expected a PDU of at most {self.limits.pdu_bytes} bytes, found one "
+                f"of {length}"
+            )
+            raise ProtocolError(message)
+        return kind, self._receive(length, deadline)
+
+    def _receive(self, length: int, deadline: float) -> bytes:
+        data = bytearray(length)
+        view, have = memoryview(data), 0
+        try:
+            while have < length:
+                left = deadline - monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self._connection.settimeout(left)
+                got = self._connection.recv_into(view[have:])
+                if not got:
+                    message = f"{self.peer}: expected {length} bytes, found the connection closed"
+                    raise AssociationEndedError(message)
+                have += got
+        except TimeoutError as error:
+            self.abort(0)
+            message = f"{self.peer}: expected {length} bytes in time, found {have}"
+            raise AssociationEndedError(message) from error
+        except OSError as error:
+            if isinstance(error, AssociationEndedError):
+                raise
+            message = f"{self.peer}: the connection was lost: {error.strerror or error}"
+            raise AssociationEndedError(message) from error
+        return bytes(data)
+
+    def send_pdu(self, kind: int, body: bytes) -> None:
+        """Send one PDU."""
+        self._send(_PDU_HEADER.pack(kind, len(body)) + body)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._connection.settimeout(self.limits.idle_s)
+            self._connection.sendall(data)
+        except OSError as error:
+            message = f"{self.peer}: the connection was lost: {error.strerror or error}"
+            raise AssociationEndedError(message) from error
+
+    def abort(self, reason: int = 0) -> None:
+        """Send A-ABORT, as far as that is possible, and close the connection."""
+        source = 2 if reason else 0
+        with suppress(OSError):
+            self._connection.settimeout(1)
+            self._connection.sendall(_PDU_HEADER.pack(ABORT, 4) + bytes([0, 0, source, reason]))
+        self.close()
+
+    def release(self) -> None:
+        """Ask for the release of the association, wait for it, and close."""
+        with suppress(AssociationEndedError, ProtocolError):
+            self.send_pdu(RELEASE_RQ, bytes(4))
+            while self.read_pdu(self.limits.negotiate_s)[0] not in {RELEASE_RP, RELEASE_RQ, ABORT}:
+                pass
+        self.close()
+
+    # messages
+
+    def receive(self, wait_s: float | None = None) -> Message | None:
+        """Wait for the next message.
+
+        Returns
+        -------
+        Message
+            None where the peer released the association, which is answered
+
+        Raises
+        ------
+        AssociationEndedError
+            where the peer aborted, is gone or silent
+        ProtocolError
+            where it broke the protocol; the association is aborted
+        """
+        while not self._ready and not self.released:
+            self._take_pdu(self.limits.idle_s if wait_s is None else wait_s)
+        return self._ready.popleft() if self._ready else None
+
+    def poll(self) -> None:
+        """Take what has come in without waiting for it: C-CANCEL, mostly."""
+        while not self.released and self._is_readable():
+            self._take_pdu(self.limits.pdu_s)
+
+    def is_cancelled(self, message_id: int) -> bool:
+        """Tell whether the peer has cancelled an operation."""
+        self.poll()
+        return message_id in self.cancelled
+
+    def _is_readable(self) -> bool:
+        if isinstance(self._connection, ssl.SSLSocket) and self._connection.pending():
+            return True
+        try:
+            return bool(select.select([self._connection], [], [], 0)[0])
+        except (OSError, ValueError):
+            return False
+
+    def _take_pdu(self, wait_s: float) -> None:
+        kind, body = self.read_pdu(wait_s)
+        if kind == P_DATA:
+            try:
+                self._take_values(body)
+            except ProtocolError:
+                self.abort(_INVALID_PARAMETER)
+                raise
+        elif kind == RELEASE_RQ:
+            self.released = True
+            self.send_pdu(RELEASE_RP, bytes(4))
+        elif kind == ABORT:
+            self.close()
+            message = f"{self.peer}: the peer aborted the association"
+            raise AssociationEndedError(message)
+        else:
+            self.abort(_UNEXPECTED_PDU)
+            message = f"{self.peer}: expected data or the release, found a PDU of type {kind}"
+            raise ProtocolError(message)
+
+    def _take_values(self, body: bytes) -> None:
+        position = 0
+        while position < len(body):
+            if position + 6 > len(body):
+                message = f"{self.peer}: expected a presentation data value, found the PDU's end"
+                raise ProtocolError(message)
+            length, context_id, control = _PDV_HEADER.unpack_from(body, position)
+            end = position + 4 + length
+            if length < 2 or end > len(body):
+                message = (
+                    f"{self.peer}: expected a value within its PDU, found one of {length} bytes"
+                )
+                raise ProtocolError(message)
+            self._take_value(context_id, control, body[position + 6 : end])
+            position = end
+
+    def _take_value(self, context_id: int, control: int, value: bytes) -> None:
+        if self._incoming is None:
+            self._incoming = _Incoming(context_id)
+        incoming = self._incoming
+        is_command = bool(control & _COMMAND)
+        if incoming.context_id != context_id or is_command != (incoming.message is None):
+            message = f"{self.peer}: expected the rest of a message, found a part of another"
+            raise ProtocolError(message)
+        if incoming.message is None:
+            self._take_command(incoming, value, is_last=bool(control & _LAST))
+            if incoming.message is None or incoming.message.data_set is not None:
+                return
+        elif incoming.message.data_set is not None:
+            incoming.message.data_set.write(value)
+            if not control & _LAST:
+                return
+        self._incoming = None
+        self._take_message(incoming.message)
+
+    def _take_command(self, incoming: _Incoming, value: bytes, *, is_last: bool) -> None:
+        incoming.command_bytes += value
+        if len(incoming.command_bytes) > _MOST_COMMAND_BYTES:
+            message = f"{self.peer}: expected at most {_MOST_COMMAND_BYTES} bytes of command"
+            raise ProtocolError(message)
+        if not is_last:
+            return
+        command = decode_command(bytes(incoming.command_bytes))
+        incoming.message = Message(command, incoming.context_id)
+        if command["CommandDataSetType"] != NO_DATA_SET:
+            is_object = command["CommandField"] == C_STORE
+            limits = self.limits
+            data_set = Gathered(limits.object_bytes if is_object else limits.identifier_bytes)
+            if is_object:
+                data_set.write(self.object_header(command, incoming.context_id))
+            incoming.message.data_set = data_set
+
+    def _take_message(self, message: Message) -> None:
+        if message.command["CommandField"] == C_CANCEL:
+            if len(self.cancelled) < _MOST_WAITING:
+                self.cancelled.add(message.command.get("MessageIDBeingRespondedTo", 0))
+            return
+        self._ready.append(message)
+        if len(self._ready) > _MOST_WAITING:
+            text = f"{self.peer}: expected at most {_MOST_WAITING} operations to wait, found more"
+            raise ProtocolError(text)
+
+    def send(
+        self, command: Command, context_id: int, data_set: bytes | Iterable[bytes] | None = None
+    ) -> None:
+        """Send one message.
+
+        Parameters
+        ----------
+        command
+            whose ``CommandDataSetType`` is set here
+        context_id
+            of the presentation context
+        data_set
+            encoded in its transfer syntax: whole, or in parts
+        """
+        told = DATA_SET if data_set is not None else NO_DATA_SET
+        encoded = encode_command(command | {"CommandDataSetType": told})
+        waiting = bytearray()
+        for pdu in self._pdus(context_id, _COMMAND, [encoded]):
+            waiting += pdu
+        if data_set is not None:
+            parts = [data_set] if isinstance(data_set, bytes) else data_set
+            for pdu in self._pdus(context_id, 0, parts):
+                waiting += pdu
+                if len(waiting) >= _SENT_AT_ONCE_BYTES:
+                    self._send(bytes(waiting))
+                    waiting.clear()
+        if waiting:
+            self._send(bytes(waiting))
+
+    def _pdus(self, context_id: int, control: int, parts: Iterable[bytes]) -> Iterator[bytes]:
+        """Cut a stream into PDUs that the peer takes; the last one says that it is."""
+        most = self.peer_pdu_bytes - 6
+        waiting = b""
+        for part in parts:
+            view = memoryview(waiting + part if waiting else part)
+            start = 0
+            while len(view) - start > most:
+                yield self._data_pdu(context_id, control, view[start : start + most])
+                start += most
+            waiting = bytes(view[start:])
+        yield self._data_pdu(context_id, control | _LAST, memoryview(waiting))
+
+    @staticmethod
+    def _data_pdu(context_id: int, control: int, value: memoryview) -> bytes:
+        length = len(value)
+        return b"".join(
+            (
+                _PDU_HEADER.pack(P_DATA, length + 6),
+                _PDV_HEADER.pack(length + 2, context_id, control),
+                value,
+            )
+        )
+
+
+def usable_pdu_bytes(told: int | None) -> int:
+    """Give the size of PDUs to send to a peer that told its maximum; 0 is none (PS3.8 D.1)."""
+    if not told:
+        return _UNLIMITED_PDU_BYTES
+    return min(max(told, 16), _UNLIMITED_PDU_BYTES)

@@ -1,0 +1,324 @@
+"""Queries over the index: what matches, and what the answer says of it (PS3.4 C.2.2, C.4.1).
+
+An answer is the same as that of `Catalog.find`, from memory as far as memory goes::
+
+    key conditions ──▶ groups of those patients, studies or series; else all groups
+    other conditions on what groups share ──▶ groups that match
+    conditions on instances ──▶ held columns, else columns of the tables, else DICOM JSON
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+from pacspark.dicom.attributes import COUNTS, LEVELS, STUDY_LISTS, UNIQUE_KEYS, Level
+from pacspark.dicom.conditions import Condition, Query, QueryKey
+from pacspark.errors import QueryTooLargeError
+from pacspark.gateway.groups import GROUP_ATTRIBUTES, HELD_COLUMNS, PLACE, Group, StoredInstance
+from pacspark.gateway.index import Index
+
+_T = TypeVar("_T")
+MAX_READ: Final = 20_000
+"""Instances whose rows one query may have read for its conditions; others are refused."""
+ANSWERS_AT_ONCE: Final = 256
+_OFFSET: Final = "timezone_offset_from_utc"
+_DEPTH: Final[Mapping[Level, int]] = {
+    level: sum(LEVELS.index(a.level) <= LEVELS.index(level) for a in GROUP_ATTRIBUTES)
+    for level in LEVELS
+}
+_ORDER: Final[Mapping[Level, tuple[str, ...]]] = {
+    "patient": ("patient_id",),
+    "study": ("study_date", "study_time", "study_instance_uid"),
+    "series": ("study_instance_uid", "series_number", "series_instance_uid"),
+}
+_COUNTED: Final[Mapping[str, tuple[Level, Level]]] = {
+    keyword: (level, counted)
+    for level, counts in COUNTS.items()
+    for keyword, counted in counts.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One patient, study, series or instance that a query found.
+
+    Attributes
+    ----------
+    level
+        of the query
+    key
+        its unique key: PatientID, which may be None, or a UID
+    groups
+        those that match; the first one's attributes are shown
+    instance
+        one that matches, where conditions or the level chose it
+    """
+
+    level: Level
+    key: str | None
+    groups: tuple[Group, ...]
+    instance: StoredInstance | None = None
+
+    @property
+    def group(self) -> Group:
+        """The group whose attributes are shown."""
+        return self.groups[0]
+
+
+def search(index: Index, query: Query) -> list[Match]:
+    """Find what matches a query, in the order of `Catalog.find`.
+
+    Parameters
+    ----------
+    index
+        where to look
+    query
+        from :func:`pacspark.dicom.matching.parse_query`
+
+    Raises
+    ------
+    QueryTooLargeError
+        where too many rows of the tables would have to be read for its conditions
+    """
+    wanted = _wanted_uids(query)
+    if wanted is not None:
+        located = index.located(wanted)
+        candidates = list(dict.fromkeys(group for group, _ in located))
+    else:
+        candidates = _candidates(index, query)
+    groups = [group for group in candidates if len(group) and _meets(index, group, query)]
+    if query.level == "instance":
+        kept = set(groups)
+        pairs = (
+            ((group, one) for group in groups for one in group.instances())
+            if wanted is None
+            else (pair for pair in located if pair[0] in kept)
+        )
+        found = _meeting(index, query, pairs)
+        matches = [Match("instance", one.sop_instance_uid, (group,), one) for group, one in found]
+        return sorted(matches, key=_instance_order)
+    return sorted(_entities(index, query, groups), key=_entity_order)
+
+
+def answers(
+    index: Index, matches: Iterable[Match], keys: Sequence[QueryKey]
+) -> Iterator[dict[str, Any]]:
+    """Tell of each match what was asked for.
+
+    Parameters
+    ----------
+    index
+        that was searched
+    matches
+        from :func:`search`
+    keys
+        the attributes, as :attr:`pacspark.dicom.conditions.Query.requested` has them
+
+    Yields
+    ------
+    dict
+        by keyword: the value of a promoted attribute, a tuple or list of several, or None; the
+        number or the list that PS3.4 C.6 computes; of any other attribute its element in the
+        DICOM JSON model, with ``vr`` and ``Value``, or None
+    """
+    computed = [key for key in keys if key.keyword in _COUNTED or key.keyword in STUDY_LISTS]
+    others = [key for key in keys if key not in computed]
+    shared = [key for key in others if key.column in PLACE]
+    own = [key for key in others if key.column is not None and key.column not in PLACE]
+    in_json = [key for key in others if key.column is None]
+    for some in _runs(matches, ANSWERS_AT_ONCE):
+        rows = _rows_of_answers(index, some, own, in_json)
+        for match in some:
+            depth = _DEPTH[match.level]
+            answer: dict[str, Any] = dict.fromkeys(key.keyword for key in keys)
+            for key in shared:
+                if PLACE[str(key.column)] < depth:
+                    answer[key.keyword] = match.group[str(key.column)]
+            for key in computed:
+                answer[key.keyword] = _computed(index, match, key.keyword)
+            row = rows.get(id(match), {})
+            if match.level == "instance":
+                answer |= {key.keyword: row.get(str(key.column)) for key in own}
+            document = json.loads(row.get("dicom_json") or "{}") if in_json else {}
+            answer |= {key.keyword: document.get(key.json_tag) for key in in_json}
+            yield answer
+
+
+# which groups
+
+
+def _wanted_uids(query: Query) -> list[str] | None:
+    """Give the SOP Instance UIDs that a query asks for by name."""
+    for condition in query.conditions:
+        if condition.column == "sop_instance_uid" and _is_key(condition):
+            return [str(value) for value in condition.values]
+    return None
+
+
+def _is_key(condition: Condition) -> bool:
+    return condition.operator in {"equals", "one_of"} and not condition.any_of_study
+
+
+def _candidates(index: Index, query: Query) -> list[Group]:
+    """Give the groups of the patients, studies or series that a query names, of the fewest."""
+    found: list[Group] | None = None
+    for level in ("series", "study", "patient"):
+        column = UNIQUE_KEYS[level].column
+        for condition in query.conditions:
+            if condition.column == column and _is_key(condition):
+                groups = [
+                    group
+                    for key in dict.fromkeys(condition.values)
+                    for group in index.groups_of(level, str(key))
+                ]
+                found = groups if found is None or len(groups) < len(found) else found
+    return index.groups() if found is None else found
+
+
+def _meets(index: Index, group: Group, query: Query) -> bool:
+    """Tell whether a group meets the conditions on what its instances share."""
+    for condition in query.conditions:
+        if condition.any_of_study:
+            if not _study_has(index, group["study_instance_uid"], condition):
+                return False
+        elif condition.column in PLACE and not condition.matches(group.row):
+            return False
+    return True
+
+
+def _study_has(index: Index, study_uid: str, condition: Condition) -> bool:
+    groups = index.groups_of("study", study_uid)
+    if condition.column in PLACE:
+        return any(condition.matches(group.row) for group in groups)
+    classes = {uid for group in groups for uid in group.sop_class_uids}
+    return any(condition.matches({"sop_class_uid": uid}) for uid in classes)
+
+
+def _entities(index: Index, query: Query, groups: Sequence[Group]) -> Iterator[Match]:
+    column, depth = UNIQUE_KEYS[query.level].column, _DEPTH[query.level]
+    by_key: dict[str | None, list[Group]] = {}
+    for group in groups:
+        by_key.setdefault(group[column], []).append(group)
+    if any(condition.in_json for condition in query.conditions):
+        pairs = ((group, one) for group in groups for one in group.instances())
+        best: dict[str | None, tuple[Group, StoredInstance]] = {}
+        for group, one in _meeting(index, query, pairs):
+            known = best.get(group[column])
+            if known is None or one.sop_instance_uid < known[1].sop_instance_uid:
+                best[group[column]] = (group, one)
+        for key, (group, one) in best.items():
+            yield Match(query.level, key, (group,), one)
+        return
+    for key, of_key in by_key.items():
+        if any(group.values[:depth] != of_key[0].values[:depth] for group in of_key):
+            of_key.sort(key=Group.least_uid)
+        yield Match(query.level, key, tuple(of_key))
+
+
+# which instances
+
+
+def _meeting(
+    index: Index, query: Query, pairs: Iterable[tuple[Group, StoredInstance]]
+) -> Iterator[tuple[Group, StoredInstance]]:
+    """Keep the instances that meet the conditions on what no group has."""
+    own = [c for c in query.conditions if c.column not in PLACE and not c.any_of_study]
+    columns = {_column(part) for c in own for part in (c, c.time) if part is not None}
+    held = {column for column in columns if column in HELD_COLUMNS}
+    read = 0
+    for some in _runs(pairs, ANSWERS_AT_ONCE):
+        rows: Mapping[str, Mapping[str, Any]] = {}
+        if columns - held:
+            read += len(some)
+            if read > MAX_READ:
+                message = (
+                    f"query: expected conditions that {MAX_READ} instances can be held against, "
+                    "found more instances; name a patient, a study or a series too"
+                )
+                raise QueryTooLargeError(message)
+            rows = index.rows([one for _, one in some], sorted(columns - held))
+        for group, one in some:
+            row = {_OFFSET: group[_OFFSET], **rows.get(one.sop_instance_uid, {})}
+            if columns - held and one.sop_instance_uid not in rows:
+                continue  # it went in between
+            row |= {column: one.held(column) for column in held}
+            if isinstance(row.get("dicom_json"), str):
+                row["dicom_json"] = json.loads(row["dicom_json"])
+            if all(condition.matches(row) for condition in own):
+                yield group, one
+
+
+def _column(condition: Condition) -> str:
+    return condition.column or "dicom_json"
+
+
+# what is said of them
+
+
+def _rows_of_answers(
+    index: Index, matches: Sequence[Match], own: Sequence[QueryKey], in_json: Sequence[QueryKey]
+) -> dict[int, dict[str, Any]]:
+    """Give, by the match, the row of the instance that is shown for it, as far as it is needed."""
+    columns = [str(key.column) for key in own if matches[0].level == "instance"]
+    missing = [column for column in columns if column not in HELD_COLUMNS]
+    if in_json:
+        missing.append("dicom_json")
+    if not columns and not missing:
+        return {}
+    shown = {id(match): _shown_instance(index, match) for match in matches}
+    read = {}
+    if missing:
+        instances = [instance for instance in shown.values() if instance is not None]
+        read = index.rows(instances, missing)
+    return {
+        number: {column: one.held(column) for column in columns if column in HELD_COLUMNS}
+        | read.get(one.sop_instance_uid, {})
+        for number, one in shown.items()
+        if one is not None
+    }
+
+
+def _shown_instance(index: Index, match: Match) -> StoredInstance | None:
+    if match.instance is not None:
+        return match.instance
+    depth = _DEPTH[match.level]
+    alike = [g for g in match.groups if g.values[:depth] == match.group.values[:depth]]
+    return index.lookup(min(group.least_uid() for group in alike))
+
+
+def _computed(index: Index, match: Match, keyword: str) -> int | list[str] | None:
+    level, counted = _COUNTED.get(keyword, ("study", "instance"))
+    if LEVELS.index(level) > LEVELS.index(match.level):
+        return None
+    groups = index.groups_of(level, match.group[UNIQUE_KEYS[level].column])
+    if keyword in STUDY_LISTS:
+        attribute = STUDY_LISTS[keyword]
+        values = (
+            {group[attribute.column] for group in groups}
+            if attribute.column in PLACE
+            else {uid for group in groups for uid in group.sop_class_uids}
+        )
+        return sorted(value for value in values if value)
+    if counted == "instance":
+        return sum(map(len, groups))
+    column = UNIQUE_KEYS[counted].column
+    return len({group[column] for group in groups} - {None})
+
+
+def _entity_order(match: Match) -> tuple[Any, ...]:
+    values = [match.group[column] for column in _ORDER[match.level]]
+    return tuple(
+        part for value in values for part in (value is None, 0 if value is None else value)
+    )
+
+
+def _instance_order(match: Match) -> tuple[Any, ...]:
+    number = None if match.instance is None else match.instance.instance_number
+    return (match.group["series_instance_uid"], number is None, number or 0, match.key)
+
+
+def _runs(items: Iterable[_T], length: int) -> Iterator[tuple[_T, ...]]:
+    left = iter(items)
+    return iter(lambda: tuple(islice(left, length)), ())

@@ -1,0 +1,133 @@
+"""The gateway: one process that holds a landing, an index and the doors, until it is told to end.
+
+Importing this loads no Spark and starts no JVM.
+"""
+
+import gc
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import FrameType, TracebackType
+from typing import Final, Self
+
+from pacspark.gateway.audit import AuditLog
+from pacspark.gateway.config import GatewayConfig
+from pacspark.gateway.dimse import DimseServer
+from pacspark.gateway.storing import Store
+from pacspark.tables.landing import Landing
+from pacspark.tables.runs import recorded_run, versions_now
+from pacspark.tables.schema import check_tables
+from pacspark.tables.storage import Storage
+
+LOGGER: Final = logging.getLogger(__name__)
+
+
+class Gateway:
+    """A running gateway; a context manager that starts it and ends it cleanly.
+
+    Parameters
+    ----------
+    storage
+        of an archive that exists
+    config
+        what it is told
+
+    Attributes
+    ----------
+    store
+        the archive, for the doors
+    audit
+        takes a row for each access
+    dimse
+        the DIMSE server
+    """
+
+    def __init__(self, storage: Storage, config: GatewayConfig) -> None:
+        self.storage, self.config = storage, config.checked()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            check_tables(self.storage)
+            folder = self.config.landing_folder(self.storage)
+            landing = Landing(folder, self.config.limits.reserve_bytes)
+            stack.callback(landing.close)
+            self.store = Store(self.storage, landing, self.config.limits)
+            self.audit = AuditLog(self.storage, folder / "audit.jsonl", self.store.run_id)
+            self.dimse = DimseServer(self.store, self.config, self.audit)
+            stack.enter_context(
+                recorded_run(
+                    self.storage, self.store.run_id, "serve", versions_now(self.storage),
+                    options={"ae_title": self.config.ae_title},
+                )
+            )  # fmt: skip
+            stack.callback(self.audit.close)
+            stack.enter_context(self.store)
+            self.store.every_turn = self._every_turn
+            self.dimse.start()
+            stack.callback(self.dimse.close)
+            # what is here now lives as long as the process: the collector need not look at it again
+            gc.collect()
+            gc.freeze()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    def _every_turn(self) -> None:
+        if self.audit.is_due:
+            self.audit.flush()
+
+    def addresses(self) -> dict[str, object]:
+        """Give where the gateway is reached."""
+        return {
+            "ae_title": self.config.ae_title,
+            "host": self.config.host,
+            "dimse_port": self.dimse.port,
+            "tls": self.config.tls is not None,
+            "instances": len(self.store.index),
+        }
+
+    def describe(self) -> str:
+        """Say in one line where the gateway is reached."""
+        kind = "dicoms" if self.config.tls else "dicom"
+        return (
+            f"{kind}://{self.config.ae_title}@{self.config.host}:{self.dimse.port}, "
+            f"{len(self.store.index)} instances of {self.storage.root}"
+        )
+
+
+def serve(storage: Storage, config: GatewayConfig, ready: Callable[[Gateway], None]) -> None:
+    """Run a gateway until SIGTERM or SIGINT.
+
+    Parameters
+    ----------
+    storage
+        of an archive that exists
+    config
+        what it is told
+    ready
+        called once it listens
+    """
+    ended = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        ended.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with Gateway(storage, config) as gateway:
+            ready(gateway)
+            ended.wait()
+            LOGGER.info("ending: running associations are drained")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

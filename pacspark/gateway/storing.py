@@ -1,0 +1,417 @@
+"""What both doors of a gateway share: storing, finding, reading; and one thread behind them.
+
+::
+
+    store ── landing (durable) ── index (visible) ── success
+                 │
+    background thread: by count, bytes or seconds ── Intake ── commit_intake ── index follows
+                                                                   └── then the landing forgets
+"""
+
+import hashlib
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Condition, Lock, Thread
+from time import monotonic
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Literal, Self
+
+from pacspark.dicom.decode import InstanceIndex, index_instance
+from pacspark.errors import (
+    DicomDecodeError,
+    InstanceNotFoundError,
+    PacsparkError,
+    StorageError,
+)
+from pacspark.gateway.config import Limits
+from pacspark.gateway.groups import StoredInstance
+from pacspark.gateway.index import Index
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.intake import Intake, IntakeResult, commit_intake
+from pacspark.tables.landing import LARGE_BYTES, Landed, Landing
+from pacspark.tables.schema import FRAME_COLUMNS, LOCATION_COLUMNS
+from pacspark.tables.storage import Storage
+
+LOGGER: Final = logging.getLogger(__name__)
+_STRIPES: Final = 64
+_KEPT_INDEXES: Final = 4096
+_LONGEST_PAUSE_S: Final = 60.0
+
+Outcome = Literal["stored", "duplicate", "conflict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of one object that was handed in.
+
+    Attributes
+    ----------
+    outcome
+        ``stored``; ``duplicate``, whose very bytes the archive has; or ``conflict``: the archive
+        has other bytes of this SOP Instance UID, which stay, and the newcomer goes to `rejects`
+    instance
+        what the archive has under the UID
+    """
+
+    outcome: Outcome
+    instance: StoredInstance
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    landed: Landed
+    uid: str | None
+    index: InstanceIndex | None
+
+
+class Store:
+    """An archive as a gateway holds it; a context manager, safe for threads.
+
+    Parameters
+    ----------
+    storage
+        the archive, whose tables exist
+    landing
+        of this gateway alone
+    limits
+        when to commit and to look for new versions
+
+    Attributes
+    ----------
+    index
+        for :func:`pacspark.gateway.searching.search`
+    every_turn
+        called by the background thread, about once a second
+    """
+
+    def __init__(self, storage: Storage, landing: Landing, limits: Limits) -> None:
+        self.storage, self.landing, self.limits = storage, landing, limits
+        self.run_id = uuid.uuid4().hex
+        self.index = Index(storage, landing)
+        self._catalog = Catalog(storage)
+        self._stripes = [Lock() for _ in range(_STRIPES)]
+        self._pending: list[_Pending] = []
+        self._pending_bytes = 0
+        self._oldest_s = 0.0
+        self._changed = Condition()
+        self._committing = Lock()
+        self._unfinished: tuple[list[_Pending], IntakeResult] | None = None
+        self._closing = False
+        self._pause_s = 0.0
+        self.every_turn: Callable[[], None] = lambda: None
+        for landed in landing.open():
+            self._take_up(landed)
+        self._thread = Thread(target=self._work, name="pacspark-commit", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Commit what has landed, if the tables can be written, and let go of the landing."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        with suppress(PacsparkError):
+            self.flush()
+        self.landing.close()
+
+    # storing
+
+    def store(
+        self,
+        data: bytes | BinaryIO,
+        source: str,
+        check: Callable[[InstanceIndex], None] | None = None,
+    ) -> Stored:
+        """Store one object; when this returns, it is durable, found and retrievable.
+
+        Parameters
+        ----------
+        data
+            a whole Part 10 stream, or a seekable file of one that stands at its start
+        source
+            who sent it, for people and the tables
+        check
+            may refuse it, with an error, once its attributes are known; nothing is kept then
+
+        Raises
+        ------
+        DicomDecodeError
+            where it is no DICOM object; its bytes are durable all the same and go to `rejects`
+        LandingFullError
+            where there is no room; nothing of it is kept
+        StorageError
+            where the disk fails otherwise
+        """
+        sha256 = _sha256(data)
+        try:
+            index = index_instance(data)
+        except DicomDecodeError:
+            self._wait_for_commit(self.landing.append(_rewound(data), source, sha256=sha256))
+            raise
+        if check is not None:
+            check(index)
+        uid = index.sop_instance_uid
+        with self._stripes[hash(uid) % _STRIPES]:
+            known = self.index.lookup(uid)
+            if known is not None and known.sha256 == sha256:
+                return Stored("duplicate", known)
+            landed = self.landing.append(_rewound(data), source, sha256=sha256)
+            if known is None:
+                known = self.index.add_landed(landed, index)
+                self._wait_for_commit(landed, uid, index)
+                return Stored("stored", known)
+        self._wait_for_commit(landed)
+        return Stored("conflict", known)
+
+    def _take_up(self, landed: Landed) -> None:
+        """Go on with an object that an earlier process has left in the landing."""
+        with self.landing.open_stream(landed) as stream:
+            try:
+                index = index_instance(stream)
+            except DicomDecodeError:
+                self._wait_for_commit(landed)
+                return
+        instance = self.index.add_landed(landed, index)
+        is_own = instance.landed is landed
+        self._wait_for_commit(landed, index.sop_instance_uid if is_own else None, index)
+
+    def _wait_for_commit(
+        self, landed: Landed, uid: str | None = None, index: InstanceIndex | None = None
+    ) -> None:
+        with self._changed:
+            if len(self._pending) >= _KEPT_INDEXES:
+                index = None  # it is made again when its turn comes
+            if not self._pending:
+                self._oldest_s = monotonic()
+            self._pending.append(_Pending(landed, uid, index))
+            self._pending_bytes += landed.size_bytes
+            if self._is_due():
+                self._changed.notify_all()
+
+    # reading
+
+    def instance(self, uid: str) -> StoredInstance:
+        """Give an instance by its SOP Instance UID.
+
+        Raises
+        ------
+        InstanceNotFoundError
+            where the archive has none
+        """
+        found = self.index.lookup(uid)
+        if found is None:
+            message = f"{self.storage.root}: no instance with the SOP Instance UID {uid[:64]!r}"
+            raise InstanceNotFoundError(message)
+        return found
+
+    def locate(self, instances: Sequence[StoredInstance]) -> dict[str, dict[str, Any]]:
+        """Read where the bytes and frames of instances are: one read for all of them.
+
+        Returns
+        -------
+        dict
+            by SOP Instance UID, for :meth:`read_range` and
+            :func:`pacspark.tables.schema.frame_index`
+        """
+        return self.index.rows(instances, (*LOCATION_COLUMNS, *FRAME_COLUMNS))
+
+    def read(self, instance: StoredInstance, row: dict[str, Any] | None = None) -> bytes:
+        """Read a whole object, as it was received, and check its digest.
+
+        Parameters
+        ----------
+        instance
+            from the index
+        row
+            of :meth:`locate`; None: looked up
+
+        Raises
+        ------
+        StorageError
+            where its bytes are gone or are not what was stored
+        """
+        return b"".join(self.stream(instance, row))
+
+    def stream(
+        self, instance: StoredInstance, row: dict[str, Any] | None = None
+    ) -> Iterator[bytes]:
+        """Read an object piece by piece; as :meth:`read`, the digest is checked at the end."""
+        if instance.landed is not None and instance.size_bytes <= LARGE_BYTES:
+            try:
+                yield self.landing.read(instance.landed)
+            except StorageError:
+                instance = self._moved(instance)
+            else:
+                return
+        elif instance.landed is not None:
+            with suppress(StorageError):
+                stream = self.landing.open_stream(instance.landed)
+                with stream:
+                    yield from iter(lambda: stream.read(1 << 20), b"")
+                return
+            instance = self._moved(instance)
+        yield from self._catalog.stream_object(self._row(instance, row))
+
+    def read_range(
+        self, instance: StoredInstance, start: int, length: int, row: dict[str, Any] | None = None
+    ) -> bytes:
+        """Read a part of an object: one range read; parameters are those of :meth:`read`."""
+        if instance.landed is not None:
+            try:
+                return self.landing.read_range(instance.landed, start, length)
+            except StorageError:
+                instance, row = self._moved(instance), None
+        return self._catalog.read_range(self._row(instance, row), start, length)
+
+    def _moved(self, instance: StoredInstance) -> StoredInstance:
+        """Find an object again that has left the landing."""
+        moved = self.index.lookup(instance.sop_instance_uid)
+        if moved is None or moved.landed is not None:
+            message = f"{self.storage.root}: the bytes of {instance.sop_instance_uid} are gone"
+            raise StorageError(message)
+        return moved
+
+    def _row(self, instance: StoredInstance, row: dict[str, Any] | None) -> dict[str, Any]:
+        if row is not None and row.get("object_file") is not None:
+            return row
+        found = self.locate([instance]).get(instance.sop_instance_uid)
+        if found is None:  # the tables went on: its row is in another file now
+            now = self.instance(instance.sop_instance_uid)
+            found = self.locate([now]).get(now.sop_instance_uid)
+        if found is None:
+            message = f"{self.storage.root}: the row of {instance.sop_instance_uid} is gone"
+            raise StorageError(message)
+        return found
+
+    # committing
+
+    @property
+    def pending(self) -> int:
+        """The number of objects that the tables do not have yet."""
+        return len(self._pending) + (len(self._unfinished[0]) if self._unfinished else 0)
+
+    def flush(self) -> None:
+        """Commit all that has landed before this was called.
+
+        Raises
+        ------
+        StorageError, CommitConflictError
+            where the tables cannot be written now; nothing is lost
+        """
+        for _ in range(-(-self.pending // self.limits.commit_objects) + 1):
+            if self.pending:
+                self._commit()
+
+    def _commit(self) -> None:
+        with self._committing:
+            if self._unfinished is None:
+                batch = self._next_batch()
+                if not batch:
+                    return
+                try:
+                    self._unfinished = (batch, self._taken_in(batch))
+                except BaseException:
+                    with self._changed:
+                        self._pending[:0] = batch
+                        self._pending_bytes += sum(one.landed.size_bytes for one in batch)
+                    raise
+            batch, result = self._unfinished
+            report = commit_intake(self.storage, [result], self.run_id, "gateway")
+            self._unfinished = None
+            # what the tables show now is shown from there, before the landing forgets it
+            self.index.refresh()
+            for one in batch:
+                if one.uid is not None:
+                    self.index.forget_landed(one.uid)
+            self.landing.remove([one.landed for one in batch])
+            LOGGER.info(
+                "committed: stored %d, duplicate %d, conflict %d, rejected %d",
+                report.stored, report.duplicate, report.conflict, report.rejected,
+            )  # fmt: skip
+
+    def _next_batch(self) -> list[_Pending]:
+        with self._changed:
+            count = size_bytes = 0
+            for one in self._pending[: self.limits.commit_objects]:
+                if count and size_bytes + one.landed.size_bytes > self.limits.commit_bytes:
+                    break
+                count, size_bytes = count + 1, size_bytes + one.landed.size_bytes
+            batch = self._pending[:count]
+            del self._pending[:count]
+            self._pending_bytes -= size_bytes
+            self._oldest_s = monotonic()
+        return batch
+
+    def _taken_in(self, batch: Sequence[_Pending]) -> IntakeResult:
+        with Intake(self.storage, self.run_id) as intake:
+            for one in batch:
+                landed = one.landed
+                if landed.size_bytes <= LARGE_BYTES:
+                    data = self.landing.read(landed)
+                    intake.add(landed.source, data, index=one.index, received_at=landed.received_at)
+                else:
+                    with self.landing.open_stream(landed) as stream:
+                        intake.add_stream(
+                            landed.source,
+                            stream,
+                            landed.size_bytes,
+                            received_at=landed.received_at,
+                        )
+            return intake.finish()
+
+    def _is_due(self) -> bool:
+        return bool(self._pending) and (
+            len(self._pending) >= self.limits.commit_objects
+            or self._pending_bytes >= self.limits.commit_bytes
+            or monotonic() - self._oldest_s >= self.limits.commit_s
+        )
+
+    def _work(self) -> None:
+        """Body of the background thread: commit what is due, and follow the tables."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._closing or (self._is_due() and not self._pause_s),
+                    timeout=self._pause_s or self.limits.follow_s,
+                )
+                if self._closing:
+                    return
+                due = self._is_due() or self._unfinished is not None
+            try:
+                if due:
+                    self._commit()
+                else:
+                    self.index.refresh()
+                self.every_turn()
+                self._pause_s = 0.0
+            except Exception as error:  # noqa: BLE001 -- tried again: nothing acknowledged is lost
+                self._pause_s = min(max(1.0, 2 * self._pause_s), _LONGEST_PAUSE_S)
+                LOGGER.warning("%s; trying again in %.0f s", error, self._pause_s)
+
+
+def _sha256(data: bytes | BinaryIO) -> str:
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    digest = hashlib.file_digest(data, "sha256").hexdigest()  # type: ignore[arg-type]
+    data.seek(0)
+    return digest
+
+
+def _rewound(data: bytes | BinaryIO) -> bytes | BinaryIO:
+    if not isinstance(data, bytes):
+        data.seek(0)
+    return data

@@ -1,0 +1,121 @@
+"""The journals of a landing: how records lie in their files, and how they are found again."""
+
+import hashlib
+import io
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_STEP_BYTES: Final = 1 << 20
+MAGIC: Final = b"PSLAND01"
+HEADER: Final = struct.Struct("<8sIQ32sI")
+_MAX_NOTES_BYTES: Final = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """One object that is durable in the landing.
+
+    Attributes
+    ----------
+    sha256, size_bytes
+        of its bytes
+    source
+        where it came from, for people and the tables
+    received_at
+        when, UTC
+    journal, offset
+        where its bytes are
+    """
+
+    sha256: str
+    size_bytes: int
+    source: str
+    received_at: datetime
+    journal: int
+    offset: int
+
+
+def record_header(digest: bytes, size_bytes: int, source: str, received_at: datetime) -> bytes:
+    """Write what comes before an object in its journal."""
+    notes = json.dumps({"source": source, "received_at": received_at.isoformat()}).encode()
+    return HEADER.pack(MAGIC, len(notes), size_bytes, digest, zlib.crc32(notes)) + notes
+
+
+class FilePart(io.RawIOBase):
+    """A part of a file, as a seekable file; closing it closes the file."""
+
+    def __init__(self, stream: io.FileIO, start: int, size_bytes: int) -> None:
+        super().__init__()
+        self._stream, self._start, self._size_bytes = stream, start, size_bytes
+        self._at = 0
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Read as much as there is and fits, and go on after it."""
+        view = memoryview(buffer)[: max(self._size_bytes - self._at, 0)]
+        got = os.preadv(self._stream.fileno(), [view], self._start + self._at) if view else 0
+        self._at += got
+        return got
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place of the part."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size_bytes}[whence]
+        self._at = max(base + offset, 0)
+        return self._at
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tell that it can be read from anywhere."""
+        return True
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+        super().close()
+
+
+def read_journal(path: Path, number: int) -> Iterator[Landed]:
+    """Yield the whole records of a journal, up to the first that is not whole."""
+    size_bytes = path.stat().st_size
+    with path.open("rb") as stream:
+        while True:
+            header = stream.read(HEADER.size)
+            if len(header) < HEADER.size:
+                return
+            magic, notes_bytes, object_bytes, digest, checksum = HEADER.unpack(header)
+            if magic != MAGIC or notes_bytes > _MAX_NOTES_BYTES:
+                return
+            notes = stream.read(notes_bytes)
+            offset = stream.tell()
+            if zlib.crc32(notes) != checksum or offset + object_bytes > size_bytes:
+                return
+            found, left = hashlib.sha256(), object_bytes
+            while left:
+                part = stream.read(min(left, _STEP_BYTES))
+                if not part:
+                    return
+                found.update(part)
+                left -= len(part)
+            if found.digest() != digest:
+                return
+            told = json.loads(notes)
+            yield Landed(
+                digest.hex(),
+                object_bytes,
+                told["source"],
+                datetime.fromisoformat(told["received_at"]),
+                number,
+                offset,
+            )

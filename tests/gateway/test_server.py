@@ -1,0 +1,75 @@
+"""The gateway as a process: what it loads, says, refuses, and how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.schema import create_tables
+from pacspark.tables.storage import open_storage
+from tests.gateway.peers import dcmtk
+from tests.gateway.test_dimse import written
+
+
+def test_import__loads_no_spark() -> None:
+    code = "import sys, pacspark.gateway.server; print('pyspark' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def serve(root: Path, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "pacspark", "serve", str(root), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve__says_where_it_is_and_ends_cleanly(tmp_path: Path, number: int) -> None:
+    root = tmp_path / "archive"
+    create_tables(open_storage(root))
+    process = serve(root, "--dimse-port", "0", "--http-port", "0", "--ae-title", "TEST", "--json")
+    assert process.stdout is not None
+    told = json.loads(process.stdout.readline())
+    assert (told["ae_title"], told["host"], told["instances"]) == ("TEST", "127.0.0.1", 0)
+    dcmtk("storescu", "127.0.0.1", told["dimse_port"], *written(tmp_path / "in"))
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert Catalog(open_storage(root)).table("instances", ["sop_instance_uid"]).num_rows == 3
+    assert not list(root.glob("_landing/TEST/*.landing"))
+    (run,) = Catalog(open_storage(root)).runs().to_pylist()
+    assert run["operation"] == "serve"
+    assert sum("3 requests" in line for line in said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--host", "0.0.0.0"], 2, "allow_unencrypted"),
+        (["--config", "none.toml"], 2, "none.toml: expected a gateway's configuration"),
+        (["--ae-title", "SEVENTEEN LETTERS"], 2, "ae_title: expected an AE title"),
+        (["--dimse-port", "70000"], 2, "dimse_port: expected a port"),
+    ],
+)
+def test_serve__refuses_in_one_line(
+    tmp_path: Path, arguments: list[str], status: int, said: str
+) -> None:
+    create_tables(open_storage(tmp_path / "archive"))
+    process = serve(tmp_path / "archive", *arguments)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+def test_serve__of_no_archive_is_one_line(tmp_path: Path) -> None:
+    process = serve(tmp_path / "none")
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, len(error.splitlines())) == (1, 1)
+    assert "no archive here" in error

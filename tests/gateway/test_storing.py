@@ -1,0 +1,181 @@
+"""Storing: durable and visible at once, in the tables a little later, exactly once."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pacspark.dicom.matching import parse_query
+from pacspark.errors import DicomDecodeError, StorageError
+from pacspark.gateway import storing
+from pacspark.gateway.config import Limits
+from pacspark.gateway.searching import answers, search
+from pacspark.gateway.storing import Store
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.landing import Landing
+from pacspark.tables.storage import Storage
+from tests.ct_objects import SERIES_UID, ct_image, encoded
+from tests.gateway.conftest import LIMITS
+
+PIXELS = np.arange(24, dtype=np.int16).reshape(4, 6)
+
+
+def ct(number: int, **more: Any) -> bytes:
+    return encoded(ct_image(PIXELS + number, number, (0.0, 0.0, float(number)), **more))
+
+
+def uid_of(number: int) -> str:
+    return f"{SERIES_UID}.{number}"
+
+
+def landed_files(folder: Path) -> list[Path]:
+    return sorted((folder / "landing").glob("*.landing"))
+
+
+def test_store__is_found_and_read_before_the_tables_have_it(store: Store, tmp_path: Path) -> None:
+    stored = store.store(ct(1), "test")
+    assert stored.outcome == "stored"
+    assert store.pending == 1
+    assert Catalog(store.storage).known([uid_of(1)]) == {}
+    assert store.read(store.instance(uid_of(1))) == ct(1)
+    query = parse_query({"SeriesInstanceUID": SERIES_UID, "KVP": ""}, "instance")
+    assert list(answers(store.index, search(store.index, query), query.requested)) == [
+        {"SeriesInstanceUID": SERIES_UID, "KVP": None}
+    ]
+    store.flush()
+    assert (store.pending, landed_files(tmp_path)) == (0, [])
+    assert store.instance(uid_of(1)).landed is None
+    assert store.read(store.instance(uid_of(1))) == ct(1)
+    assert store.read(stored.instance) == ct(1)  # what was looked up before goes on working
+    assert store.read_range(stored.instance, 128, 4) == b"DICM"
+    row = Catalog(store.storage).instance(uid_of(1))
+    assert (row["source"], row["run_id"]) == ("test", store.run_id)
+
+
+def test_store__of_the_same_bytes_is_a_duplicate(store: Store) -> None:
+    assert [store.store(ct(1), "x").outcome for _ in range(2)] == ["stored", "duplicate"]
+    store.flush()
+    assert store.store(ct(1), "x").outcome == "duplicate"
+    assert (store.pending, len(store.index)) == (0, 1)
+
+
+def test_store__of_other_bytes_is_a_conflict_that_is_kept(store: Store) -> None:
+    store.store(ct(1), "first")
+    other = ct(1, SeriesDescription="another")
+    assert store.store(other, "second").outcome == "conflict"
+    assert store.read(store.instance(uid_of(1))) == ct(1)
+    store.flush()
+    catalog = Catalog(store.storage)
+    (reject,) = catalog.rejects().to_pylist()
+    assert (reject["error_class"], reject["source"]) == ("conflict", "second")
+    assert catalog.read_object(reject) == other
+    assert store.read(store.instance(uid_of(1))) == ct(1)
+
+
+def test_store__of_what_is_no_dicom_is_an_error_and_kept(store: Store) -> None:
+    with pytest.raises(DicomDecodeError):
+        store.store(b"no DICOM at all", "peer")
+    assert len(store.index) == 0
+    store.flush()
+    (reject,) = Catalog(store.storage).rejects().to_pylist()
+    assert (reject["source"], reject["size_bytes"]) == ("peer", 15)
+
+
+def test_objects__that_a_killed_gateway_left_are_there_and_committed_once(
+    storage: Storage, tmp_path: Path
+) -> None:
+    landing = Landing(tmp_path / "landing")
+    killed = Store(storage, landing, LIMITS)  # without its thread, and never closed
+    killed.store(ct(1), "x")
+    killed.store(ct(2), "x")
+    landing._lock_file.close()
+    with Store(storage, Landing(tmp_path / "landing"), LIMITS) as store:
+        assert len(store.index) == 2
+        assert store.read(store.instance(uid_of(2))) == ct(2)
+    assert sorted(Catalog(storage).known([uid_of(n) for n in (1, 2, 3)])) == [uid_of(1), uid_of(2)]
+
+
+def test_objects__committed_before_a_kill_are_not_there_twice(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_self: Landing, _landed: object) -> None:
+        raise KeyboardInterrupt
+
+    landing = Landing(tmp_path / "landing")
+    store = Store(storage, landing, LIMITS)
+    store.store(ct(1), "x")
+    with monkeypatch.context() as patch:
+        patch.setattr(Landing, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.flush()
+    landing._lock_file.close()
+    with Store(storage, Landing(tmp_path / "landing"), LIMITS) as again:
+        assert len(again.index) == 1
+        again.flush()
+        assert Catalog(storage).table("instances", ["sop_instance_uid"]).num_rows == 1
+    assert landed_files(tmp_path) == []
+
+
+def test_commit__that_fails_is_tried_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_arguments: object) -> None:
+        message = "the tables are away"
+        raise StorageError(message)
+
+    store.store(ct(1), "x")
+    with monkeypatch.context() as patch:
+        patch.setattr(storing, "commit_intake", fail)
+        with pytest.raises(StorageError, match="away"):
+            store.flush()
+    store.store(ct(2), "x")
+    assert store.pending == 2
+    assert store.read(store.instance(uid_of(1))) == ct(1)
+    store.flush()
+    assert landed_files(tmp_path) == []
+    assert len(Catalog(store.storage).known([uid_of(1), uid_of(2)])) == 2
+
+
+@pytest.mark.parametrize("limits", [{"commit_objects": 2}, {"commit_bytes": 1}, {"commit_s": 0.01}])
+def test_background_thread__commits_by_count_bytes_and_seconds(
+    storage: Storage, tmp_path: Path, limits: dict[str, float]
+) -> None:
+    told = Limits(**{"commit_s": 3600, "reserve_bytes": 1, "follow_s": 0.05} | limits)  # type: ignore[arg-type]
+    with Store(storage, Landing(tmp_path / "landing"), told) as store:
+        with store._changed:
+            pass
+        turns = []
+        store.every_turn = lambda: turns.append(len(Catalog(storage).known([uid_of(1)])))
+        store.store(ct(1), "x")
+        store.store(ct(2), "x")
+        for _ in range(600):
+            if turns and turns[-1]:
+                break
+            store._thread.join(0.05)
+        assert turns[-1] == 1
+
+
+def test_objects__of_other_writers_are_followed(
+    store: Store, storage: Storage, tmp_path: Path
+) -> None:
+    with Store(storage, Landing(tmp_path / "other"), LIMITS) as other:
+        other.store(ct(7), "x")
+        other.flush()
+        assert len(store.index) == 0 or store.index.lookup(uid_of(7))
+        store.index.refresh()
+        assert store.read(store.instance(uid_of(7))) == ct(7)
+
+
+def test_conflict__that_another_gateway_won_goes_to_rejects(
+    store: Store, storage: Storage, tmp_path: Path
+) -> None:
+    mine = ct(1, SeriesDescription="mine")
+    with Store(storage, Landing(tmp_path / "other"), LIMITS) as other:
+        assert store.store(mine, "x").outcome == "stored"
+        assert other.store(ct(1), "x").outcome == "stored"
+        other.flush()
+    store.flush()
+    assert store.read(store.instance(uid_of(1))) == ct(1)
+    (reject,) = Catalog(storage).rejects().to_pylist()
+    assert Catalog(storage).read_object(reject) == mine
