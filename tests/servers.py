@@ -28,16 +28,19 @@ def free_port() -> int:
 
 
 def wait_until(
-    ready: Callable[[], bool], what: str, processes: list["subprocess.Popen[bytes]"]
+    ready: Callable[[], bool],
+    what: str,
+    processes: list["subprocess.Popen[bytes]"],
+    seconds: float = START_SECONDS,
 ) -> None:
-    """Wait for an event, at most `START_SECONDS`, and fail when a process ends meanwhile."""
-    deadline = time.monotonic() + START_SECONDS
+    """Wait for an event, at most some seconds, and fail when a process ends meanwhile."""
+    deadline = time.monotonic() + seconds
     while not ready():
         if any(process.poll() is not None for process in processes):
             message = f"{what}: a process ended with {[process.poll() for process in processes]}"
             raise RuntimeError(message)
         if time.monotonic() > deadline:
-            message = f"{what}: not ready within {START_SECONDS} s"
+            message = f"{what}: not ready within {seconds} s"
             raise TimeoutError(message)
         time.sleep(0.05)
 

@@ -141,7 +141,9 @@ def test_submit__loses_a_worker_and_makes_the_same_objects(tmp_path: Path) -> No
             command += ["--voxel-mm", "0.15"]
             done = thread.submit(submit, "standalone", options, *command)
             if killed:
-                wait_until(partial(slab_marks, root), "the first slab", cluster.processes)
+                # of a job, not of a server: on a busy machine its start alone takes minutes
+                first = partial(slab_marks, root)
+                wait_until(first, "the first slab", cluster.processes, seconds=300)
                 assert not done.done()
                 cluster.kill_worker(0)
             ct_uid = done.result().split()[-1]
