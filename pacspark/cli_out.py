@@ -26,7 +26,17 @@ def export(
     study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
     series: Annotated[str | None, typer.Option("--series", help="Series Instance UID.")] = None,
     instance: Annotated[str | None, typer.Option("--instance", help="SOP Instance UID.")] = None,
-    file_format: Annotated[str, typer.Option("--format", help="dicom or nifti.")] = "dicom",
+    file_format: Annotated[
+        str, typer.Option("--format", help="dicom, nifti, zarr, tiff or parquet.")
+    ] = "dicom",
+    dicomdir: Annotated[
+        bool, typer.Option("--dicomdir", help="Of dicom: a file-set with a DICOMDIR.")
+    ] = False,
+    part: Part = None,
+    resample: Annotated[
+        bool,
+        typer.Option("--resample", help="Interpolate uneven or tilted slices onto an even grid."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a study, a series or an instance as files."""
@@ -36,6 +46,9 @@ def export(
         series=series,
         instance=instance,
         format=file_format,
+        dicomdir=dicomdir,
+        part=part,
+        resample=resample,
     )
     if as_json:
         show_json([str(file) for file in files])

@@ -90,10 +90,13 @@ class Keeping(OpenedArchive):
         series: str | None = None,
         instance: str | None = None,
         format: str = "dicom",  # noqa: A002 -- the contract's word
+        dicomdir: bool = False,
+        part: int | None = None,
+        resample: bool = False,
     ) -> list[Path]:
         """Write a study, a series or an instance as files.
 
-        Returns the files.
+        Returns the files. `pacspark.export.export` says what the options mean.
         """
         from pacspark.export import export
 
@@ -104,4 +107,14 @@ class Keeping(OpenedArchive):
             raise UsageError(message)
         ((level, uid),) = chosen.items()
         folder = Path(require_path(directory, "a folder"))
-        return export(self.catalog, folder, level, uid, format, self.progress)
+        return export(
+            self.catalog,
+            folder,
+            level,
+            uid,
+            format,
+            self.progress,
+            dicomdir=dicomdir,
+            part=part,
+            resample=resample,
+        )
