@@ -19,13 +19,15 @@ from functools import lru_cache
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from pacspark.tables.intake import IngestReport, Intake, IntakeResult, commit_intake
+from pacspark.tables.intake import Intake, IntakeResult, commit_intake
+from pacspark.tables.reports import IngestReport
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import Storage, open_storage
 
@@ -50,7 +52,7 @@ def made_uid(kind: str, number: int) -> str:
 def _template(series: int, size: int) -> bytes:
     study = series // SERIES_PER_STUDY
     patient = study // STUDIES_PER_PATIENT
-    dataset = Dataset()
+    dataset: Any = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

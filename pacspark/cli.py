@@ -116,12 +116,6 @@ def ingest(
     machine are read by the tasks: on a cluster, all its machines have to see them.
     """
     report = open_archive(root).ingest(paths)
-    counts = {
-        "stored": report.stored,
-        "duplicate": report.duplicate,
-        "conflict": report.conflict,
-        "rejected": report.rejected,
-    }
     for refused in report.refused:
         say(f"{refused.error_class}: {refused.source}: {refused.message}")
     hidden = report.conflict + report.rejected - len(report.refused)
@@ -129,11 +123,12 @@ def ingest(
         say(f"... and {hidden} more in the table `rejects`")
     if as_json:
         show_json(
-            counts
+            report.counts
             | {"bytes": report.bytes_stored, "seconds": report.seconds, "run_id": report.run_id}
+            | {"steps": report.steps}
         )
     else:
-        print(", ".join(f"{name} {count}" for name, count in counts.items()))
+        print(", ".join(f"{name} {count}" for name, count in report.counts.items()))
     if not report.clean:
         raise typer.Exit(1)
 

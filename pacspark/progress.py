@@ -26,8 +26,8 @@ SECONDS_BETWEEN_LINES = 5.0
 class Stage:
     """One stretch of work with a known or unknown total; shows nothing."""
 
-    def advance(self, amount: int = 1) -> None:
-        """Count `amount` more as done."""
+    def advance(self, amount: int = 1, size_bytes: int = 0) -> None:
+        """Count `amount` more as done, of so many bytes where these tell how fast it goes."""
 
     def update(self, done: int, total: int | None = None) -> None:
         """Set how much is done, and the total where it has become known."""
@@ -52,10 +52,15 @@ SILENT = Progress()
 class _BarStage(Stage):
     def __init__(self, bars: Bars, label: str, total: int | None, unit: str) -> None:
         self._bars = bars
-        self._task = bars.add_task(label, total=total, unit=unit)
+        self._task = bars.add_task(label, total=total, unit=unit, rate="")
+        self._done = self._bytes = 0
+        self._started = time.monotonic()
 
-    def advance(self, amount: int = 1) -> None:
-        self._bars.advance(self._task, amount)
+    def advance(self, amount: int = 1, size_bytes: int = 0) -> None:
+        self._done += amount
+        self._bytes += size_bytes
+        rate = _rate(self._done, self._bytes, time.monotonic() - self._started)
+        self._bars.update(self._task, advance=amount, rate=rate)
 
     def update(self, done: int, total: int | None = None) -> None:
         self._bars.update(self._task, completed=done, total=total)
@@ -76,6 +81,7 @@ class TerminalProgress(Progress):
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
@@ -94,13 +100,20 @@ def counted_unit(count: int, unit: str) -> str:
     return " ".join([first.removesuffix("s") if count == 1 else first, *rest])
 
 
+def _rate(done: int, size_bytes: int, seconds: float) -> str:
+    if not size_bytes or not seconds:
+        return ""
+    return f"{done / seconds:.0f} per s, {size_bytes / seconds / 1e6:.1f} MB/s"
+
+
 class _LineStage(Stage):
     def __init__(self, stream: TextIO, label: str, total: int | None, unit: str) -> None:
         self._stream, self._label, self._total, self._unit = stream, label, total, unit
-        self._done, self._told = 0, -1
+        self._done, self._told, self._bytes = 0, -1, 0
         self._started = self._spoken = time.monotonic()
 
-    def advance(self, amount: int = 1) -> None:
+    def advance(self, amount: int = 1, size_bytes: int = 0) -> None:
+        self._bytes += size_bytes
         self.update(self._done + amount)
 
     def update(self, done: int, total: int | None = None) -> None:
@@ -116,11 +129,14 @@ class _LineStage(Stage):
         of = "" if self._total is None else f" of {self._total}"
         unit = counted_unit(self._done if self._total is None else self._total, self._unit)
         seconds = self._spoken - self._started
-        print(
-            f"{self._label}: {self._done}{of} {unit}, {seconds:.1f} s".replace("  ", " "),
-            file=self._stream,
-            flush=True,
-        )
+        line = f"{self._label}: {self._done}{of} {unit}, {seconds:.1f} s".replace("  ", " ")
+        if rate := _rate(self._done, self._bytes, seconds):
+            line += f" ({rate}"
+            if self._total is not None and self._total > self._done:
+                left_s = seconds * (self._total - self._done) / max(1, self._done)
+                line += f", {left_s:.0f} s left"
+            line += ")"
+        print(line, file=self._stream, flush=True)
 
 
 class LineProgress(Progress):

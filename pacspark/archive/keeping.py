@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pacspark.archive.opened import OpenedArchive
 from pacspark.errors import ProjectionDataError, UsageError
-from pacspark.tables.intake import IngestReport
+from pacspark.tables.reports import IngestReport
 from pacspark.tables.sources import require_path
 
 

@@ -17,15 +17,17 @@ What is lenient and what is not:
 The DICOM JSON (PS3.18 Annex F) holds every element of the data set, private ones and sequences
 included, except group lengths. Text is UTF-8, so Specific Character Set reads ISO_IR 192 there.
 Pixel data, OB, OW and UN above 4 KiB, UT and UC above 1 MiB and all other values above 64 KiB are
-bulk data: ``"BulkDataURI": "#offset,length"`` is their place in the object's bytes (in a deflated
+bulk data, and where the JSON has passed 16 MiB, all above 256 bytes:
+``"BulkDataURI": "#offset,length"`` is their place in the object's bytes (in a deflated
 object: as if the data set were inflated in place). Of encapsulated pixel data the place spans all
 items. VRs that Annex F permits no bulk data for stand without their overlong value.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import BinaryIO, Final
 
-from pacspark.dicom.attributes import BY_TAG, PROMOTED, Attribute
+from pacspark.dicom.attributes import BY_TAG, PROMOTED
 from pacspark.dicom.elements import (
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
@@ -63,6 +65,8 @@ _GUESSES: Final = {
     EXPLICIT_LITTLE: EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_BIG: EXPLICIT_VR_BIG_ENDIAN,
 }
+_COLUMNS: Final = tuple(attribute.column for attribute in PROMOTED)
+_CACHED_BYTES: Final = 64
 _DIRECTORY_STORAGE: Final = "1.2.840.10008.1.3.10"
 _MEDIA_STORAGE_SOP_CLASS_UID: Final = 0x00020002
 _TRANSFER_SYNTAX_UID: Final = 0x00020010
@@ -221,21 +225,24 @@ def _encoding(stream: ByteStream, position: int, transfer_syntax_uid: str | None
 
 
 def _row(walk: DataSetWalk, encoding: Encoding) -> dict[str, ColumnValue]:
-    row: dict[str, ColumnValue] = dict.fromkeys(attribute.column for attribute in PROMOTED)
+    row = dict.fromkeys(_COLUMNS)
     for tag, field in walk.columns.items():
-        attribute = BY_TAG[tag]
-        row[attribute.column] = _column(attribute, field, walk.text_encoding, encoding)
+        column = _known_column if len(field.value) <= _CACHED_BYTES else _column
+        row[BY_TAG[tag].column] = column(tag, field, walk.text_encoding, encoding)
     return row
 
 
-def _column(
-    attribute: Attribute, field: ValueField, text_encoding: str, encoding: Encoding
-) -> ColumnValue:
+def _column(tag: int, field: ValueField, text_encoding: str, encoding: Encoding) -> ColumnValue:
+    attribute = BY_TAG[tag]
     if not field.whole and attribute.kind != "string":
         return None
     return column_value(
         attribute, field.vr, field.value, text_encoding, little_endian=encoding.little_endian
     )
+
+
+_known_column = lru_cache(maxsize=8192)(_column)
+"""Objects of a series have most of their short values in common."""
 
 
 def _frames(

@@ -20,10 +20,22 @@ LONG_VRS: Final = frozenset(
     {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
 )
 """VRs with two reserved bytes and a length of 32 bits."""
-_VRS: Final = {vr.encode(): vr for vr in SHORT_VRS | LONG_VRS}
+_SHORT_VRS: Final = {vr.encode(): vr for vr in SHORT_VRS}
+_LONG_VRS: Final = {vr.encode(): vr for vr in LONG_VRS}
 
+HEADER_BYTES: Final = 12
+"""The longest header of an element."""
 LITTLE_HEADER: Final = struct.Struct("<HHI")
 BIG_HEADER: Final = struct.Struct(">HHI")
+_FORMS: Final = tuple(
+    (
+        struct.Struct(f"{order}HH2sH").unpack_from,
+        struct.Struct(f"{order}HHI").unpack_from,
+        struct.Struct(f"{order}I").unpack_from,
+    )
+    for order in (">", "<")
+)
+"""Of a header with a short length, of one with a long length, and of that; big, little endian."""
 
 
 class Encoding(NamedTuple):
@@ -47,23 +59,39 @@ class ElementHeader(NamedTuple):
     value: int
 
 
+_new_header: Final = tuple.__new__
+
+
 def name_of(tag: int) -> str:
     """Write a tag as people do: ``(0010,0010)``."""
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 def read_header(stream: ByteStream, position: int, encoding: Encoding) -> ElementHeader:
-    """Read tag, VR and length of the element at a position.
+    """Read tag, VR and length of the element at a position, as :func:`parse_header` does."""
+    return parse_header(stream.take(position, HEADER_BYTES), position, encoding)
+
+
+def parse_header(raw: bytes, position: int, encoding: Encoding) -> ElementHeader:
+    """Tell tag, VR and length of the element that begins with some bytes.
 
     The VR is empty where the element does not say it: in implicit VR, in items and delimiters, and
     in an explicit data set at an element without two letters there, which some devices mix in.
+
+    Parameters
+    ----------
+    raw
+        12 bytes from `position` on, fewer at the end of the stream
+    position
+        where they are
+    encoding
+        of the data set
 
     Raises
     ------
     DicomDecodeError
         where the bytes end inside the header
     """
-    raw = stream.take(position, 12)
     if len(raw) < 8:
         message = (
             f"data set: expected an element of at least 8 bytes at byte {position}, "
@@ -71,28 +99,29 @@ def read_header(stream: ByteStream, position: int, encoding: Encoding) -> Elemen
         )
         raise DicomDecodeError(message)
     implicit_vr, little_endian = encoding
-    group, element, length = (LITTLE_HEADER if little_endian else BIG_HEADER).unpack_from(raw)
+    short_form, long_form, length_form = _FORMS[little_endian]
+    if not implicit_vr:
+        group, element, vr_bytes, length = short_form(raw)
+        vr = _SHORT_VRS.get(vr_bytes)
+        if vr is not None and group != 0xFFFE:
+            # without the detour over names, which a hundred elements of each object would pay for
+            return _new_header(ElementHeader, (group << 16 | element, vr, length, position + 8))
+    group, element, length = long_form(raw)
     tag = group << 16 | element
     if implicit_vr or group == 0xFFFE:
         return ElementHeader(tag, "", length, position + 8)
-    vr_bytes = raw[4:6]
-    vr = _VRS.get(vr_bytes, "")
-    if vr in SHORT_VRS:
-        return ElementHeader(
-            tag, vr, int.from_bytes(raw[6:8], "little" if little_endian else "big"), position + 8
-        )
-    if not vr:
+    vr = _LONG_VRS.get(vr_bytes)
+    if vr is None:
         if not (vr_bytes.isalpha() and vr_bytes.isupper()):
             return ElementHeader(tag, "", length, position + 8)
         vr = "UN"  # a VR of a later standard has the long form (PS3.5 6.2.2)
-    if len(raw) < 12:
+    if len(raw) < HEADER_BYTES:
         message = (
             f"{name_of(tag)} {vr}: expected a header of 12 bytes at byte {position}, "
             f"found the last {len(raw)} bytes (truncated)"
         )
         raise DicomDecodeError(message)
-    length = int.from_bytes(raw[8:12], "little" if little_endian else "big")
-    return ElementHeader(tag, vr, length, position + 12)
+    return ElementHeader(tag, vr, length_form(raw, 8)[0], position + 12)
 
 
 @lru_cache(maxsize=8192)

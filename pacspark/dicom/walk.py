@@ -7,17 +7,20 @@ length is believed only where the stream has those bytes.
 
 from array import array
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple, NoReturn
 
 from pacspark.dicom.attributes import BY_TAG
 from pacspark.dicom.elements import (
     BIG_HEADER,
+    HEADER_BYTES,
     IMPLICIT_LITTLE,
     LITTLE_HEADER,
     UNDEFINED_LENGTH,
     ElementHeader,
     Encoding,
     name_of,
+    parse_header,
     read_header,
     vr_of_private_tag,
     vr_of_tag,
@@ -40,8 +43,15 @@ MAX_FRAGMENTS: Final = 2_000_000
 HEADER_LIMIT_BYTES: Final = 64 * 1024 * 1024
 """Value fields that are read, all together."""
 
+JSON_LIMIT_CHARACTERS: Final = 32 * 1024 * 1024
+"""Values of the DICOM JSON, all together: a control character takes six."""
+
 INLINE_LIMIT_BYTES: Final = 64 * 1024
 """A longer value field is bulk data: JSON refers to its place, and no column holds its numbers."""
+
+SPARING_FROM_CHARACTERS: Final = 16 * 1024 * 1024
+SPARING_LIMIT_BYTES: Final = 256
+"""Where the JSON has become that long, as of contours of many structures, more of it is bulk."""
 
 _INLINE_LIMITS_BYTES: Final = {
     "OB": 4 * 1024,
@@ -64,6 +74,12 @@ _PIXEL_REPRESENTATION: Final = 0x00280103
 _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
+
+_TELLING_TAGS: Final = frozenset(
+    {_SPECIFIC_CHARACTER_SET, _PIXEL_REPRESENTATION, EXTENDED_OFFSET_TABLE}
+)
+_PROMOTED_TAGS: Final = frozenset(BY_TAG)
+_CACHED_BYTES: Final = 64
 
 _FRAGMENT_VRS: Final = frozenset({"OB", "OW", "OD", "OF", "OL", "OV"})
 
@@ -90,7 +106,7 @@ class PixelData:
 
 @dataclass(slots=True)
 class _Scope:
-    """What elements of one data set or item tell about those that follow."""
+    """What elements of one data set or item tell about those that follow; its members of JSON."""
 
     encoding: Encoding
     text_encoding: str = DEFAULT_ENCODING
@@ -99,8 +115,7 @@ class _Scope:
     json: dict[int, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        members = [f'"{tag:08X}":{self.json[tag]}' for tag in sorted(self.json)]
-        return f"{{{','.join(members)}}}"
+        return f"{{{','.join([self.json[tag] for tag in sorted(self.json)])}}}"
 
 
 class DataSetWalk:
@@ -126,6 +141,7 @@ class DataSetWalk:
         self._stream = stream
         self._elements = 0
         self._held_bytes = 0
+        self._json_characters = 0
 
     def run(self, position: int, encoding: Encoding) -> str:
         """Walk from a position to the end of the stream and give the data set's DICOM JSON.
@@ -141,11 +157,12 @@ class DataSetWalk:
         return scope.to_json()
 
     def _walk(self, position: int, end: int, scope: _Scope, depth: int) -> int:
-        stream = self._stream
+        take = self._stream.take
         while position < end:
-            if depth == 0 and stream.available(position, 1) <= 0:
+            raw = take(position, HEADER_BYTES)
+            if not raw and depth == 0:
                 return position
-            header = read_header(stream, position, scope.encoding)
+            header = parse_header(raw, position, scope.encoding)
             self._count(header.tag, position)
             if header.tag >> 16 == 0xFFFE:
                 if header.tag != _ITEM_END or depth == 0:
@@ -176,13 +193,16 @@ class DataSetWalk:
             if known_vr != "SQ" or self._holds_items(header):
                 vr = known_vr
         if vr == "SQ":
-            scope.json[tag], position = self._sequence(header, scope.encoding, scope, depth)
+            json, position = self._sequence(header, scope.encoding, scope, depth)
+            scope.json[tag] = f'"{tag:08X}":{json}'
             return position
         if depth == 0 and tag in PIXEL_DATA_TAGS:
             self._require(header, vr)
             self.pixel_data = PixelData(tag, value, length, None)
-            scope.json[tag] = _bulk_data(vr, value, length)
-        elif length > _INLINE_LIMITS_BYTES.get(vr, INLINE_LIMIT_BYTES):
+            scope.json[tag] = _bulk_data(tag, vr, value, length)
+        elif length > _INLINE_LIMITS_BYTES.get(vr, INLINE_LIMIT_BYTES) or (
+            length > SPARING_LIMIT_BYTES and self._json_characters > SPARING_FROM_CHARACTERS
+        ):
             self._skip(header, vr, scope, depth)
         else:
             self._read(header, vr, scope, depth)
@@ -194,37 +214,47 @@ class DataSetWalk:
         if len(value) < length:
             self._require(header, vr)
         self._hold(tag, position, length)
+        if depth == 0 and tag in _PROMOTED_TAGS:
+            self.columns[tag] = ValueField(vr, value, whole=True)
+        if tag in _TELLING_TAGS or (tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF):
+            self._note(tag, value, scope, depth)
+        if tag == _SPECIFIC_CHARACTER_SET:
+            # JSON is UTF-8, whatever the object was; the column keeps what the object says
+            if depth == 0:
+                scope.json[tag] = '"00080005":{"vr":"CS","Value":["ISO_IR 192"]}'
+        elif tag >> 16 > 2 and tag & 0xFFFF:
+            member = _known_member if length <= _CACHED_BYTES else _member
+            json = member(tag, vr, value, scope.text_encoding, scope.encoding.little_endian)
+            scope.json[tag] = json
+            self._json_characters += len(json)
+            if self._json_characters > JSON_LIMIT_CHARACTERS:
+                limit = f"expected at most {JSON_LIMIT_CHARACTERS} characters of DICOM JSON"
+                self._fail(tag, position, f"{limit}, found more")
+
+    def _note(self, tag: int, value: bytes, scope: _Scope, depth: int) -> None:
+        """Note what an element tells about those that follow."""
         if tag == _SPECIFIC_CHARACTER_SET:
             scope.text_encoding = encoding_of(value)
         elif tag == _PIXEL_REPRESENTATION:
             scope.signed_pixels = value.startswith((b"\1\0", b"\0\1"))
-        elif tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF and length <= 64:
+        elif tag == EXTENDED_OFFSET_TABLE:
+            if depth == 0:
+                self.extended_offset_table = value
+        elif len(value) <= 64:
             creator = value.decode("latin_1").strip(" \0")
             scope.creators[tag & 0xFFFF0000 | (tag & 0xFF) << 8] = creator
-        elif depth == 0 and tag == EXTENDED_OFFSET_TABLE:
-            self.extended_offset_table = value
-        if depth == 0 and tag in BY_TAG:
-            self.columns[tag] = ValueField(vr, value, whole=True)
-        if tag == _SPECIFIC_CHARACTER_SET:
-            # JSON is UTF-8, whatever the object was; the column keeps what the object says
-            if depth == 0:
-                scope.json[tag] = '{"vr":"CS","Value":["ISO_IR 192"]}'
-        elif tag >> 16 > 2 and tag & 0xFFFF:
-            scope.json[tag] = json_of_value(
-                vr, value, scope.text_encoding, little_endian=scope.encoding.little_endian
-            )
 
     def _skip(self, header: ElementHeader, vr: str, scope: _Scope, depth: int) -> None:
         tag, _, length, position = header
         if depth == 0 and tag in BY_TAG:
-            start = self._stream.take(position, INLINE_LIMIT_BYTES)
+            start = self._stream.take(position, min(length, INLINE_LIMIT_BYTES))
             self._hold(tag, position, len(start))
             self.columns[tag] = ValueField(vr, start, whole=False)
         elif depth == 0 and tag == EXTENDED_OFFSET_TABLE and length <= 8 * MAX_FRAGMENTS:
             self._hold(tag, position, length)
             self.extended_offset_table = self._stream.take(position, length)
         self._require(header, vr)
-        scope.json[tag] = _bulk_data(vr, position, length)
+        scope.json[tag] = _bulk_data(tag, vr, position, length)
 
     def _undefined_length(self, header: ElementHeader, scope: _Scope, depth: int) -> int:
         tag, vr, _, value = header
@@ -232,12 +262,13 @@ class DataSetWalk:
         if not encapsulated:
             # UN of undefined length is a sequence in implicit VR (PS3.5 6.2.2 note 4)
             encoding = IMPLICIT_LITTLE if vr == "UN" else scope.encoding
-            scope.json[tag], position = self._sequence(header, encoding, scope, depth)
+            json, position = self._sequence(header, encoding, scope, depth)
+            scope.json[tag] = f'"{tag:08X}":{json}'
             return position
         fragments, position = self._fragments(header, scope.encoding)
         if depth == 0 and tag == PIXEL_DATA:
             self.pixel_data = PixelData(tag, value, fragments.end - value, fragments)
-        scope.json[tag] = _bulk_data(vr or "OB", value, fragments.end - value)
+        scope.json[tag] = _bulk_data(tag, vr or "OB", value, fragments.end - value)
         return position
 
     def _sequence(
@@ -354,7 +385,16 @@ class DataSetWalk:
         raise DicomDecodeError(message)
 
 
-def _bulk_data(vr: str, offset: int, length: int) -> str:
+def _bulk_data(tag: int, vr: str, offset: int, length: int) -> str:
     if vr not in _BULK_DATA_VRS or not length:
-        return f'{{"vr":"{vr}"}}'
-    return f'{{"vr":"{vr}","BulkDataURI":"#{offset},{length}"}}'
+        return f'"{tag:08X}":{{"vr":"{vr}"}}'
+    return f'"{tag:08X}":{{"vr":"{vr}","BulkDataURI":"#{offset},{length}"}}'
+
+
+def _member(tag: int, vr: str, value: bytes, text_encoding: str, little_endian: bool) -> str:
+    json = json_of_value(vr, value, text_encoding, little_endian=little_endian)
+    return f'"{tag:08X}":{json}'
+
+
+_known_member = lru_cache(maxsize=8192)(_member)
+"""Objects of a series have most of their short values in common."""

@@ -1,12 +1,16 @@
-"""Ingest through Spark: the driver lists, tasks read and write bytes, the driver commits.
+"""Ingest through Spark: the driver lists, tasks read and write bytes and rows, the driver commits.
 
 Each batch is one Spark job and one commit, so what the driver holds is bounded, progress is
-durable, and a killed ingest, begun again, finds the committed batches as duplicates.
+durable, and a killed ingest, begun again, finds the committed batches as duplicates. The commit of
+a batch runs beside the tasks of the next, which may therefore write what it has just stored: the
+next commit, which is a compare-and-set, finds that as duplicates.
 """
 
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,17 +19,23 @@ from pyspark.sql import SparkSession
 
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.jobs import run_tasks
+from pacspark.spark.session import session_cluster
 from pacspark.tables.datafile import files_of_job
-from pacspark.tables.intake import IngestReport, Intake, IntakeResult, commit_intake
+from pacspark.tables.intake import Intake, IntakeResult, commit_intake
+from pacspark.tables.reports import IngestReport
 from pacspark.tables.runs import recorded_run, versions_now
 from pacspark.tables.sources import Source, expand_sources
 from pacspark.tables.storage import Storage
 
-BATCH_OBJECTS = 4096
-BATCH_BYTES = 2 << 30
-TASK_BYTES = 64 << 20
-TASK_OBJECTS = 256
-"""A task is about this much: enough to pay for its start, little enough to spread and to lose."""
+TASK_BYTES = 256 << 20
+TASK_OBJECTS = 2048
+"""A task is at most this much: a data file that is worth opening, little enough to lose."""
+MIN_TASK_BYTES = 16 << 20
+MIN_TASK_OBJECTS = 128
+"""No task is cut smaller for another core to have one too: it has to pay for its start."""
+TASKS_PER_CORE = 4
+MAX_BATCH_TASKS = 128
+"""Of one batch, and so of one commit."""
 
 
 def ingest(
@@ -55,25 +65,82 @@ def ingest(
         ``stored + duplicate + conflict + rejected`` equals the number of inputs.
     """
     run_id = uuid.uuid4().hex
-    report = IngestReport(run_id)
     started, versions = time.monotonic(), versions_now(storage)
     named = list(paths)
     sources = list(expand_sources(named, storage))
+    listed_s = time.monotonic() - started
     spark = session()
+    report = IngestReport(run_id)
     with (
         recorded_run(
             storage, run_id, "ingest", versions, options={"paths": [str(path) for path in named]}
         ) as run,
         progress.stage("ingest", len(sources), "objects") as stage,
     ):
-        for batch in batches(sources, BATCH_OBJECTS, BATCH_BYTES):
-            tasks = list(batches(batch, TASK_OBJECTS, TASK_BYTES))
-            with files_of_job(storage, "objects") as job:
-                results = run_tasks(spark, tasks, partial(take_in, storage, run_id, job))
-            report += commit_intake(storage, results, run_id)
-            run["metrics"] = asdict(report.timed(time.monotonic() - started))
-            stage.advance(len(batch))
+        for size_bytes, done in ingest_sources(spark, storage, sources, run_id):
+            report += done
+            report = report.timed(time.monotonic() - started, list=listed_s)
+            run["metrics"] = asdict(report)
+            stage.advance(done.inputs, size_bytes)
     return report.timed(time.monotonic() - started)
+
+
+def ingest_sources(
+    spark: SparkSession, storage: Storage, sources: Sequence[Source], run_id: str
+) -> Iterator[tuple[int, IngestReport]]:
+    """Ingest what is listed, batch by batch.
+
+    Yields
+    ------
+    tuple
+        The bytes that were read and the report, of each batch when it is committed.
+    """
+    cores = session_cluster(spark).cores
+    n_tasks = min(TASKS_PER_CORE * cores, MAX_BATCH_TASKS)
+    with ThreadPoolExecutor(1, "pacspark-commit") as beside:
+        last: Future[tuple[int, IngestReport]] | None = None
+        try:
+            for batch in batches(sources, n_tasks * TASK_OBJECTS, n_tasks * TASK_BYTES):
+                # the job's files go, too, where the commit before them fails
+                with files_of_job(storage, "objects", "instances") as job:
+                    started = time.perf_counter()
+                    work = partial(take_in, storage, run_id, job)
+                    results = run_tasks(spark, _tasks(batch, cores), work)
+                    core_seconds = cores * (time.perf_counter() - started)
+                    done, last = last, None
+                    if done is not None:
+                        yield done.result()
+                last = beside.submit(_commit, storage, batch, results, run_id, core_seconds)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            if last is not None:
+                with suppress(Exception):  # the error of the tasks is what there is to tell
+                    yield last.result()
+            raise
+        if last is not None:
+            yield last.result()
+
+
+def _commit(
+    storage: Storage,
+    batch: Sequence[Source],
+    results: Sequence[IntakeResult],
+    run_id: str,
+    core_seconds: float,
+) -> tuple[int, IngestReport]:
+    report = commit_intake(storage, results, run_id)
+    busy_s = sum(seconds for result in results for seconds in result.steps.values())
+    report = report.timed(0.0, Spark=max(0.0, core_seconds - busy_s))
+    return sum(source.size_bytes for source in batch), report
+
+
+def _tasks(batch: Sequence[Source], cores: int) -> list[list[Source]]:
+    """Cut a batch into tasks: small batches so that every core has one."""
+    total_bytes = sum(source.size_bytes for source in batch)
+    objects = min(TASK_OBJECTS, max(MIN_TASK_OBJECTS, -(-len(batch) // cores)))
+    size_bytes = min(TASK_BYTES, max(MIN_TASK_BYTES, -(-total_bytes // cores)))
+    return list(batches(batch, objects, size_bytes))
 
 
 def take_in(storage: Storage, run_id: str, job: str, sources: Sequence[Source]) -> IntakeResult:

@@ -275,7 +275,7 @@ def _make(
         series = replace(series, values=values)
         job = replace(job, series=series)
     watch.lap("range of values")
-    with files_of_job(storage, "objects") as name:
+    with files_of_job(storage, "objects", "instances") as name:
         job = replace(job, job_name=name)
         if plan.filter_tasks:
             outcomes, slab_costs = tiled.make_slices(spark, job, plan, filtered, marks, progress)

@@ -106,7 +106,8 @@ class Catalog:
         set
             of name and SHA-256; None where the bytes could not be read
         """
-        return refused_in(self._snapshot("rejects"), names)
+        wanted = list(names)
+        return refused_in(self._snapshot("rejects"), wanted) if wanted else set()
 
     def instance(self, uid: str, columns: Sequence[str] | None = None) -> dict[str, Any]:
         """Give the row of one instance.

@@ -91,7 +91,7 @@ class ObjectLocation:
 
 
 @contextmanager
-def files_of_job(storage: Storage, table_name: str) -> Iterator[str]:
+def files_of_job(storage: Storage, *table_names: str) -> Iterator[str]:
     """Give a name for the data files of one job's tasks, which go if the block fails.
 
     For the driver, around the job and not around its commit: the files of a commit of unknown fate
@@ -102,11 +102,12 @@ def files_of_job(storage: Storage, table_name: str) -> Iterator[str]:
     try:
         yield job
     except BaseException:
-        folder = storage.path(table_name)
-        with suppress(StorageError), storage.errors(f"list the files of {table_name}"):
-            for info in storage.filesystem.get_file_info(pafs.FileSelector(folder)):
-                if info.base_name.startswith(f"part-{job}-"):
-                    remove_file(storage, table_name, info.base_name)
+        for table_name in table_names:
+            folder = storage.path(table_name)
+            with suppress(StorageError), storage.errors(f"list the files of {table_name}"):
+                for info in storage.filesystem.get_file_info(pafs.FileSelector(folder)):
+                    if info.base_name.startswith(f"part-{job}-"):
+                        remove_file(storage, table_name, info.base_name)
         raise
 
 
@@ -270,6 +271,11 @@ class ObjectFile:
         """What has been written so far; callers begin a new file when it is large enough."""
         return self._file.size_bytes
 
+    @property
+    def row_groups(self) -> int:
+        """How many pieces have been written so far."""
+        return self._file.row_groups
+
     def append(self, data: bytes | BinaryIO, *, sha256: str | None = None) -> ObjectLocation:
         """Write one object, byte for byte.
 
@@ -279,16 +285,17 @@ class ObjectFile:
             the whole object, or a seekable file that stands at its first byte, of which at most two
             pieces are held in memory
         sha256
-            of the object, hexadecimal, where the caller knows it: saves one pass over the data
+            of the object, hexadecimal, where the caller knows it: saves one pass over the data. Of
+            a file it is checked, which may have changed since
 
         Raises
         ------
         StorageError
-            where the storage fails, or the bytes are not those of `sha256`
+            where the storage fails, or the bytes of a file are not those of `sha256`
         """
         if isinstance(data, bytes):
             expected = sha256 or hashlib.sha256(data).hexdigest()
-            return self._append(_slices(data), expected, verify=sha256 is not None)
+            return self._append(_slices(data), expected, verify=False)
         start = data.tell()
         if sha256 is None:
             digest = hashlib.sha256()
@@ -394,8 +401,11 @@ class _Statistics:
                 # no order has a place for NaN that all engines agree on
                 self._unbounded.add(name)
                 continue
-            found = pc.min_max(column)
-            low, high = found["min"].as_py(), found["max"].as_py()
+            if len(column) == 1:  # as of pieces, many times over
+                low = high = column[0].as_py()
+            else:
+                found = pc.min_max(column)
+                low, high = found["min"].as_py(), found["max"].as_py()
             if name in self._bounds:
                 low, high = min(low, self._bounds[name][0]), max(high, self._bounds[name][1])
             self._bounds[name] = low, high

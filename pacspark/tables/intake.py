@@ -1,22 +1,24 @@
 """Intake: bytes in, rows out. The one body of every ingest, in a Spark task or in this process.
 
-An `Intake` reads sources, writes their bytes to data files that nobody sees yet, and keeps one row
-for each::
+An `Intake` reads sources and writes their bytes and rows to data files that nobody sees yet::
 
-    source ── index_instance ──▶ instances row (bytes in an ObjectFile)
+    source ── index_instance ──▶ instances row in an InstanceFile, bytes in an ObjectFile
                 │                 same UID and bytes as a stored one ──▶ counted as duplicate,
                 nothing written
                 └─ DicomDecodeError ──▶ rejects row (bytes in an ObjectFile too, so that nothing is
                 lost); what was refused before is counted, not kept again
 
-`commit_intake` then makes the results of all tasks visible: bytes first, rows second. What fails
-before that takes its files away; what is killed leaves files that no table lists.
+What it holds is bounded, whatever the size and number of objects; what it hands on are files, keys
+and counts. `commit_intake` then makes the results of all tasks visible: bytes first, rows second.
+What fails before that takes its files away; what is killed leaves files that no table lists.
 """
 
 import hashlib
 import io
+import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -27,10 +29,12 @@ from pacspark.dicom.decode import InstanceIndex, index_instance
 from pacspark.errors import DicomDecodeError, StorageError
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile, ObjectFile, ObjectLocation, remove_file
+from pacspark.tables.reports import MAX_REFUSED_SHOWN, IngestReport, Refused
+from pacspark.tables.rowfiles import InstanceFiles, RowFile
 from pacspark.tables.schema import INSTANCES, REJECTS, frame_columns
 from pacspark.tables.sources import Source, open_source
 from pacspark.tables.storage import Storage
-from pacspark.tables.writer import commit_files, commit_instances, commit_rejects
+from pacspark.tables.writer import commit_files, commit_rejects, commit_row_files
 
 HELD_BYTES = 32 << 20
 """Small objects wait in memory up to this sum, so that one look-up answers "known?" for all of
@@ -39,7 +43,10 @@ HELD_OBJECTS = 256
 STREAMED_BYTES = 16 << 20
 """A larger object is never held: it is read once for its digest and once for its bytes."""
 OBJECT_FILE_BYTES = 512 << 20
-"""A data file that has reached this size is closed and the next one begun."""
+OBJECT_FILE_PIECES = 1 << 14
+"""A data file that has reached this size, or so many row groups, is closed and the next begun."""
+SEEN_UIDS = 1 << 16
+"""UIDs are remembered up to this number: to forget one costs bytes that nobody lists, no more."""
 CONFLICT = "conflict"
 """The error class of an object whose UID is stored with other bytes."""
 KEPT_REJECT_BYTES = 256 << 20
@@ -49,77 +56,18 @@ size."""
 
 @dataclass(frozen=True, slots=True)
 class IntakeResult:
-    """What one task made: rows to commit and the files that hold their bytes.
+    """What one task made: files of rows to commit and the files that hold their bytes.
 
-    ``repeated`` is what the table `rejects` has already: for the report alone.
+    ``repeated`` is what the table `rejects` has already, and ``steps`` are seconds: for the report
+    alone.
     """
 
-    instances: pa.Table
+    instances: tuple[RowFile, ...]
     rejects: pa.Table
     repeated: pa.Table
     duplicate: int
     files: tuple[AddedFile, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """One refused input, for people: where it came from and why."""
-
-    source: str
-    error_class: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class IngestReport:
-    """What an ingest did; ``stored + duplicate + conflict + rejected`` is the number of inputs."""
-
-    run_id: str
-    stored: int = 0
-    duplicate: int = 0
-    conflict: int = 0
-    rejected: int = 0
-    bytes_stored: int = 0
-    seconds: float = 0.0
-    refused: tuple[Refused, ...] = ()
-
-    @property
-    def inputs(self) -> int:
-        """How many inputs were looked at."""
-        return self.stored + self.duplicate + self.conflict + self.rejected
-
-    @property
-    def clean(self) -> bool:
-        """Whether nothing was refused."""
-        return not self.conflict and not self.rejected
-
-    def refusal(self, what: str) -> str:
-        """Say, of something that has to be stored whole, what was refused of it."""
-        return (
-            f"{what}: expected every object stored, found {self.conflict} in conflict with what "
-            f"the archive holds and {self.rejected} rejected; the first: {self.refused[0].message}"
-        )
-
-    def timed(self, seconds: float) -> "IngestReport":
-        """Return the same report with the time it took."""
-        return replace(self, seconds=seconds)
-
-    def __add__(self, other: "IngestReport") -> "IngestReport":
-        """Join the reports of two batches of one run."""
-        return IngestReport(
-            run_id=self.run_id,
-            stored=self.stored + other.stored,
-            duplicate=self.duplicate + other.duplicate,
-            conflict=self.conflict + other.conflict,
-            rejected=self.rejected + other.rejected,
-            bytes_stored=self.bytes_stored + other.bytes_stored,
-            seconds=self.seconds + other.seconds,
-            refused=(self.refused + other.refused)[:MAX_REFUSED_SHOWN],
-        )
-
-
-MAX_REFUSED_SHOWN = 20
-"""Refused inputs that a report names; the `rejects` table has all of them."""
+    steps: dict[str, float]
 
 
 @dataclass(slots=True)
@@ -141,7 +89,7 @@ class _Input:
     @property
     def held_bytes(self) -> int:
         header = self.read.dicom_json if isinstance(self.read, InstanceIndex) else ""
-        return max(self.size_bytes or 0, len(header))
+        return (self.size_bytes or 0) + len(header)
 
 
 @dataclass
@@ -163,7 +111,6 @@ class Intake:
     storage: Storage
     run_id: str
     job: str = ""
-    _rows: list[dict[str, Any]] = field(default_factory=list)
     _rejects: list[dict[str, Any]] = field(default_factory=list)
     _repeated: list[dict[str, Any]] = field(default_factory=list)
     _files: list[AddedFile] = field(default_factory=list)
@@ -171,11 +118,16 @@ class Intake:
     _held_bytes: int = 0
     _seen: dict[str, str] = field(default_factory=dict)
     _duplicate: int = 0
+    _steps: Counter[str] = field(default_factory=Counter)
+    _since: float = 0.0
     _objects: ObjectFile | None = None
     _finished: bool = False
 
     def __post_init__(self) -> None:
         self._catalog = Catalog(self.storage)
+        self._rows = InstanceFiles(self.storage, self.job)
+        # apart: a file of which one row is in conflict would have to be written anew
+        self._doubtful = InstanceFiles(self.storage, self.job)
 
     def __enter__(self) -> Self:
         return self
@@ -192,14 +144,17 @@ class Intake:
             self._objects.abort()
         for file in self._files:
             remove_file(self.storage, "objects", file.path)
+        self._rows.abort()
+        self._doubtful.abort()
 
     def add_source(self, source: Source) -> None:
         """Take in one source; whatever is wrong with it becomes a row in `rejects`."""
+        self._since = time.perf_counter()
         try:
             with open_source(source) as stream:
                 size_bytes = stream.seek(0, io.SEEK_END)
                 stream.seek(0)
-                self.add_stream(str(source), stream, size_bytes)
+                self._take_stream(str(source), stream, size_bytes)
         except DicomDecodeError as error:
             self._hold(_Input(str(source), error))
         except StorageError:  # the archive's own: a repeat of the whole run mends it
@@ -229,23 +184,41 @@ class Intake:
         received_at
             When it arrived; None: now.
         """
-        digest = hashlib.sha256(data).hexdigest()
-        self._hold(_Input(source, index or _read(data), digest, len(data), data, received_at))
+        self._since = time.perf_counter()
+        self._take_bytes(source, data, index, received_at)
+
+    def add_stream(
+        self,
+        source: str,
+        stream: BinaryIO,
+        size_bytes: int,
+        *,
+        received_at: datetime | None = None,
+    ) -> None:
+        """Take in one object from a seekable stream that stands at its start; see `add`."""
+        self._since = time.perf_counter()
+        self._take_stream(source, stream, size_bytes, received_at)
 
     def finish(self) -> IntakeResult:
-        """Close the data files, durable but not yet visible, and return the rows."""
+        """Close the data files, durable but not yet visible."""
+        self._since = time.perf_counter()
         self._flush()
         if self._objects is not None:
             self._files.append(self._objects.close())
             self._objects = None
-        self._finished = True
-        return IntakeResult(
-            instances=pa.Table.from_pylist(self._rows, schema=INSTANCES.arrow_schema),
+        self._lap("write")
+        instances = self._rows.close() + self._doubtful.close()
+        self._lap("rows")
+        result = IntakeResult(
+            instances=instances,
             rejects=pa.Table.from_pylist(self._rejects, schema=REJECTS.arrow_schema),
             repeated=pa.Table.from_pylist(self._repeated, schema=REJECTS.arrow_schema),
             duplicate=self._duplicate,
             files=tuple(self._files),
+            steps=dict(self._steps),
         )
+        self._finished = True
+        return result
 
     def _hold(self, item: _Input) -> None:
         self._held.append(item)
@@ -258,28 +231,47 @@ class Intake:
         self._held.clear()
         self._held_bytes = 0
 
-    def add_stream(
+    def _lap(self, step: str) -> None:
+        """Charge the time since the last lap to a step."""
+        now = time.perf_counter()
+        self._steps[step] += now - self._since  # type: ignore[assignment]
+        self._since = now
+
+    def _take_bytes(
+        self, source: str, data: bytes, index: InstanceIndex | None, received_at: datetime | None
+    ) -> None:
+        digest = hashlib.sha256(data).hexdigest()
+        self._lap("hash")
+        read = index or _read(data)
+        self._lap("index")
+        self._hold(_Input(source, read, digest, len(data), data, received_at))
+
+    def _take_stream(
         self,
         source: str,
         stream: BinaryIO,
         size_bytes: int,
-        *,
         received_at: datetime | None = None,
     ) -> None:
-        """Take in one object from a seekable stream that stands at its start; see `add`."""
         if size_bytes <= STREAMED_BYTES:
-            self.add(source, stream.read(), received_at=received_at)
+            data = stream.read()
+            self._lap("read")
+            self._take_bytes(source, data, None, received_at)
             return
         read = _read(stream)
+        self._lap("index")
         stream.seek(0)
         digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         stream.seek(0)
+        self._lap("hash")
         kept = isinstance(read, InstanceIndex) or size_bytes <= KEPT_REJECT_BYTES
         content = stream if kept else None
         self._take([_Input(source, read, digest, size_bytes, content, received_at)])
 
     def _take(self, items: Sequence[_Input]) -> None:
         """Write what is neither stored nor refused already: one look-up in each table for all."""
+        if len(self._seen) > SEEN_UIDS:
+            self._seen.clear()
         uids = [item.name for item in items if isinstance(item.read, InstanceIndex)]
         self._seen.update(self._catalog.known(uid for uid in uids if uid not in self._seen))
         refused = self._catalog.refused(
@@ -288,22 +280,33 @@ class Intake:
             if isinstance(item.read, DicomDecodeError)
             or self._seen.get(item.name, item.sha256) != item.sha256
         )
+        self._lap("look up")
+        rows: list[dict[str, Any]] = []
+        doubtful: list[dict[str, Any]] = []
         for item in items:
             repeated = (item.name, item.sha256) in refused
             if isinstance(item.read, DicomDecodeError):
                 self._reject(item, item.read, repeated=repeated)
             elif item.name not in self._seen:
                 self._seen[item.name] = item.sha256 or ""
-                self._store(item, item.read)
+                rows.append(self._stored_row(item, item.read))
             elif self._seen[item.name] == item.sha256:
                 self._duplicate += 1
             elif repeated:
                 self._repeated.append(_conflict_row(self._row(item) | item.read.row))
             else:  # a conflict, it seems; the commit tells
-                self._store(item, item.read)
+                doubtful.append(self._stored_row(item, item.read))
+        self._lap("write")
+        for files, found in ((self._rows, rows), (self._doubtful, doubtful)):
+            if found:
+                files.append(pa.Table.from_pylist(found, schema=INSTANCES.arrow_schema))
+        self._lap("rows")
 
     def _write(self, data: bytes | BinaryIO, sha256: str | None) -> ObjectLocation:
-        if self._objects is not None and self._objects.size_bytes >= OBJECT_FILE_BYTES:
+        if self._objects is not None and (
+            self._objects.size_bytes >= OBJECT_FILE_BYTES
+            or self._objects.row_groups >= OBJECT_FILE_PIECES
+        ):
             self._files.append(self._objects.close())
             self._objects = None
         if self._objects is None:
@@ -319,9 +322,9 @@ class Intake:
             "run_id": self.run_id,
         }
 
-    def _store(self, item: _Input, index: InstanceIndex) -> None:
+    def _stored_row(self, item: _Input, index: InstanceIndex) -> dict[str, Any]:
         assert item.content is not None  # noqa: S101 -- only refused bytes are not kept
-        self._rows.append(
+        return (
             index.row
             | self._row(item)
             | self._write(item.content, item.sha256).columns()
@@ -365,17 +368,21 @@ def commit_intake(
     CommitConflictError
         When other writers won every attempt; nothing of the batch is visible then.
     """
+    started = time.perf_counter()
     files = [file for result in results for file in result.files]
     if files:
         commit_files(storage, "objects", files, run_id=run_id, operation=operation)
-    rows = pa.concat_tables([result.instances for result in results])
-    outcome = commit_instances(storage, rows, run_id=run_id, operation=operation)
+    rows = [file for result in results for file in result.instances]
+    outcome = commit_row_files(storage, rows, run_id=run_id, operation=operation)
     rejects = [row for result in results for row in result.rejects.to_pylist()]
     rejects += [_conflict_row(row) for row in outcome.conflicts]
-    rows = pa.Table.from_pylist(rejects, schema=REJECTS.arrow_schema)
-    commit_rejects(storage, rows, run_id=run_id, operation=operation)
+    kept = pa.Table.from_pylist(rejects, schema=REJECTS.arrow_schema)
+    commit_rejects(storage, kept, run_id=run_id, operation=operation)
     refused = rejects + [row for result in results for row in result.repeated.to_pylist()]
     conflicts = sum(row["error_class"] == CONFLICT for row in refused)
+    steps: Counter[str] = Counter({"commit": time.perf_counter() - started})
+    for result in results:
+        steps.update(result.steps)
     return IngestReport(
         run_id=run_id,
         stored=outcome.stored.num_rows,
@@ -387,6 +394,7 @@ def commit_intake(
             Refused(row["source"], row["error_class"], row["message"])
             for row in refused[:MAX_REFUSED_SHOWN]
         ),
+        steps=dict(steps),
     )
 
 

@@ -11,8 +11,10 @@ engines use them too; reading them is done here because pyarrow only writes them
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
+from threading import Lock
 from typing import Final
 
 import numpy as np
@@ -21,13 +23,17 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from xxhash import xxh64_intdigest
 
 from pacspark.tables.schema import INSTANCES
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
 
 _UID: Final = "sop_instance_uid"
-_MASK: Final = (1 << 64) - 1
+MAX_BLOCKS: Final = 8 << 20
+"""Filters are forgotten beyond so many blocks: 256 MiB, of about 10^8 instances."""
+_FILTERS_AT_ONCE: Final = 4096
+_READERS: Final = 8
 _SALT: Final = np.array(
     [
         0x47B6137B,
@@ -41,18 +47,63 @@ _SALT: Final = np.array(
     ],
     np.uint32,
 )
-_P1: Final = 0x9E3779B185EBCA87
-_P2: Final = 0xC2B2AE3D27D4EB4F
-_P3: Final = 0x165667B19E3779F9
-_P4: Final = 0x85EBCA77C2B2AE63
-_P5: Final = 0x27D4EB2F165667C5
 
 
 @dataclass(frozen=True, slots=True)
 class _RowGroup:
+    """Bounds of a row group, and where the blocks of its filter are; none where it has no block."""
+
     low: str | None
     high: str | None
-    bloom: NDArray[np.uint32] | None
+    first_block: int
+    n_blocks: int
+
+
+class _Sieves:
+    """What the sieves need of the files that this process has met; all filters are one array.
+
+    So one question to all of them is one calculation, however many there are.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._groups: dict[tuple[Storage, str], tuple[_RowGroup, ...]] = {}
+        self._blocks = np.empty((1024, 8), np.uint32)
+        self._used = 0
+
+    def of(
+        self, storage: Storage, files: Sequence[ActiveFile]
+    ) -> tuple[list[tuple[_RowGroup, ...]], NDArray[np.uint32]]:
+        """Give the row groups of each file, and the array that has their filters."""
+        with self._lock:
+            if self._used > MAX_BLOCKS:
+                self._groups.clear()
+                self._blocks, self._used = self._blocks[:1024].copy(), 0
+            missing = [file for file in files if (storage, file.path) not in self._groups]
+            if len(missing) > 1:  # an object store answers many questions as fast as one
+                with ThreadPoolExecutor(min(len(missing), _READERS)) as readers:
+                    read = list(readers.map(partial(_read_sieve, storage), missing))
+            else:
+                read = [_read_sieve(storage, file) for file in missing]
+            for file, groups in zip(missing, read, strict=True):
+                self._groups[storage, file.path] = tuple(
+                    _RowGroup(low, high, *self._keep(bloom)) for low, high, bloom in groups
+                )
+            return [self._groups[storage, file.path] for file in files], self._blocks
+
+    def _keep(self, bloom: NDArray[np.uint32] | None) -> tuple[int, int]:
+        if bloom is None:
+            return 0, 0
+        first, self._used = self._used, self._used + len(bloom)
+        if self._used > len(self._blocks):
+            larger = np.empty((max(2 * len(self._blocks), self._used), 8), np.uint32)
+            larger[:first] = self._blocks[:first]
+            self._blocks = larger
+        self._blocks[first : self._used] = bloom
+        return first, len(bloom)
+
+
+_SIEVES: Final = _Sieves()
 
 
 def refused_in(rejects: Snapshot, names: Iterable[str]) -> set[tuple[str, str | None]]:
@@ -82,16 +133,56 @@ def find_rows(
     columns
         to read of the rows that are found; the UIDs alone decide which those are
     """
-    wanted = sorted(set(uids))
-    digests = np.array([_digest(uid) for uid in wanted], np.uint64)
     schema = pa.schema([INSTANCES.arrow_schema.field(name) for name in columns])
-    found = [schema.empty_table()]
-    for file in files:
-        sieves = _sieves(storage, file)
-        groups = [i for i, group in enumerate(sieves) if _may_hold(group, wanted, digests)]
-        if groups:
-            found += _matching_rows(storage, file, groups, pa.array(wanted, pa.string()), schema)
-    return pa.concat_tables(found)
+    found = (rows for _, rows in find_rows_by_file(storage, list(files), uids, columns))
+    return pa.concat_tables([schema.empty_table(), *found])
+
+
+def find_rows_by_file(
+    storage: Storage, files: Sequence[ActiveFile], uids: Iterable[str], columns: Sequence[str]
+) -> Iterator[tuple[ActiveFile, pa.Table]]:
+    """Read the same rows as :func:`find_rows`, file by file; files without any are left out."""
+    wanted = sorted(set(uids))
+    schema = pa.schema([INSTANCES.arrow_schema.field(name) for name in columns])
+    values = pa.array(wanted, pa.string())
+    for file, groups in _candidates(storage, files, wanted):
+        found = list(_matching_rows(storage, file, groups, values, schema))
+        if found:
+            yield file, pa.concat_tables(found)
+
+
+def _candidates(
+    storage: Storage, files: Sequence[ActiveFile], wanted: Sequence[str]
+) -> Iterator[tuple[ActiveFile, list[int]]]:
+    """Give the files and row groups that can hold one of some UIDs, which are sorted."""
+    groups_of_files, blocks = _SIEVES.of(storage, files)
+    between = [
+        (number, group, sieve)
+        for number, groups in enumerate(groups_of_files)
+        for group, sieve in enumerate(groups)
+        if _overlaps(sieve, wanted)
+    ]
+    digests = np.array([xxh64_intdigest(uid.encode()) for uid in wanted], np.uint64)
+    chosen: dict[int, list[int]] = {}
+    for start in range(0, len(between), _FILTERS_AT_ONCE):
+        part = between[start : start + _FILTERS_AT_ONCE]
+        may_hold = filters_may_hold(
+            blocks,
+            np.array([sieve.first_block for _, _, sieve in part], np.int64),
+            np.array([sieve.n_blocks for _, _, sieve in part], np.int64),
+            digests,
+        )
+        for (number, group, _), may in zip(part, may_hold, strict=True):
+            if may:
+                chosen.setdefault(number, []).append(group)
+    for number, numbers in chosen.items():
+        yield files[number], numbers
+
+
+def _overlaps(group: _RowGroup, uids: Sequence[str]) -> bool:
+    start = 0 if group.low is None else bisect_left(uids, group.low)
+    stop = len(uids) if group.high is None else bisect_right(uids, group.high)
+    return start < stop
 
 
 def _matching_rows(
@@ -112,32 +203,18 @@ def _matching_rows(
                 yield table.select(schema.names).cast(schema).take(rows)
 
 
-def _may_hold(group: _RowGroup, uids: Sequence[str], digests: NDArray[np.uint64]) -> bool:
-    """Tell whether a row group can hold one of some UIDs; both are sorted by UID."""
-    start = 0 if group.low is None else bisect_left(uids, group.low)
-    stop = len(uids) if group.high is None else bisect_right(uids, group.high)
-    if start >= stop or group.bloom is None:
-        return start < stop
-    return bool(bloom_may_hold(group.bloom, digests[start:stop]).any())
-
-
-@lru_cache(maxsize=1 << 16)
-def _digest(uid: str) -> int:
-    """Hash a UID once, however many files it is looked for in."""
-    return xxh64(uid.encode())
-
-
-@lru_cache(maxsize=4096)
-def _sieves(storage: Storage, file: ActiveFile) -> tuple[_RowGroup, ...]:
-    """Read what the sieves need of a file: once, since data files never change."""
+def _read_sieve(
+    storage: Storage, file: ActiveFile
+) -> list[tuple[str | None, str | None, NDArray[np.uint32] | None]]:
+    """Read bounds and filter of each row group of a file: once, since data files never change."""
     path = storage.path("instances", file.path)
+    groups = []
     with (
         storage.errors(f"read instances/{file.path}"),
         storage.filesystem.open_input_file(path) as stream,
     ):
         metadata = pq.read_metadata(stream)
         column = metadata.schema.names.index(_UID)
-        groups = []
         for number in range(metadata.num_row_groups):
             chunk = metadata.row_group(number).column(column)
             bounds = chunk.statistics
@@ -146,10 +223,8 @@ def _sieves(storage: Storage, file: ActiveFile) -> tuple[_RowGroup, ...]:
             if chunk.bloom_filter_offset is not None and chunk.bloom_filter_length:
                 data = stream.read_at(chunk.bloom_filter_length, chunk.bloom_filter_offset)
                 bloom = _bitset(data)
-            groups.append(
-                _RowGroup(bounds.min if known else None, bounds.max if known else None, bloom)
-            )
-    return tuple(groups)
+            groups.append((bounds.min if known else None, bounds.max if known else None, bloom))
+    return groups
 
 
 def _bitset(data: bytes) -> NDArray[np.uint32] | None:
@@ -173,68 +248,38 @@ def _varint(number: int) -> bytes:
     return bytes([*groups, number])
 
 
-def bloom_may_hold(blocks: NDArray[np.uint32], digests: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Ask a split block Bloom filter for values (Parquet, BloomFilter.md).
+def filters_may_hold(
+    blocks: NDArray[np.uint32],
+    first_block: NDArray[np.int64],
+    n_blocks: NDArray[np.int64],
+    digests: NDArray[np.uint64],
+) -> NDArray[np.bool_]:
+    """Ask split block Bloom filters for values (Parquet, BloomFilter.md).
 
     Parameters
     ----------
     blocks
-        of 8 words each, (n_blocks, 8)
+        of all filters, of 8 words each, (n, 8)
+    first_block, n_blocks
+        where the blocks of each filter are; a filter without blocks denies nothing
     digests
         the XXH64 of each value
 
     Returns
     -------
     numpy.ndarray
-        for each value, False where the filter has not seen it
+        for each filter, False where it has seen none of the values
     """
-    numbers = ((digests >> np.uint64(32)) * np.uint64(len(blocks))) >> np.uint64(32)
-    bits = (digests.astype(np.uint32)[:, np.newaxis] * _SALT) >> np.uint32(27)
-    found: NDArray[np.bool_] = ((blocks[numbers] >> bits) & np.uint32(1)).all(axis=1)
-    return found
-
-
-def xxh64(data: bytes) -> int:
-    """Hash bytes with XXH64, seed 0.
-
-    Examples
-    --------
-    >>> hex(xxh64(b"")), hex(xxh64(b"a"))
-    ('0xef46db3751d8e999', '0xd24ec4f1a98c6e5b')
-    """
-    position, length = 0, len(data)
-    if length >= 32:
-        lanes = [(_P1 + _P2) & _MASK, _P2, 0, (-_P1) & _MASK]
-        while position <= length - 32:
-            for lane in range(4):
-                start = position + 8 * lane
-                word = int.from_bytes(data[start : start + 8], "little")
-                lanes[lane] = _round(lanes[lane], word)
-            position += 32
-        digest = sum(_rotate(lanes[i], bits) for i, bits in enumerate((1, 7, 12, 18))) & _MASK
-        for lane in lanes:
-            digest = ((digest ^ _round(0, lane)) * _P1 + _P4) & _MASK
-    else:
-        digest = _P5
-    digest = (digest + length) & _MASK
-    while position <= length - 8:
-        digest ^= _round(0, int.from_bytes(data[position : position + 8], "little"))
-        digest = (_rotate(digest, 27) * _P1 + _P4) & _MASK
-        position += 8
-    if position <= length - 4:
-        digest ^= int.from_bytes(data[position : position + 4], "little") * _P1 & _MASK
-        digest = (_rotate(digest, 23) * _P2 + _P3) & _MASK
-        position += 4
-    for byte in data[position:]:
-        digest = _rotate(digest ^ (byte * _P5 & _MASK), 11) * _P1 & _MASK
-    digest = (digest ^ digest >> 33) * _P2 & _MASK
-    digest = (digest ^ digest >> 29) * _P3 & _MASK
-    return digest ^ digest >> 32
-
-
-def _rotate(word: int, bits: int) -> int:
-    return (word << bits | word >> (64 - bits)) & _MASK
-
-
-def _round(lane: int, word: int) -> int:
-    return _rotate((lane + word * _P2) & _MASK, 31) * _P1 & _MASK
+    high = (digests >> np.uint64(32)).astype(np.int64)
+    asked = np.flatnonzero(n_blocks)
+    numbers = first_block[asked, np.newaxis] + ((high * n_blocks[asked, np.newaxis]) >> 32)
+    bits = ((digests.astype(np.uint32)[:, np.newaxis] * _SALT) >> np.uint32(27)).T
+    # most pairs of filter and value end at the first word, and need no other
+    seen = (blocks[numbers, 0] >> bits[0]) & np.uint32(1)
+    filters, values = np.nonzero(seen)
+    for word in range(1, 8):
+        held = (blocks[numbers[filters, values], word] >> bits[word][values]) & np.uint32(1)
+        filters, values = filters[held != 0], values[held != 0]
+    may_hold: NDArray[np.bool_] = n_blocks == 0
+    may_hold[asked[filters]] = True
+    return may_hold

@@ -14,30 +14,26 @@ import pyarrow as pa
 from pacspark.errors import CommitConflictError
 from pacspark.tables.datafile import AddedFile, DataFile, remove_file
 from pacspark.tables.log import NOTHING, Change, compare_and_set
-from pacspark.tables.lookup import find_rows, refused_in
+from pacspark.tables.lookup import refused_in
+from pacspark.tables.rowfiles import Admission, InstanceFiles, RowFile
 from pacspark.tables.schema import INSTANCES, REJECTS, TABLES, TableSpec
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
 
-CLUSTERING: Final = (
-    ("study_instance_uid", "ascending"),
-    ("series_instance_uid", "ascending"),
-    ("instance_number", "ascending"),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class CommitOutcome:
-    """What became of the rows of one :func:`commit_instances`, each as it came in.
+    """What became of the rows of one :func:`commit_instances`, in the order of their files.
 
     Attributes
     ----------
     stored
-        are in the archive now
+        UID, digest and size of those that are in the archive now
     duplicates
-        were there before, or earlier in the batch, with the same bytes
+        the same of those that were there before, or earlier in the batch, with the same bytes
     conflicts
-        have the SOP Instance UID of an object with other bytes, which stays
+        have the SOP Instance UID of an object with other bytes, which stays: what `rejects` takes
+        over of each
     version
         of `instances` that shows all this
     """
@@ -214,14 +210,64 @@ def commit_instances(
         where the storage fails
     """
     rows = rows.select(INSTANCES.arrow_schema.names).cast(INSTANCES.arrow_schema)
-    batch = _Batch(storage, rows)
-    version = _Attempt(storage, INSTANCES, rows, CLUSTERING).commit(batch.new, run_id, operation)
-    return CommitOutcome(
-        _take(rows, batch.stored),
-        _take(rows, batch.duplicates),
-        _take(rows, batch.conflicts).to_pylist(),
+    first: dict[str, int] = {}
+    later = []
+    for number, uid in enumerate(rows["sop_instance_uid"].to_pylist()):
+        if first.setdefault(uid, number) != number:
+            later.append(number)
+    files: list[RowFile] = []
+    # apart, or the order in which rows are written could decide which of them counts
+    for numbers in (list(first.values()), later):
+        writer = InstanceFiles(storage)
+        writer.append(_take(rows, numbers))
+        files += writer.close()
+    return commit_row_files(storage, files, run_id=run_id, operation=operation)
+
+
+def commit_row_files(
+    storage: Storage, files: Sequence[RowFile], *, run_id: str, operation: str
+) -> CommitOutcome:
+    """Make the rows of finished files part of the archive: at most one row per UID, ever.
+
+    A file whose rows are all new becomes visible as it is; of others the new rows are written anew.
+
+    Parameters
+    ----------
+    storage
+        the archive
+    files
+        from `InstanceFiles`; the bytes of their rows are committed to `objects` already
+    run_id, operation
+        for the history
+
+    Raises
+    ------
+    CommitConflictError
+        where other writers won every attempt; none of the rows is stored then, and the files go
+    StorageError
+        where the storage fails
+    """
+    snapshot, admission = Snapshot(storage, INSTANCES.name), Admission(storage, files)
+    try:
+        version = compare_and_set(
+            snapshot, lambda now: Change(admission.files(now)), run_id, operation
+        )
+    except CommitConflictError:
+        admission.discard()
+        raise
+    outcome = CommitOutcome(
+        admission.stored(),
+        admission.duplicates(),
+        admission.conflicts(_CONFLICT_COLUMNS).to_pylist(),
         version,
     )
+    admission.discard_unused()
+    return outcome
+
+
+_CONFLICT_COLUMNS: Final = [
+    name for name in REJECTS.arrow_schema.names if name in INSTANCES.arrow_schema.names
+]
 
 
 def commit_rejects(storage: Storage, rows: pa.Table, *, run_id: str, operation: str) -> int:
@@ -263,17 +309,10 @@ def commit_rejects(storage: Storage, rows: pa.Table, *, run_id: str, operation: 
 class _Attempt:
     """The commit of those rows that are new, in one file; written anew where fewer still are."""
 
-    def __init__(
-        self,
-        storage: Storage,
-        spec: TableSpec,
-        rows: pa.Table,
-        clustering: Sequence[tuple[str, str]] = (),
-    ) -> None:
+    def __init__(self, storage: Storage, spec: TableSpec, rows: pa.Table) -> None:
         self._storage = storage
         self._spec = spec
         self._rows = rows
-        self._clustering = list(clustering)
         self._numbers: list[int] = []
         self._file: AddedFile | None = None
 
@@ -294,9 +333,8 @@ class _Attempt:
         self._discard()
         if not numbers:
             return ()
-        rows = _take(self._rows, numbers)
         with DataFile(self._storage, self._spec) as file:
-            file.append(rows.sort_by(self._clustering) if self._clustering else rows)
+            file.append(_take(self._rows, numbers))
         self._numbers, self._file = numbers, file.close()
         return (self._file,)
 
@@ -305,50 +343,6 @@ class _Attempt:
         if self._file is not None:
             remove_file(self._storage, self._spec.name, self._file.path)
             self._file = None
-
-
-class _Batch:
-    """Rows on their way: which of them are new, as seen from one version after the other."""
-
-    def __init__(self, storage: Storage, rows: pa.Table) -> None:
-        self._storage = storage
-        self._uids: list[str] = rows["sop_instance_uid"].to_pylist()
-        self._digests: list[str] = rows["sha256"].to_pylist()
-        self._known_of_file: dict[str, dict[str, str]] = {}
-        self.stored: list[int] = []
-        self.duplicates: list[int] = []
-        self.conflicts: list[int] = []
-
-    def new(self, snapshot: Snapshot) -> list[int]:
-        """Give the numbers of the rows that are new to a version."""
-        self._sort_out(self._known(snapshot))
-        return self.stored
-
-    def _known(self, snapshot: Snapshot) -> dict[str, str]:
-        """Look the UIDs up, in the files that earlier attempts have not looked into."""
-        known: dict[str, str] = {}
-        for file in snapshot.files({"sop_instance_uid": self._uids}) if self._uids else ():
-            if file.path not in self._known_of_file:
-                found = find_rows(
-                    self._storage, [file], self._uids, ("sop_instance_uid", "sha256")
-                ).to_pydict()
-                self._known_of_file[file.path] = dict(
-                    zip(found["sop_instance_uid"], found["sha256"], strict=True)
-                )
-            known |= self._known_of_file[file.path]
-        return known
-
-    def _sort_out(self, known: dict[str, str]) -> None:
-        self.stored, self.duplicates, self.conflicts = [], [], []
-        seen = dict(known)
-        for number, (uid, digest) in enumerate(zip(self._uids, self._digests, strict=True)):
-            if uid not in seen:
-                seen[uid] = digest
-                self.stored.append(number)
-            elif seen[uid] == digest:
-                self.duplicates.append(number)
-            else:
-                self.conflicts.append(number)
 
 
 def _take(rows: pa.Table, numbers: Sequence[int]) -> pa.Table:

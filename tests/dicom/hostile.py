@@ -245,7 +245,7 @@ def refused_objects() -> Iterator[tuple[str, bytes, str]]:
     )
     yield "not deflated", part10(sound, DEFLATED), "zlib"
     yield "deflate cut", ct_object(DEFLATED)[:-20], "truncated"
-    yield "bomb of values", _bomb_of_values(), "bytes of values besides bulk data"
+    yield "bomb of values", bomb_of_values(200, 40_000), "characters of DICOM JSON"
     for name, changes in {
         "a frame too many": {"x00280008": ("IS", b"2 ")},
         "2147483647 frames": {"x00280008": ("IS", b"2147483647")},
@@ -294,8 +294,15 @@ def refused_objects() -> Iterator[tuple[str, bytes, str]]:
     yield "endless meta", bytes(128) + b"DICM" + element(0x00020012, "UI", b"") * 10_000, "at most"
 
 
-def _bomb_of_values() -> bytes:
-    """1,100 texts of 64 KiB, deflated to very little."""
-    texts = [element(0x7FDF0000 | number, "LO", b"x" * 65_534) for number in range(0x1100, 0x154C)]
+def bomb_of_values(length: int, count: int) -> bytes:
+    """Texts of control characters, each of which takes six in JSON, deflated to very little."""
+    texts = [
+        element(
+            0x7FD10000 + 0x20000 * (number >> 15) | 0x1000 + (number & 0x7FFF),
+            "LO",
+            b"\x01" * length,
+        )
+        for number in range(count)
+    ]
     body = data_set(header()) + b"".join(texts)
     return part10(deflate(body), DEFLATED)

@@ -54,6 +54,22 @@ def test_index_instance__does_refuse_hostile_bytes_in_one_line(data: bytes, mess
     assert str(caught.value) == found
 
 
+def test_index_instance__does_leave_long_values_out_of_a_long_json() -> None:
+    """A structure set of a hundred megabytes is stored; its JSON stays short."""
+    contour = b"-123.45\\678.90\\-12.345\\" * 2000 + b"0 "
+    contours = [element(0x41010000 | 0x1000 + number, "DS", contour) for number in range(2100)]
+    small = element(0x41030010, "LO", b"small ")
+    data = part10(data_set(header()) + b"".join(contours) + small)
+    assert len(data) > 90 << 20
+    index = index_instance(io.BytesIO(data))
+    assert len(index.dicom_json) < 20 << 20
+    found = json.loads(index.dicom_json)
+    assert found["41030010"]["Value"] == ["small"]
+    assert len(found["41011000"]["Value"]) == 6001
+    offset, length = map(int, found["41011833"]["BulkDataURI"][1:].split(","))
+    assert data[offset : offset + length] == contour
+
+
 def test_index_instance__does_refuse_every_truncation_inside_an_element() -> None:
     for syntax in (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED):
         whole = ct_object(syntax)

@@ -1,5 +1,6 @@
 """What holds on every kind of root: the same cases over local disk, S3 and HDFS."""
 
+import io
 import multiprocessing
 import pickle
 
@@ -114,7 +115,7 @@ def test_files__are_nobodys_before_the_commit_and_go_when_aborted(
     assert not contract_storage.filesystem.get_file_info(path).is_file
     broken = ObjectFile(contract_storage)
     with pytest.raises(StorageError, match="changed while they were read"), broken:
-        broken.append(b"changed", sha256=sha256(b"as promised"))
+        broken.append(io.BytesIO(b"changed"), sha256=sha256(b"as promised"))
     folder = pa.fs.FileSelector(contract_storage.path("objects"))
     files = contract_storage.filesystem.get_file_info(folder)
     assert not [info.path for info in files if info.path.endswith(".parquet")]

@@ -92,10 +92,10 @@ def test_delete__keeps_bloom_filters_statistics_and_order(storage: Storage) -> N
     snapshot = Snapshot(storage, "instances")
     assert sum(snapshot._add_actions()["num_records"].to_pylist()) == len(UIDS) - 1
     assert len(snapshot.files({"study_instance_uid": ["1.2.9"]})) == 0
-    from pacspark.tables.lookup import _sieves
+    from pacspark.tables.lookup import _read_sieve
 
     for file in snapshot.files():
-        assert all(group.bloom is not None for group in _sieves(storage, file))
+        assert all(bloom is not None for _, _, bloom in _read_sieve(storage, file))
         uids = snapshot.read(["sop_instance_uid"], files=[file])["sop_instance_uid"].to_pylist()
         assert uids == sorted(uids)
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from xxhash import xxh64_intdigest
 
 from pacspark.tables import lookup
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.lookup import bloom_may_hold, xxh64
+from pacspark.tables.lookup import filters_may_hold
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import commit_instances
@@ -29,22 +30,40 @@ def _bloom_of(values: list[str], capacity: int) -> NDArray[np.uint32]:
     return blocks
 
 
-def _digests(values: list[str]) -> NDArray[np.uint64]:
-    return np.array([xxh64(value.encode()) for value in values], np.uint64)
+def _may_hold(filters: list[NDArray[np.uint32]], values: list[str]) -> list[bool]:
+    sizes = np.array([len(blocks) for blocks in filters])
+    starts = np.cumsum(sizes) - sizes
+    digests = np.array([xxh64_intdigest(value.encode()) for value in values], np.uint64)
+    may_hold: list[bool] = filters_may_hold(
+        np.concatenate(filters), starts, sizes, digests
+    ).tolist()
+    return may_hold
 
 
 @given(values=st.lists(st.text(max_size=80), min_size=1, max_size=40))
 @settings(max_examples=60, deadline=None)
-def test_bloom_may_hold__never_denies_what_pyarrow_put_in(values: list[str]) -> None:
-    blocks = _bloom_of(values, len(values))
-    assert bloom_may_hold(blocks, _digests(values)).all()
+def test_filters_may_hold__never_denies_what_pyarrow_put_in(values: list[str]) -> None:
+    filters = [_bloom_of(["other"], 1), _bloom_of(values, len(values))]
+    for value in values:
+        assert _may_hold(filters, [value])[1]
+    assert _may_hold(filters, [*values, "other"]) == [True, True]
 
 
 @pytest.mark.parametrize("capacity", [1, 100, 5000, 65536])
-def test_bloom_may_hold__denies_most_of_what_is_not_there(capacity: int) -> None:
-    blocks = _bloom_of([f"1.2.{n}" for n in range(capacity)], capacity)
-    wrong = bloom_may_hold(blocks, _digests([f"1.3.{n}" for n in range(2000)])).sum()
+def test_filters_may_hold__denies_most_of_what_is_not_there(capacity: int) -> None:
+    filters = [_bloom_of([f"1.2.{n}" for n in range(capacity)], capacity)]
+    wrong = sum(_may_hold(filters, [f"1.3.{n}"])[0] for n in range(2000))
     assert wrong < 60
+
+
+def test_filters_may_hold__asks_each_filter_for_all_values() -> None:
+    owners = [[f"{owner}.{n}" for n in range(50)] for owner in range(30)]
+    filters = [_bloom_of(values, 3000) for values in owners]
+    assert sum(_may_hold(filters, [owners[7][3], owners[21][9]])) < 5
+    found = _may_hold([*filters, np.empty((0, 8), np.uint32)], [owners[7][3], owners[21][9]])
+    assert found[7]
+    assert found[21]
+    assert found[30]  # who has no filter may hold anything
 
 
 def test_bitset__ignores_filters_of_an_unknown_kind() -> None:
