@@ -8,7 +8,8 @@ that it pickles through Spark. A message says what was expected, what was found,
     ├── ProjectionDataError(ValueError)       pixels that cannot be: shape, NaN, empty flats
     ├── ScanDescriptionError(ValueError)      SCAN.toml or the files it names
     ├── DicomDecodeError(ValueError)          bytes that are not readable DICOM
-    │   └── InstanceMismatchError             an object that is another than was announced
+    │   ├── InstanceMismatchError             an object that is another than was announced
+    │   └── DeidentificationError             an object that cannot be made to identify nobody
     ├── QueryError(ValueError)                a query that nobody can answer
     ├── QueryTooLargeError(RuntimeError)      a query that would read more than it may
     ├── UsageError(ValueError)                arguments that do not go together
@@ -59,6 +60,10 @@ class DicomDecodeError(PacsparkError, ValueError):
 
 class InstanceMismatchError(DicomDecodeError):
     """An object whose UIDs are not those under which its sender announced it."""
+
+
+class DeidentificationError(DicomDecodeError):
+    """An object that cannot be made to identify nobody; the message holds no value of it."""
 
 
 class QueryError(PacsparkError, ValueError):
