@@ -16,6 +16,7 @@ import typer
 
 from pacspark import __version__, cli_asking, cli_fixity, cli_retaining
 from pacspark.archive import create_archive, open_archive
+from pacspark.cli_anonymize import anonymize
 from pacspark.cli_describe import describe
 from pacspark.cli_out import export, view
 from pacspark.cli_serve import serve
@@ -321,6 +322,9 @@ def _indices(text: str) -> list[int]:
 
 
 app.command(epilog="Example: pacspark export archive out --series 1.2.3 --format nifti")(export)
+app.command(epilog="Example: pacspark anonymize archive research --study 1.2.3 --secret key.txt")(
+    anonymize
+)
 app.command(epilog="Example: pacspark view archive 1.2.3 slice.png --plane z --slice 40")(view)
 
 

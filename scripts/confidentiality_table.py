@@ -34,6 +34,7 @@ ACTIONS = {
     "D_TAGS": "D", "Z_TAGS": "Z", "X_TAGS": "X", "U_TAGS": "U", "Z_D_TAGS": "Z/D",
     "X_Z_TAGS": "X/Z", "X_D_TAGS": "X/D", "X_Z_D_TAGS": "X/Z/D", "X_Z_U_STAR_TAGS": "X/Z/U*",
 }  # fmt: skip
+KEPT = ("keep", "func:check_patient_age")
 OPTIONS = {
     "uids": "Rtn. UIDs Opt.",
     "device": "Rtn. Dev. Id. Opt.",
@@ -72,7 +73,7 @@ def option_cells(wheel: str) -> dict[str, dict[str, str]]:
     for row in read_csv(wheel, "standard_tags_template.csv"):
         tag = (row["Group"] + row["Element"]).upper()
         cells[tag] = {
-            option: "K" if row[column] == "keep" else "C"
+            option: "K" if row[column] in KEPT else "C"
             for option, column in OPTIONS.items()
             if row[column]
         }

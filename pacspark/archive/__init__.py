@@ -16,6 +16,7 @@ from pacspark.archive.guarding import Guarding
 from pacspark.archive.keeping import ImportedScan, Keeping
 from pacspark.archive.processing import Processing, cluster_of
 from pacspark.archive.retaining import Retaining
+from pacspark.archive.sharing import Sharing
 from pacspark.errors import ArchiveNotFoundError, UsageError
 from pacspark.progress import Progress
 from pacspark.tables.schema import check_tables, create_tables
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Archive", "ImportedScan", "cluster_of", "create_archive", "open_archive"]
 
 
-class Archive(Asking, Processing, Keeping, Guarding, Retaining):
+class Archive(Asking, Processing, Keeping, Guarding, Retaining, Sharing):
     """DICOM in tables, and what can be done with it. Made by `open_archive` and `create_archive`.
 
     The parameters are those of `archive.opened.OpenedArchive`.

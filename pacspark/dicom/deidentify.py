@@ -30,6 +30,7 @@ from pydicom.tag import BaseTag, Tag
 
 from pacspark.dicom.confidentiality import EDITION, METHODS, Action, Profile
 from pacspark.dicom.dummies import dummy_value, shifted
+from pacspark.dicom.elements import UNDEFINED_LENGTH
 from pacspark.dicom.plain_text import clean_text, words_of
 from pacspark.dicom.private import CREATOR, ELEMENTS, GROUP
 from pacspark.dicom.pseudonyms import Pseudonyms
@@ -205,7 +206,7 @@ def _element(dataset: Dataset, tag: BaseTag) -> DataElement | None:
         return None
     if element.VR == "SQ" and stated == "UN" and raw is not None and raw.is_raw:
         # bytes of defined length that a dictionary calls a sequence: nobody knows their encoding
-        return element if raw.is_undefined_length else None
+        return element if raw.length == UNDEFINED_LENGTH else None
     return element
 
 
@@ -250,7 +251,11 @@ class _Work:
         if action is Action.KEEP and vr not in {"SQ", "AS"} and not _hides(dataset, tag, vr):
             return  # its bytes stay as they are
         element = _element(dataset, tag)
-        if element is None or (element.VR in _BYTES_VRS and vr not in _BYTES_VRS):
+        if (
+            element is None
+            or (element.VR in _BYTES_VRS and vr not in _BYTES_VRS)
+            or (vr == "SQ" and element.VR != "SQ")
+        ):
             del dataset[tag]
         elif element.VR == "SQ":
             self._sequence(dataset, element, action, within)

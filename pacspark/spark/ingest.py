@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from pyspark.sql import SparkSession
 
@@ -152,9 +153,20 @@ def take_in(storage: Storage, run_id: str, job: str, sources: Sequence[Source]) 
         return intake.finish()
 
 
-def batches(sources: Iterable[Source], objects: int, size_bytes: int) -> Iterator[list[Source]]:
+class Sized(Protocol):
+    """Something that tells how large it is."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size."""
+
+
+S = TypeVar("S", bound=Sized)
+
+
+def batches(sources: Iterable[S], objects: int, size_bytes: int) -> Iterator[list[S]]:
     """Cut sources into runs of at most `objects` and about `size_bytes`, keeping their order."""
-    batch: list[Source] = []
+    batch: list[S] = []
     held_bytes = 0
     for source in sources:
         if batch and (len(batch) >= objects or held_bytes + source.size_bytes > size_bytes):

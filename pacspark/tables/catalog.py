@@ -5,8 +5,10 @@ answer.
 """
 
 import hashlib
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import reduce
 from typing import Any, Final
 
 import pyarrow as pa
@@ -159,6 +161,22 @@ class Catalog:
             message = f"{self.storage.root}: no series {series_uid[:64]!r}{self._hint(series_uid)}"
             raise SeriesNotFoundError(message)
         return rows.sort_by(list(_ORDER)).select(names)
+
+    def each_file_of(self, where: Mapping[str, str], columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Give rows of `instances` file by file, so that all of an archive can be gone through.
+
+        Parameters
+        ----------
+        where
+            column -> the text it has to have; none: every row
+        columns
+            of `instances`
+        """
+        snapshot = self._snapshot("instances")
+        conditions = [ds.field(column) == value for column, value in where.items()]
+        wanted = reduce(operator.and_, conditions) if conditions else None
+        for file in snapshot.files({column: [value] for column, value in where.items()}):
+            yield snapshot.read(list(columns), wanted, [file])
 
     def _hint(self, uid: str) -> str:
         series = self._of("study_instance_uid", uid, ("series_instance_uid",))

@@ -199,6 +199,10 @@ class Intake:
         self._since = time.perf_counter()
         self._take_stream(source, stream, size_bytes, received_at)
 
+    def refuse(self, source: str, error: DicomDecodeError) -> None:
+        """Count one object as refused, without a byte of it."""
+        self._hold(_Input(source, error))
+
     def finish(self) -> IntakeResult:
         """Close the data files, durable but not yet visible."""
         self._since = time.perf_counter()

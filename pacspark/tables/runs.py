@@ -23,7 +23,13 @@ from pacspark.tables.writer import append_rows
 
 @contextmanager
 def recorded_run(
-    storage: Storage, run_id: str, operation: str, input_versions: Mapping[str, int], **columns: Any
+    storage: Storage,
+    run_id: str,
+    operation: str,
+    input_versions: Mapping[str, int],
+    *,
+    nameless: bool = False,
+    **columns: Any,
 ) -> Iterator[dict[str, Any]]:
     """Write the row of a job when it ends: done, or failed with the message.
 
@@ -35,6 +41,8 @@ def recorded_run(
         Which job, and what it is.
     input_versions
         From `versions_now`, before the job read anything.
+    nameless
+        Whether a failure is told by the class of its error alone: messages name what they are of.
     columns
         Other columns of `runs`; what is no text becomes JSON.
 
@@ -49,7 +57,8 @@ def recorded_run(
     except BaseException as error:
         # its own error is what the job has to tell, even where this row cannot be written either
         with suppress(PacsparkError):
-            message = str(error) or type(error).__name__
+            message = "" if nameless else str(error)
+            message = message or type(error).__name__
             _write(storage, run_id, operation, row | {"outcome": "failed", "message": message})
         raise
     _write(storage, run_id, operation, row)

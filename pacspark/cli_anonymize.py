@@ -1,0 +1,92 @@
+"""The command that makes an archive that identifies nobody."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pacspark.archive import open_archive
+from pacspark.errors import UsageError
+from pacspark.printing import say, show_json
+
+RETAIN = "uids, device, institution, patient-characteristics, longitudinal-full, " \
+    "longitudinal-modified, safe-private."  # fmt: skip
+CLEAN = "descriptors, structured-content, graphics, pixel-data."
+
+
+def anonymize(
+    root: Annotated[str, typer.Argument(help="The archive: a folder, hdfs://... or s3a://...")],
+    target: Annotated[str, typer.Argument(help="Another archive; made where there is none.")],
+    study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
+    series: Annotated[str | None, typer.Option("--series", help="Series Instance UID.")] = None,
+    patient: Annotated[str | None, typer.Option("--patient", help="Patient ID.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that is stored.")] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option("--profile", help="TOML: options, own rules, rectangles to blank."),
+    ] = None,
+    retain: Annotated[
+        list[str] | None, typer.Option("--retain", help=f"What stays, by commas: {RETAIN}")
+    ] = None,
+    clean: Annotated[
+        list[str] | None,
+        typer.Option("--clean", help=f"What is cleaned, not removed: {CLEAN}"),
+    ] = None,
+    secret: Annotated[
+        Path | None,
+        typer.Option("--secret", help="File that pseudonyms are made from; keep it, or lose it."),
+    ] = None,
+    create_secret: Annotated[
+        bool, typer.Option("--create-secret", help="Make the file of --secret, mode 600.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
+) -> None:
+    """De-identify what is stored into another archive.
+
+    PS3.15 Annex E, Basic Profile with options. The same secret makes the same UIDs, IDs and shifts
+    of dates in every run; without --secret they are new each time. docs/deidentification.md says
+    what happens to what, and what is not done.
+    """
+    from pacspark.dicom.pseudonyms import create_secret as make_secret
+
+    archive = open_archive(root)
+    if create_secret:
+        if secret is None:
+            message = "--create-secret: expected --secret FILE with it, found none"
+            raise UsageError(message)
+        make_secret(secret)
+    report = archive.anonymize(
+        target,
+        study=study,
+        series=series,
+        patient=patient,
+        everything=everything,
+        profile=profile,
+        retain=_words(retain),
+        clean=_words(clean),
+        secret=secret,
+    )
+    if secret is None:
+        say("no --secret: another run will make other UIDs of the same objects")
+    for refused in report.refused:
+        say(f"{refused.error_class}: {refused.source}: {refused.message}")
+    hidden = report.conflict + report.rejected - len(report.refused)
+    if hidden > 0:
+        say(f"... and {hidden} more")
+    counts = {
+        "stored": report.stored,
+        "duplicate": report.duplicate,
+        "conflict": report.conflict,
+        "rejected": report.rejected,
+    }
+    if as_json:
+        more = {"bytes": report.bytes_stored, "seconds": report.seconds, "run_id": report.run_id}
+        show_json(counts | more)
+    else:
+        print(", ".join(f"{name} {count}" for name, count in counts.items()))
+    if not report.clean:
+        raise typer.Exit(1)
+
+
+def _words(given: list[str] | None) -> list[str]:
+    return [word.strip() for text in given or () for word in text.split(",") if word.strip()]
