@@ -9,8 +9,10 @@ from pacspark.archive import open_archive
 from pacspark.errors import UsageError
 from pacspark.printing import say, show_json
 
-RETAIN = "uids, device, institution, patient-characteristics, longitudinal-full, " \
-    "longitudinal-modified, safe-private."  # fmt: skip
+RETAIN = (
+    "uids, device, institution, patient-characteristics, longitudinal-full, "
+    "longitudinal-modified, safe-private."
+)
 CLEAN = "descriptors, structured-content, graphics, pixel-data."
 
 

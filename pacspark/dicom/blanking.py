@@ -47,10 +47,7 @@ class Blanking:
         """Tell whether frames can be changed where they are, without decoding."""
         subsampled = "_42" in str(dataset.get("PhotometricInterpretation", ""))
         return (
-            index.kind == "native"
-            and dataset.get("BitsAllocated") in _BYTE_BITS
-            and "PixelData" not in dataset  # read up to there
-            and not subsampled
+            index.kind == "native" and dataset.get("BitsAllocated") in _BYTE_BITS and not subsampled
         )
 
 
@@ -89,6 +86,8 @@ def decoded_frames(source: BinaryIO, dataset: Dataset, blanking: Blanking) -> It
 
     `dataset` is changed into one that describes them once the first frame is there.
     """
+    if dataset.get("BitsAllocated") == 1:
+        raise DeidentificationError("pixel data: expected more than one bit to blank, found one")
     codecs.register()
     source.seek(0)
     described = False

@@ -23,7 +23,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
@@ -199,12 +199,11 @@ def _readable(dataset: Dataset) -> Iterator[DataElement]:
 def _element(dataset: Dataset, tag: BaseTag) -> DataElement | None:
     """Give an element with its value; None where it cannot be read as what it says it is."""
     raw = dataset.get_item(tag)
-    stated = raw.VR if raw is not None else None
     try:
         element = dataset[tag]
     except Exception:  # noqa: BLE001 -- pydicom raises whatever a broken value makes it raise
         return None
-    if element.VR == "SQ" and stated == "UN" and raw is not None and raw.is_raw:
+    if element.VR == "SQ" and isinstance(raw, RawDataElement) and raw.VR == "UN":
         # bytes of defined length that a dictionary calls a sequence: nobody knows their encoding
         return element if raw.length == UNDEFINED_LENGTH else None
     return element

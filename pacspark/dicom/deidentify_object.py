@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import BinaryIO, Final
 
 from pydicom import config
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import dcmread
@@ -165,10 +166,10 @@ def _is_implicit(
     if end > start:
         source.seek(start + 4)
         return not source.read(2).isalpha()
-    items = [dataset.get_item(tag) for tag in dataset.keys()]  # noqa: SIM118
-    raw = [item for item in items if item is not None and item.is_raw]
-    if raw:
-        return bool(raw[0].is_implicit_VR)
+    for tag in dataset.keys():  # noqa: SIM118
+        item = dataset.get_item(tag)
+        if isinstance(item, RawDataElement):
+            return bool(item.is_implicit_VR)
     return index.transfer_syntax_uid == ImplicitVRLittleEndian
 
 

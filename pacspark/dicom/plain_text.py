@@ -22,8 +22,8 @@ _SURNAMES: Final = frozenset(
 )
 _SHORT_WORDS: Final = frozenset(
     """abd ap art axl bilat c cine cm cor ct cta cxr dwi flair fov fs hu kv l lat ma mg min ml mm
-    mr mra ms nm pa pd ph phantom pos pre post r recon sag scan scout sec st std t t1 t2 thk tra us
-    vol w wo""".split()
+    mr mra ms nm o pa pd ph phantom pos pre post r recon sag scan scout sec slice slices st std t
+    t1 t2 thk tra us vol w wo""".split()
 )
 _ADDRESSES: Final = re.compile(r"\S*(?:@|://|www\.)\S*")
 _NUMBERS: Final = re.compile(r"\d+(?:(?:[./:()+-]{1,2}|,(?=\d)| [/(-]? ?)\d+)*")

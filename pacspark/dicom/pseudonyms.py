@@ -93,6 +93,8 @@ def read_secret(path: Path) -> bytes:
                 )
                 raise UsageError(message)
             secret = file.read(_MOST_BYTES + 1).strip()
+    except UsageError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "a name that no file can have"
         message = f"{path}: expected a file with a secret, found: {reason}"

@@ -36,7 +36,7 @@ from pacspark.spark.ingest import (
     batches,
 )
 from pacspark.spark.jobs import run_tasks
-from pacspark.tables.audit import record_access
+from pacspark.tables.audit import record
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import files_of_job
 from pacspark.tables.intake import IngestReport, Intake, IntakeResult, commit_intake
@@ -135,7 +135,7 @@ def anonymize(
             counts = asdict(report.timed(time.monotonic() - started))
             del counts["refused"]  # it names originals
             run["metrics"] = counts
-            audit |= counts | {"refused": [refused.source for refused in report.refused]}
+            audit.update(counts, refused=[refused.source for refused in report.refused])
             stage.advance(len(batch))
     return report.timed(time.monotonic() - started)
 
@@ -178,7 +178,7 @@ def _content(source: Catalog, item: Stored) -> Iterator[BinaryIO]:
             message = "expected the bytes that the source stored, found none or others"
             raise DeidentificationError(message) from None
         file.seek(0)
-        yield file  # type: ignore[misc]
+        yield file
 
 
 def _stored(source: Catalog, where: Mapping[str, str]) -> Iterator[Stored]:
@@ -229,12 +229,4 @@ def _audited(
         yield detail
         outcome = "done"
     finally:
-        record_access(
-            storage,
-            run_id,
-            OPERATION,
-            level=level or "all",
-            uid=value,
-            outcome=outcome,
-            detail=detail,
-        )
+        record(storage, OPERATION, level or "all", value or "", outcome, detail, run_id)

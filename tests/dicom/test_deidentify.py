@@ -266,6 +266,26 @@ def test_deidentify__does_not_keep_the_objects_own_names_in_cleaned_text() -> No
     assert "StudyDescription" not in read(deidentified(data))
 
 
+@pytest.mark.parametrize(
+    ("promised", "written"),
+    [(IMPLICIT, EXPLICIT), (EXPLICIT, IMPLICIT), ("", EXPLICIT), ("", IMPLICIT)],
+)
+@pytest.mark.parametrize("pixels", [True, False])
+def test_deidentify__does_follow_the_encoding_that_is_there(
+    promised: str, written: str, pixels: bool
+) -> None:
+    elements: Elements = {**header(written), 0x00321064: ("SQ", b"")}
+    if pixels:
+        elements[0x7FE00010] = ("OW", bytes(range(12)))
+    body = data_set(elements, written)
+    made = deidentified(part10(body, promised) if promised else body)
+    index = index_instance(made)
+    assert index.row["rows"] == 2
+    assert index.transfer_syntax_uid == written
+    assert read(made).Modality == "CT"
+    assert b"Doe" not in made
+
+
 # private elements
 
 
@@ -344,13 +364,13 @@ def report_object() -> bytes:
         return sequence(0x0040A043, [item(code)], undefined=False)
 
     def content(kind: str, name: bytes, *values: bytes) -> bytes:
-        parts = [
+        parts: list[bytes] = [
             element(0x0040A010, "CS", text("CONTAINS")),
             element(0x0040A040, "CS", text(kind)),
             name,
             *values,
         ]
-        return item(b"".join(sorted(parts, key=_tag_of)))
+        return item(b"".join(sorted(parts, key=_element_number)))
 
     finding = element(0x0040A160, "UT", text("Mass of Jane Doe in left lung"))
     measured = sequence(
@@ -377,8 +397,9 @@ def report_object() -> bytes:
     return part10(b"".join(value for _, value in sorted(elements.items())))
 
 
-def _tag_of(data: bytes) -> int:
-    return int.from_bytes(data[:2], "little") << 16 | int.from_bytes(data[2:4], "little")
+def _element_number(data: Any) -> int:
+    """All of them are of one group."""
+    return int.from_bytes(data[2:4], "little")
 
 
 def test_deidentify__does_replace_the_content_of_a_report_but_not_its_references() -> None:
