@@ -28,18 +28,13 @@ from pacspark.dicom.deidentify import Deidentifier
 from pacspark.dicom.deidentify_object import deidentify_object
 from pacspark.errors import DeidentificationError, NotInArchiveError, StorageError
 from pacspark.progress import SILENT, Progress
-from pacspark.spark.ingest import (
-    BATCH_BYTES,
-    BATCH_OBJECTS,
-    TASK_BYTES,
-    TASK_OBJECTS,
-    batches,
-)
+from pacspark.spark.ingest import batches
 from pacspark.spark.jobs import run_tasks
 from pacspark.tables.audit import record
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import files_of_job
-from pacspark.tables.intake import IngestReport, Intake, IntakeResult, commit_intake
+from pacspark.tables.intake import Intake, IntakeResult, commit_intake
+from pacspark.tables.reports import IngestReport
 from pacspark.tables.runs import recorded_run, versions_now
 from pacspark.tables.schema import LOCATION_COLUMNS
 from pacspark.tables.storage import Storage
@@ -51,6 +46,11 @@ COLUMN_OF_LEVEL: Final = {
     "series": "series_instance_uid",
 }
 _COLUMNS: Final = ("sop_instance_uid", *LOCATION_COLUMNS)
+BATCH_OBJECTS: Final = 4096
+BATCH_BYTES: Final = 2 << 30
+TASK_OBJECTS: Final = 128
+TASK_BYTES: Final = 64 << 20
+"""A task is about this much, some seconds of work: little enough to spread and to lose."""
 _IN_MEMORY_BYTES: Final = 64 << 20
 """A larger object goes through files of the machine that works on it."""
 
@@ -127,7 +127,7 @@ def anonymize(
     ):
         for batch in batches(_stored(source, where), BATCH_OBJECTS, BATCH_BYTES):
             tasks = list(batches(batch, TASK_OBJECTS, TASK_BYTES))
-            with files_of_job(target, "objects") as job:
+            with files_of_job(target, "objects", "instances") as job:
                 work = partial(make_anonymous, source, target, run_id, job, deidentifier)
                 results = run_tasks(session(), tasks, work)
             taken = commit_intake(target, results, run_id, OPERATION)
