@@ -19,6 +19,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(epilog="Example: pacspark verify archive --sample 5")(verify)
+    app.command(epilog="Example: pacspark replicate archive s3://backup/archive")(replicate)
 
 
 def verify(
@@ -63,4 +64,35 @@ def verify(
         before = f", {report.kept} of the files before" if report.kept else ""
         print(f"verified {amount}{drawn}{before}: {report.wrong} wrong")
     if not report.clean:
+        raise typer.Exit(1)
+
+
+def replicate(
+    root: Root,
+    other: Annotated[str, typer.Argument(help="The replica; made where it is missing.")],
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Also remove there what is no longer here.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring to another root what it does not have yet.
+
+    Data files come over byte for byte and are read there: each object's SHA-256 is compared before
+    its row is committed. Repeating the command brings what is new, or goes on after a kill. What is
+    deleted here stays there, unless --mirror is given; objects that only the replica has stay.
+    """
+    report = open_archive(root).replicate(other, mirror=mirror)
+    for finding in report.findings[:FINDINGS_SHOWN]:
+        say(f"stays behind: {finding.line}")
+    if len(report.findings) > FINDINGS_SHOWN:
+        say(f"... and {len(report.findings) - FINDINGS_SHOWN} more")
+    if as_json:
+        show_json(report.summary())
+    else:
+        print(
+            f"stored {report.stored}, rejects {report.rejects}, conflict {report.conflict}, "
+            f"removed {report.removed}, left behind {len(report.findings)}: "
+            f"{readable('bytes', report.bytes_copied)} in {report.files} files"
+        )
+    if not report.complete:
         raise typer.Exit(1)

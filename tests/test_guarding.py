@@ -69,3 +69,27 @@ def test_verify__runs_in_spark(
     }
     run: dict[str, Any] = archive.catalog.runs().to_pylist()[-1]
     assert run["run_id"] == report.run_id
+
+
+def test_replicate__is_a_command(shell: Shell, tmp_path: Path) -> None:
+    root, other = filled(tmp_path / "archive"), tmp_path / "other"
+    file = flip(root, "1.2.3")
+    status, out, err = shell("replicate", root, other)
+    assert (status, out.split(": ")[0]) == (
+        1,
+        "stored 4, rejects 0, conflict 0, removed 0, left behind 1",
+    )
+    assert f"stays behind: damaged: objects/{file}: 1.2.3:" in err
+    flip(root, "1.2.3")
+    found = shell.json("replicate", root, other, "--mirror")
+    assert (found["stored"], found["left_behind"]) == (1, 0)
+    assert shell("verify", other, "--deep")[0] == 0
+    assert shell("replicate", root, root)[0] == 2
+
+
+def test_replicate__runs_in_spark(
+    spark: "SparkSession", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = pacspark.open(filled(tmp_path / "archive"), spark)
+    assert archive.replicate(tmp_path / "other").stored == 5
+    assert pacspark.open(tmp_path / "other", spark).verify(deep=True).clean

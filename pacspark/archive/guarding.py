@@ -4,13 +4,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pacspark.archive.opened import OpenedArchive
+from pacspark.tables.storage import open_storage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pacspark.spark.replicate import ReplicateReport
     from pacspark.spark.verify import VerifyReport
 
 
 class Guarding(OpenedArchive):
-    """Finds out whether an archive is whole."""
+    """Finds out whether an archive is whole, and keeps another one like it."""
 
     def verify(
         self,
@@ -47,6 +51,28 @@ class Guarding(OpenedArchive):
         self._require_now()
         request = VerifyRequest(sample, seed, study, series, deep)
         return verify(self._run, self._storage, request, resume=resume, progress=self.progress)
+
+    def replicate(self, other: "str | Path", *, mirror: bool = False) -> "ReplicateReport":
+        """Bring to another root what it does not have yet, each object's SHA-256 compared there.
+
+        Parameters
+        ----------
+        other
+            The replica: a folder, ``hdfs://...``, ``s3a://...`` or ``s3://...``; made where it is
+            missing. It may have objects of its own.
+        mirror
+            Remove from it, too, what came from here and is no longer here.
+
+        Returns
+        -------
+        ReplicateReport
+            Counts, and findings: objects that are damaged here and so did not come over.
+        """
+        from pacspark.spark.replicate import replicate
+
+        self._require_now()
+        target = open_storage(other)
+        return replicate(self._run, self._storage, target, mirror=mirror, progress=self.progress)
 
     def _run(self, tasks: Sequence[Any], work: Callable[[Any], Any]) -> list[Any]:
         """Run tasks in Spark; a single one here, unless there is a session already."""

@@ -213,7 +213,7 @@ def verify(
     if state is None:
         forget(storage, asdict(request))
         kept.begin(asdict(request), listing.versions)
-    options = asdict(request) | {"resumed": state is not None}
+    options = asdict(request) | {"resumed": state is not None, "archive": listing.archive_id}
     with recorded_run(storage, run_id, "verify", listing.versions, options=options) as row:
         report = _verify(run, listing, request, kept, progress, gaps)
         report = replace(report, seconds=time.monotonic() - started)
@@ -315,7 +315,7 @@ def _batches(
             if table != "objects"
             for file, size in listing.sizes(table).items()
         ]
-    for group in _runs(names, lambda name: counts.rows.get(name, 0), BATCH_ROWS):
+    for group in runs_of(names, lambda name: counts.rows.get(name, 0), BATCH_ROWS):
         rows = rows_of_files(listing, scope, group, counts.unread)
         empty = LISTED.empty_table()
         items: list[Item] = []
@@ -337,7 +337,7 @@ def _batches(
 
 
 def _tasks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    yield from _runs(list(items), _cost_bytes, TASK_BYTES, TASK_FILES)
+    yield from runs_of(list(items), _cost_bytes, TASK_BYTES, TASK_FILES)
 
 
 def _cost_bytes(item: Item) -> int:
@@ -348,7 +348,7 @@ def _cost_bytes(item: Item) -> int:
     return item.size_bytes or 0
 
 
-def _runs(
+def runs_of(
     items: Sequence[T], cost: Callable[[T], int], limit: int, most: int = 1 << 30
 ) -> Iterator[list[T]]:
     """Cut items into runs of at most `most` and about `limit`, keeping their order."""

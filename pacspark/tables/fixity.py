@@ -84,8 +84,15 @@ class FileCheck:
     findings: tuple[Finding, ...]
 
 
-def check_object_file(storage: Storage, asked: FileToCheck) -> FileCheck:
+def check_object_file(storage: Storage, asked: FileToCheck, path: str | None = None) -> FileCheck:
     """Read one data file of `objects` and compare each object in it with its rows.
+
+    Parameters
+    ----------
+    storage, asked
+        which
+    path
+        where it lies, if it is not in its place yet
 
     Raises
     ------
@@ -94,7 +101,7 @@ def check_object_file(storage: Storage, asked: FileToCheck) -> FileCheck:
     """
     rows = asked.rows.to_pylist()
     objects, size_bytes = len(rows), sum(row["size_bytes"] for row in rows)
-    path = storage.path("objects", asked.file)
+    path = path or storage.path("objects", asked.file)
     found_bytes = _size_of(storage, path)
     if found_bytes is None:
         lost = f"the data file objects/{asked.file} is gone"

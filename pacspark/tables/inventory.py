@@ -108,6 +108,11 @@ class Listing:
         """The version of each table."""
         return {name: self.snapshots[name].version for name in TABLES}
 
+    @property
+    def archive_id(self) -> str:
+        """What tells this archive from its replicas."""
+        return str(self.snapshots["instances"].delta.metadata().id)
+
     def sizes(self, table: str) -> dict[str, int]:
         """Give the length of each active file."""
         return {file.path: file.size_bytes for file in self.snapshots[table].files()}
@@ -157,18 +162,24 @@ def _lost_entry(table: str, version: int) -> Finding:
 
 
 def _versions_seen(listing: Listing) -> dict[str, int]:
-    """Give the newest version of each table that a run has written down."""
+    """Give the newest version of each table that a verify of this archive has written down.
+
+    Rows of other archives came with `replicate`.
+    """
     runs = listing.snapshots[RUNS.name]
     newest: dict[str, int] = {}
+    own = ds.field("operation") == "verify"
     for file in runs.newest_files(_RUNS_ASKED):
         try:
-            texts = runs.read(["input_versions"], None, [file])["input_versions"].to_pylist()
+            rows = runs.read(["options", "input_versions"], own, [file]).to_pylist()
         except StorageError:
             continue  # its own finding
-        for text in texts:
+        for row in rows:
             try:
-                versions = json.loads(text or "{}")
+                options, versions = (json.loads(row[name] or "{}") for name in row)
             except ValueError:
+                continue
+            if not isinstance(options, dict) or options.get("archive") != listing.archive_id:
                 continue
             for table, version in versions.items() if isinstance(versions, dict) else ():
                 if table in TABLES and isinstance(version, int):
@@ -281,27 +292,27 @@ def rows_of_files(
     """Read what rows say of the objects in some files: :data:`fixity.LISTED`, by file."""
     wanted = pa.array(files, pa.string())
     where = ds.field("object_file").isin(wanted)
-    parts: list[pa.Table] = []
+    found: dict[str, list[pa.Table]] = {}
     for snapshot, file in listing.row_files(scope):
         table = snapshot.spec.name
         if (table, file.path) in unread:
             continue
         columns = [_NAMES[table], "object_file", *LISTED.names[2:]]
         for batch in _batches(snapshot, file, columns, scope, where):
-            if batch.num_rows:
-                named = [pa.array([table] * batch.num_rows, pa.string()), batch[_NAMES[table]]]
-                arrays = named + [batch[name] for name in ["object_file", *LISTED.names[2:]]]
-                names = ["table", "name", "object_file", *LISTED.names[2:]]
-                parts.append(pa.Table.from_arrays(arrays, names=names))
-    if not parts:
-        return {}
-    rows = pa.concat_tables(parts).sort_by("object_file")
-    places = rows["object_file"].combine_chunks()
-    found: dict[str, pa.Table] = {}
-    start = 0
-    for pair in pc.value_counts(places).to_pylist():
-        part = rows.slice(start, pair["counts"]).select(LISTED.names).cast(LISTED)
-        found[pair["values"]] = part.combine_chunks()
+            for name, rows in listed_rows(table, pa.Table.from_batches([batch])).items():
+                found.setdefault(name, []).append(rows)
+    return {name: pa.concat_tables(parts).combine_chunks() for name, parts in found.items()}
+
+
+def listed_rows(table: str, rows: pa.Table) -> dict[str, pa.Table]:
+    """Give what rows of a table say of the objects in each file that they refer to."""
+    rows = rows.filter(pc.is_valid(rows["object_file"])).sort_by("object_file")
+    named = pa.array([table] * rows.num_rows, pa.string())
+    columns = [named, *(rows[name] for name in [_NAMES[table], *LISTED.names[2:]])]
+    listed = pa.Table.from_arrays(columns, schema=LISTED)
+    found, start = {}, 0
+    for pair in pc.value_counts(rows["object_file"].combine_chunks()).to_pylist():
+        found[pair["values"]] = listed.slice(start, pair["counts"])
         start += pair["counts"]
     return found
 

@@ -17,6 +17,7 @@ from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
 
 _HELD_BYTES: Final = 16 << 20
+_BUFFER_BYTES: Final = 1 << 20
 _COMPARED: Final = pa.schema(
     [field for field in INSTANCES.arrow_schema if field.metadata.get(b"dicom_keyword")]
     + [INSTANCES.arrow_schema.field(name) for name in (*FRAME_COLUMNS, "dicom_json")]
@@ -61,8 +62,7 @@ def _difference(catalog: Catalog, row: Mapping[str, Any]) -> str:
         if row["size_bytes"] <= _HELD_BYTES:
             index = index_instance(catalog.read_range(row, 0, row["size_bytes"]))
         else:
-            stream = io.BufferedReader(_StoredObject(catalog, row), 1 << 20)
-            index = index_instance(stream)
+            index = index_instance(open_stored(catalog, row))
     except (DicomDecodeError, StorageError) as error:
         return f"its bytes cannot be indexed: {error}"
     again = index.row | frame_columns(index.frames) | {"dicom_json": index.dicom_json}
@@ -79,6 +79,11 @@ def _difference(catalog: Catalog, row: Mapping[str, Any]) -> str:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def open_stored(catalog: Catalog, row: Mapping[str, Any]) -> io.BufferedReader:
+    """Open a stored object as a seekable file; its digest is not looked at."""
+    return io.BufferedReader(_StoredObject(catalog, row), _BUFFER_BYTES)
 
 
 class _StoredObject(io.RawIOBase):

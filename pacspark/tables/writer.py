@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from pacspark.errors import CommitConflictError
 from pacspark.tables.datafile import AddedFile, DataFile, remove_file
@@ -304,6 +306,31 @@ def commit_rejects(storage: Storage, rows: pa.Table, *, run_id: str, operation: 
         return sorted(number for key, number in first.items() if key not in known)
 
     return _Attempt(storage, REJECTS, rows).commit(new, run_id, operation)
+
+
+def append_unseen(
+    storage: Storage, table_name: str, rows: pa.Table, *, run_id: str, operation: str
+) -> int:
+    """Append those rows that the table does not have yet, whole as they are; each at most once.
+
+    For tables of records, whose rows never change. The rows come from another archive.
+
+    Returns
+    -------
+    int
+        a version of the table that shows them all
+    """
+    spec = TABLES[table_name]
+    rows = rows.select(spec.arrow_schema.names).cast(spec.arrow_schema)
+    given = [tuple(row.values()) for row in rows.to_pylist()]
+    alike = ds.field(spec.key[0]).isin(pc.unique(rows[spec.key[0]].combine_chunks()))
+
+    def new(now: Snapshot) -> list[int]:
+        there = now.read(spec.arrow_schema.names, alike).to_pylist() if given else []
+        known = {tuple(row.values()) for row in there}
+        return [number for number, row in enumerate(given) if row not in known]
+
+    return _Attempt(storage, spec, rows).commit(new, run_id, operation)
 
 
 class _Attempt:

@@ -1,0 +1,297 @@
+"""An incremental copy of an archive in another root: tasks copy and check, the driver commits.
+
+Rows of `instances` and `rejects` are brought batch by batch: the data files that they refer to
+first, then the rows, through the commits of an ingest. So each batch is exactly once, a killed
+replication goes on with what is missing, and a replica may have objects of its own. What was taken
+over up to which versions of the source stands in the replica's `runs`.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from pacspark.errors import PacsparkError, UsageError
+from pacspark.progress import SILENT, Progress
+from pacspark.spark.verify import Run, runs_of
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.findings import Finding
+from pacspark.tables.fixity import LISTED, FileToCheck
+from pacspark.tables.intake import IntakeResult, commit_intake
+from pacspark.tables.inventory import Listing, listed_rows
+from pacspark.tables.mirror import remove_gone
+from pacspark.tables.replica import Brought, Moves, bring_file, moved
+from pacspark.tables.runs import recorded_run
+from pacspark.tables.schema import REJECTS, RUNS, TABLES, create_tables
+from pacspark.tables.scratch import Scratch
+from pacspark.tables.snapshot import ActiveFile, Snapshot
+from pacspark.tables.storage import Storage
+from pacspark.tables.writer import append_unseen
+
+BATCH_ROWS = 16384
+BATCH_BYTES = 64 << 20
+"""Rows that the driver holds at once, and their DICOM JSON."""
+TASK_BYTES = 256 << 20
+_NOTES = ("runs", "audit", "holds")
+_OPERATION = "replicate"
+
+
+@dataclass(slots=True)
+class ReplicateReport:
+    """What a replication did.
+
+    Attributes
+    ----------
+    run_id
+        its row in the replica's `runs`
+    stored, rejects
+        rows that the replica did not have
+    conflict
+        instances whose UID the replica has with other bytes, kept in its `rejects`
+    removed
+        rows that the source no longer has, with ``mirror``
+    files, bytes_copied
+        data files that came over, and what was written
+    seconds
+        of it all
+    findings
+        what is wrong with the source: these objects did not come over
+    """
+
+    run_id: str
+    stored: int = 0
+    rejects: int = 0
+    conflict: int = 0
+    removed: int = 0
+    files: int = 0
+    bytes_copied: int = 0
+    seconds: float = 0.0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing stayed behind."""
+        return not self.findings
+
+    def summary(self) -> dict[str, Any]:
+        """Give the figures."""
+        names = ("run_id", "stored", "rejects", "conflict", "removed", "files", "bytes_copied")
+        figures = {name: getattr(self, name) for name in names}
+        return figures | {"seconds": self.seconds, "left_behind": len(self.findings)}
+
+
+def replicate(
+    run: Run,
+    source: Storage,
+    target: Storage,
+    *,
+    mirror: bool = False,
+    progress: Progress = SILENT,
+) -> ReplicateReport:
+    """Bring to another root what it does not have yet.
+
+    Parameters
+    ----------
+    run
+        runs tasks
+    source, target
+        archives; the target is made where it is missing
+    mirror
+        also remove from the target what came from the source and is no longer there
+    progress
+        told of rows
+
+    Raises
+    ------
+    UsageError
+        where both are one
+    StorageError
+        where a storage fails
+    """
+    if (source.kind, source.authority, source.folder) == (
+        target.kind, target.authority, target.folder,
+    ):  # fmt: skip
+        message = f"replicate: expected two roots, found {source.root} twice"
+        raise UsageError(message)
+    create_tables(target)
+    started = time.monotonic()
+    listing = Listing(source)
+    source_id = listing.archive_id
+    job = _Job(run, listing, target, ReplicateReport(uuid.uuid4().hex), progress)
+    report = job.report
+    options = {
+        "source": source.root,
+        "source_id": source_id,
+        "source_versions": listing.versions,
+        "mirror": mirror,
+    }
+    with recorded_run(
+        target, report.run_id, _OPERATION, Listing(target).versions, options=options
+    ) as row:
+        try:
+            job.rows(seen_versions(target, source_id))
+            for table in _NOTES:
+                if table in TABLES:
+                    job.notes(table)
+            if mirror:
+                report.removed = remove_gone(listing, target, report.run_id)
+            report.seconds = time.monotonic() - started
+            row["metrics"] = report.summary() | {"complete": report.complete}
+            if report.findings:
+                row["message"] = report.findings[0].line
+        finally:
+            Scratch(target, report.run_id).clear()
+    return report
+
+
+def seen_versions(target: Storage, source_id: str) -> dict[str, int]:
+    """Give the versions of a source's tables up to which all was taken over."""
+    columns = ["operation", "outcome", "options", "metrics", "finished_at"]
+    where = (ds.field("operation") == _OPERATION) & (ds.field("outcome") == "done")
+    rows = Snapshot(target, RUNS.name).read(columns, where).sort_by("finished_at").to_pylist()
+    seen: dict[str, int] = {}
+    for row in rows:
+        with suppress(ValueError, KeyError, TypeError):
+            options, metrics = json.loads(row["options"]), json.loads(row["metrics"])
+            if options["source_id"] == source_id and metrics["complete"]:
+                seen = {str(name): int(v) for name, v in options["source_versions"].items()}
+    return seen
+
+
+@dataclass(slots=True)
+class _Job:
+    """One replication on its way."""
+
+    run: Run
+    listing: Listing
+    target: Storage
+    report: ReplicateReport
+    progress: Progress
+
+    def rows(self, seen: dict[str, int]) -> None:
+        """Bring the rows of `instances` and `rejects` over, and what they refer to."""
+        for table in ("instances", "rejects"):
+            snapshot = self.listing.snapshots[table]
+            files = _new_files(snapshot, seen.get(table))
+            records = snapshot.records()
+            total = sum(records[file.path] or 0 for file in files)
+            with self.progress.stage(table, total, "rows") as stage:
+                for rows in _row_batches(snapshot, files):
+                    self._batch(table, rows)
+                    stage.advance(rows.num_rows)
+
+    def _batch(self, table: str, rows: pa.Table) -> None:
+        rows = self._unknown(table, rows)
+        if not rows.num_rows:
+            return
+        brought = self._bring(table, rows)
+        self.report.files += sum(one.added is not None for one in brought)
+        self.report.bytes_copied += sum(one.bytes_copied for one in brought)
+        lost = [finding for one in brought for finding in one.findings]
+        self.report.findings += lost
+        moves: dict[str, Moves] = {one.file: one.moves for one in brought if one.moves is not None}
+        names = pa.array({finding.name for finding in lost}, pa.string())
+        name = "sop_instance_uid" if table == "instances" else "source"
+        rows = moved(rows.filter(pc.invert(pc.is_in(rows[name], names))), moves)
+        empty = {spec: TABLES[spec].arrow_schema.empty_table() for spec in ("instances", "rejects")}
+        given = empty | {table: rows}
+        taken = IntakeResult(
+            instances=given["instances"],
+            rejects=given["rejects"],
+            repeated=REJECTS.arrow_schema.empty_table(),
+            duplicate=0,
+            files=tuple(one.added for one in brought if one.added is not None),
+        )
+        outcome = commit_intake(self.target, [taken], self.report.run_id, _OPERATION)
+        self.report.stored += outcome.stored
+        if table == "instances":
+            self.report.conflict += outcome.conflict
+        else:
+            self.report.rejects += rows.num_rows
+
+    def _unknown(self, table: str, rows: pa.Table) -> pa.Table:
+        """Give the rows that the target does not have."""
+        catalog = Catalog(self.target)
+        if table == "instances":
+            uids, digests = (rows[name].to_pylist() for name in ("sop_instance_uid", "sha256"))
+            known = catalog.known(uids)
+            unequal = [uid for uid, one in zip(uids, digests, strict=True) if known.get(uid) != one]
+            refused = catalog.refused(uid for uid in unequal if uid in known)
+            kept = [
+                known.get(uid) != one and (uid, one) not in refused
+                for uid, one in zip(uids, digests, strict=True)
+            ]
+        else:
+            keys = [
+                (row["sop_instance_uid"] or row["source"], row["sha256"])
+                for row in rows.select(["sop_instance_uid", "source", "sha256"]).to_pylist()
+            ]
+            refused = catalog.refused(name for name, _ in keys)
+            kept = [key not in refused for key in keys]
+        return rows.filter(pa.array(kept, pa.bool_()))
+
+    def _bring(self, table: str, rows: pa.Table) -> list[Brought]:
+        sizes = self.listing.sizes("objects")
+        there = {file.path for file in Snapshot(self.target, "objects").files()}
+        by_file: dict[str, pa.Table] = listed_rows(table, rows)
+        asked = [
+            (FileToCheck(name, sizes.get(name), listed.cast(LISTED)), name in there)
+            for name, listed in by_file.items()
+        ]
+        tasks = list(runs_of(asked, lambda one: one[0].size_bytes or 0, TASK_BYTES))
+        if not tasks:
+            return []
+        work = partial(_bring_files, self.listing.storage, self.target, self.report.run_id)
+        return [one for brought in self.run(tasks, work) for one in brought]
+
+    def notes(self, table: str) -> None:
+        """Bring the rows of a table over that refers to no bytes."""
+        snapshot = self.listing.snapshots[table]
+        for rows in _row_batches(snapshot, snapshot.files()):
+            append_unseen(self.target, table, rows, run_id=self.report.run_id, operation=_OPERATION)
+
+
+def _bring_files(
+    source: Storage, target: Storage, run_id: str, asked: Sequence[tuple[FileToCheck, bool]]
+) -> list[Brought]:
+    """Body of one task."""
+    source.require_seen()
+    target.require_seen()
+    return [bring_file(source, target, run_id, one, listed) for one, listed in asked]
+
+
+def _new_files(snapshot: Snapshot, seen: int | None) -> list[ActiveFile]:
+    """List the files that a version lists and an earlier one did not; all, if that is gone."""
+    files = snapshot.files()
+    if seen is None:
+        return files
+    try:
+        before = {
+            file.path for file in Snapshot(snapshot.storage, snapshot.spec.name, seen).files()
+        }
+    except PacsparkError:
+        return files
+    return [file for file in files if file.path not in before]
+
+
+def _row_batches(snapshot: Snapshot, files: Sequence[ActiveFile]) -> Iterator[pa.Table]:
+    held: list[pa.RecordBatch] = []
+    rows = size_bytes = 0
+    schema = snapshot.spec.arrow_schema
+    for file in files:
+        for batch in snapshot.batches(schema.names, None, [file]):
+            held.append(batch)
+            rows, size_bytes = rows + batch.num_rows, size_bytes + batch.nbytes
+            if rows >= BATCH_ROWS or size_bytes >= BATCH_BYTES:
+                yield pa.Table.from_batches(held).cast(schema)
+                held, rows, size_bytes = [], 0, 0
+    if rows:
+        yield pa.Table.from_batches(held).cast(schema)
