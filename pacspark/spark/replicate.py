@@ -23,9 +23,10 @@ from pacspark.errors import PacsparkError, UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.verify import Run, runs_of
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.datafile import AddedFile
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import LISTED, FileToCheck
-from pacspark.tables.intake import IntakeResult, commit_intake
+from pacspark.tables.intake import conflict_row
 from pacspark.tables.inventory import Listing, listed_rows
 from pacspark.tables.mirror import remove_gone
 from pacspark.tables.replica import Brought, Moves, bring_file, moved
@@ -34,7 +35,12 @@ from pacspark.tables.schema import REJECTS, RUNS, TABLES, create_tables
 from pacspark.tables.scratch import Scratch
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
-from pacspark.tables.writer import append_unseen
+from pacspark.tables.writer import (
+    append_unseen,
+    commit_files,
+    commit_instances,
+    commit_rejects,
+)
 
 BATCH_ROWS = 16384
 BATCH_BYTES = 64 << 20
@@ -201,21 +207,22 @@ class _Job:
         names = pa.array({finding.name for finding in lost}, pa.string())
         name = "sop_instance_uid" if table == "instances" else "source"
         rows = moved(rows.filter(pc.invert(pc.is_in(rows[name], names))), moves)
-        empty = {spec: TABLES[spec].arrow_schema.empty_table() for spec in ("instances", "rejects")}
-        given = empty | {table: rows}
-        taken = IntakeResult(
-            instances=given["instances"],
-            rejects=given["rejects"],
-            repeated=REJECTS.arrow_schema.empty_table(),
-            duplicate=0,
-            files=tuple(one.added for one in brought if one.added is not None),
-        )
-        outcome = commit_intake(self.target, [taken], self.report.run_id, _OPERATION)
-        self.report.stored += outcome.stored
+        self._commit(table, rows, [one.added for one in brought if one.added is not None])
+
+    def _commit(self, table: str, rows: pa.Table, files: Sequence[AddedFile]) -> None:
+        """Make a batch visible: bytes first, then rows, whose commit is the moment of truth."""
+        origin: dict[str, Any] = {"run_id": self.report.run_id, "operation": _OPERATION}
+        if files:
+            commit_files(self.target, "objects", files, **origin)
         if table == "instances":
-            self.report.conflict += outcome.conflict
+            outcome = commit_instances(self.target, rows, **origin)
+            conflicts = [conflict_row(row) for row in outcome.conflicts]
+            self.report.stored += outcome.stored.num_rows
+            self.report.conflict += len(conflicts)
+            rows = pa.Table.from_pylist(conflicts, schema=REJECTS.arrow_schema)
         else:
             self.report.rejects += rows.num_rows
+        commit_rejects(self.target, rows, **origin)
 
     def _unknown(self, table: str, rows: pa.Table) -> pa.Table:
         """Give the rows that the target does not have."""

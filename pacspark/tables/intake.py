@@ -297,7 +297,7 @@ class Intake:
             elif self._seen[item.name] == item.sha256:
                 self._duplicate += 1
             elif repeated:
-                self._repeated.append(_conflict_row(self._row(item) | item.read.row))
+                self._repeated.append(conflict_row(self._row(item) | item.read.row))
             else:  # a conflict, it seems; the commit tells
                 doubtful.append(self._stored_row(item, item.read))
         self._lap("write")
@@ -379,7 +379,7 @@ def commit_intake(
     rows = [file for result in results for file in result.instances]
     outcome = commit_row_files(storage, rows, run_id=run_id, operation=operation)
     rejects = [row for result in results for row in result.rejects.to_pylist()]
-    rejects += [_conflict_row(row) for row in outcome.conflicts]
+    rejects += [conflict_row(row) for row in outcome.conflicts]
     kept = pa.Table.from_pylist(rejects, schema=REJECTS.arrow_schema)
     commit_rejects(storage, kept, run_id=run_id, operation=operation)
     refused = rejects + [row for result in results for row in result.repeated.to_pylist()]
@@ -402,7 +402,8 @@ def commit_intake(
     )
 
 
-def _conflict_row(row: dict[str, Any]) -> dict[str, Any]:
+def conflict_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Give the row of `rejects` of an instance whose UID is stored with other bytes."""
     message = (
         f"SOP Instance UID {row['sop_instance_uid']}: expected the bytes that are stored, "
         "found others; the stored object stays"

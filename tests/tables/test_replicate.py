@@ -19,10 +19,12 @@ from pacspark.tables.placing import copy_bytes
 from pacspark.tables.runs import recorded_run, versions_now
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import Storage, open_storage
+from pacspark.tables.writer import commit_files, commit_instances, commit_rejects
 from tests.tables.samples import noise, store
 from tests.tables.test_fixity import flip, here, named, place_of, read, verified
 
 OBJECTS = {"1.2.1": noise(5_000), "1.2.2": noise(PIECE_BYTES + 321, 1), "1.2.3": b""}
+COMMITS: Sequence[Callable[..., Any]] = (commit_files, commit_instances, commit_rejects)
 RUN = Callable[[Sequence[Any], Callable[[Any], Any]], list[Any]]
 
 
@@ -169,7 +171,7 @@ def test_replicate__does_not_trust_a_copy_that_it_has_not_read(
     assert_same(storage, replica_root)
 
 
-@pytest.mark.parametrize("step", range(0, 9, 2))
+@pytest.mark.parametrize("step", range(0, 14, 3))
 def test_replicate__is_exactly_once_wherever_it_is_stopped(
     storage: Storage, replica_root: Storage, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -189,17 +191,22 @@ def test_replicate__is_exactly_once_wherever_it_is_stopped(
             stop_or_go()
         return found
 
-    def commits(*arguments: Any) -> Any:
-        outcome = commit_intake(*arguments)
-        stop_or_go()
-        return outcome
+    def stopping(commit: Callable[..., Any]) -> Callable[..., Any]:
+        def committed(*arguments: Any, **origin: Any) -> Any:
+            outcome = commit(*arguments, **origin)
+            stop_or_go()
+            return outcome
 
-    monkeypatch.setattr(replicate_module, "commit_intake", commits)
+        return committed
+
+    for commit in COMMITS:
+        monkeypatch.setattr(replicate_module, commit.__name__, stopping(commit))
     try:
         copied(storage, replica_root, run)
     except KeyboardInterrupt:
         assert not _scratch(replica_root)
-    monkeypatch.setattr(replicate_module, "commit_intake", commit_intake)
+    for commit in COMMITS:
+        monkeypatch.setattr(replicate_module, commit.__name__, commit)
     copied(storage, replica_root)
     for table in ("instances", "rejects"):
         assert contents(replica_root, table) == contents(storage, table)
