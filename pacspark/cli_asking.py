@@ -10,7 +10,8 @@ import typer
 from pacspark.archive import open_archive
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import UsageError
-from pacspark.printing import show_json, show_table
+from pacspark.printing import say, show_json, show_table
+from pacspark.progress import counted_unit
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
         (find, "find archive --level series Modality=CT 'PatientName=WAL*'"),
         (sql, "sql archive 'SELECT KVP, count(*) FROM instances GROUP BY ALL'"),
         (changes, "changes archive --since 12 --follow --json"),
+        (rerun, "rerun archive 0e9a2c51d7f34c0b8a6f2d9c1b3e5a70"),
     ):
         app.command(epilog=f"Example: pacspark {example}")(command)
 
@@ -134,3 +136,34 @@ def changes(
                 print("\t".join(map(str, [*row.values(), version])))
         sys.stdout.flush()
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def rerun(
+    root: Root,
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run_id, or the UID of the series it made.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Make a reconstruction again and compare it with what is stored.
+
+    Everything comes from its row of `runs`, and the scan as it was then. Exit status 0 is: bit for
+    bit the same. Nothing is stored.
+    """
+    report = open_archive(root).rerun(run)
+    if as_json:
+        show_json(report.summary())
+    else:
+        for note in report.notes:
+            say(note)
+        for other in report.differences:
+            stored, made = other.stored_sha256 or "nothing", other.made_sha256 or "nothing"
+            say(f"{other.sop_instance_uid}: expected {stored}, found {made}")
+        if report.n_stored > report.n_objects:
+            say(f"the series has {report.n_stored} objects, more than the run made")
+        print(
+            f"{report.n_same} of {report.n_objects} {counted_unit(report.n_objects, 'objects')} "
+            f"bit for bit as stored: {report.series_instance_uid}"
+        )
+    if not report.identical:
+        raise typer.Exit(1)

@@ -17,9 +17,10 @@ that it pickles through Spark. A message says what was expected, what was found,
     ├── ArchiveNotFoundError(FileNotFoundError)
     ├── StorageError(OSError)                 a disk, HDFS or S3 that fails
     │   └── LandingFullError                  no room where received objects are kept first
-    ├── NotInArchiveError(LookupError)        a UID that the archive does not hold
+    ├── NotInArchiveError(LookupError)        a UID or a run that the archive does not hold
     │   ├── InstanceNotFoundError
-    │   └── SeriesNotFoundError
+    │   ├── SeriesNotFoundError
+    │   └── RunNotFoundError
     ├── HeldError(PermissionError)            a study that a legal hold keeps
     ├── CommitConflictError(RuntimeError)     other writers won every attempt
     ├── ProtocolError(RuntimeError)           a peer that does not keep to DICOM's protocol
@@ -104,6 +105,10 @@ class InstanceNotFoundError(NotInArchiveError):
 
 class SeriesNotFoundError(NotInArchiveError):
     """A Series Instance UID that the archive does not hold."""
+
+
+class RunNotFoundError(NotInArchiveError):
+    """A run that the table `runs` does not have."""
 
 
 class HeldError(PacsparkError, PermissionError):

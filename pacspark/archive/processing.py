@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pacspark.check import GeometryCheck
     from pacspark.dicom.scan import StoredScan
     from pacspark.spark.reconstruct import ReconstructionReport
+    from pacspark.spark.rerun import RerunReport
     from pacspark.tables.scans import ScanFrames
     from pacspark.volume import Volume
 
@@ -153,6 +154,28 @@ class Processing(OpenedArchive):
                 )
             reports.append(report)
         return reports
+
+    def rerun(self, run: str, cluster: Cluster | None = None) -> "RerunReport":
+        """Make a reconstruction again and compare the digest of each object; stores nothing.
+
+        Parameters
+        ----------
+        run
+            Its `run_id`, or the UID of the series that it made.
+        cluster
+            What to plan for.
+
+        Returns
+        -------
+        RerunReport
+            ``identical``, else the differences, and what is not as it was then.
+        """
+        from pacspark.spark.rerun import find_run, request_of, rerun
+
+        self._require_now()
+        request_of(find_run(self.catalog, run))  # before Spark starts
+        cluster = cluster or cluster_of(spark=self._spark)
+        return rerun(self.spark, self._storage, run, cluster, progress=self.progress)
 
     def check(self, series_uid: str) -> "GeometryCheck":
         """Look for a wrong axis offset or rotation sense of a scan."""
