@@ -15,6 +15,8 @@ _HOMES = {
     "Archive": ("archive", "Archive"),
     "Volume": ("volume", "Volume"),
     "attribute": ("spark.attributes", "attribute"),
+    "Frame": ("spark.frames", "Frame"),
+    "frame_array": ("spark.frames", "frame_array"),
     "Cluster": ("spark.partition", "Cluster"),
     "ConeBeamGeometry": ("ct.geometry", "ConeBeamGeometry"),
     "ParallelBeamGeometry": ("ct.geometry", "ParallelBeamGeometry"),

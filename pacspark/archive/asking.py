@@ -13,9 +13,10 @@ from pacspark.tables.changes import CHANGE_COLUMNS, Changes, follow
 from pacspark.tables.search import columns_to_show
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
     from pacspark.pictures import Sinogram
+    from pacspark.spark.frames import Compute
     from pacspark.volume import Volume
 
 
@@ -64,6 +65,51 @@ class Asking(OpenedArchive):
         from pacspark.spark.query import sql
 
         return sql(self._delta_spark(), self.catalog, statement)
+
+    def frames(
+        self,
+        *,
+        study: str | None = None,
+        series: str | None = None,
+        where: "str | Column | None" = None,
+        columns: Sequence[str] = (),
+        compute: "Compute | None" = None,
+        returns: str | None = None,
+    ) -> "DataFrame":
+        """Give decoded frames as a Spark DataFrame, a row each; pixels never pass the driver.
+
+        Its columns: ``study_instance_uid``, ``series_instance_uid``, ``sop_instance_uid``,
+        `columns`, ``frame_number`` (from 1), ``shape``, ``dtype``, ``spacing_mm`` (row, column),
+        ``rescale_slope``, ``rescale_intercept``, ``error``, and ``pixels``: bytes, little endian, C
+        order. `pacspark.frame_array` makes an array of a row. A frame that cannot be decoded has no
+        pixels, and ``error`` says why.
+
+        Parameters
+        ----------
+        study, series
+            UIDs; None: any.
+        where
+            A condition on `instances`, as SQL or as a Column; any attribute.
+        columns
+            What else to give of each instance: columns, keywords, paths.
+        compute
+            Called in the task with each `pacspark.Frame`; what it returns takes the place of
+            ``pixels``, which then leave the task not at all.
+        returns
+            Names and types of that, as ``"mean double, p99 double"``.
+        """
+        from pacspark.spark.frames import frames
+
+        return frames(
+            self._delta_spark(),
+            self.catalog,
+            study=None if study is None else require_uid("study", study),
+            series=None if series is None else require_uid("series", series),
+            where=where,
+            columns=columns,
+            compute=compute,
+            returns=returns,
+        )
 
     def versions(self) -> pd.DataFrame:
         """List the versions of the tables: which run made each, and when."""

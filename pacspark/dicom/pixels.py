@@ -67,12 +67,15 @@ def compressed_pixels(frame: bytes, row: Mapping[str, Any]) -> NDArray[Any]:
     frame
         its fragments, joined
     row
-        columns of the image, MONOCHROME
+        columns of the image; colours come as RGB
     """
     image = Dataset()
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = row["transfer_syntax_uid"]
-    image.Rows, image.Columns, image.SamplesPerPixel = row["rows"], row["columns"], 1
+    image.Rows, image.Columns = row["rows"], row["columns"]
+    image.SamplesPerPixel = _samples(row)
+    if image.SamplesPerPixel > 1:
+        image.PlanarConfiguration = row.get("planar_configuration") or 0
     image.PhotometricInterpretation = row["photometric_interpretation"]
     image.BitsAllocated = row["bits_allocated"]
     image.BitsStored = row["bits_stored"] or row["bits_allocated"]
@@ -88,11 +91,15 @@ def object_pixels(data: bytes, row: Mapping[str, Any], frame: int = 0) -> NDArra
     return _decoded(pydicom.dcmread(io.BytesIO(data), force=True), row, frame)
 
 
+def _samples(row: Mapping[str, Any]) -> int:
+    return row.get("samples_per_pixel") or 1
+
+
 def _decoded(image: Dataset, row: Mapping[str, Any], frame: int) -> NDArray[Any]:
     uid, syntax = row["sop_instance_uid"], row["transfer_syntax_uid"]
     _require_decoder(uid, syntax)
     try:
-        return np.asarray(pixel_array(image, raw=True, index=frame))
+        return np.asarray(pixel_array(image, raw=_samples(row) == 1, index=frame))
     except Exception as error:
         # decoders are many, and each has its own errors
         told = " ".join(str(error).split())

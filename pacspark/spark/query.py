@@ -77,6 +77,14 @@ def sql(spark: SparkSession, catalog: Catalog, statement: str) -> DataFrame:
         raise QueryError(message) from error
 
 
+def with_named_attributes(frame: DataFrame, condition: str | Column) -> DataFrame:
+    """Add the attributes that a condition names to the `instances` DataFrame, if it is a text."""
+    if not isinstance(condition, str):
+        return frame
+    named, _ = _named_attributes(condition, frame.columns)
+    return frame.select("*", *named)
+
+
 _PACKAGES = tuple(
     f"org.apache.spark.sql.{package}"
     for package in (

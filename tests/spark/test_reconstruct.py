@@ -17,8 +17,7 @@ from pacspark.ct.geometry import VolumeGrid
 from pacspark.dicom import scan as scans
 from pacspark.dicom.encode import CTSeries, ValueMap
 from pacspark.errors import GeometryError, UsageError
-from pacspark.spark import blocks, partition, preparing
-from pacspark.spark import reconstruct as reconstruction
+from pacspark.spark import blocks, partition, preparing, stages
 from pacspark.spark.cluster import Cluster
 from pacspark.spark.jobs import Marks, run_summed, run_tasks
 from pacspark.spark.partition import plan_reconstruction
@@ -220,7 +219,7 @@ def task_bytes(
     archive = create_archive(folder / "archive", spark)
     with monkeypatch.context() as patch:
         patch.setattr(scans, "INSTANCE_FRAMES", frames_per_instance)
-        patch.setattr(reconstruction, "run_tasks", listened)
+        patch.setattr(stages, "run_tasks", listened)
         imported = archive.import_scan(path)
         request = ReconstructionRequest(imported.series_instance_uid, GRID)
         reconstruct(spark, archive.catalog.storage, request, Cluster(cores_per_executor=2))
