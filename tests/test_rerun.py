@@ -29,7 +29,7 @@ def listing(archive: Archive) -> dict[str, Any]:
     """Everything that is there: versions of the tables, and the files of objects and scratch."""
     root = Path(archive.root)
     tables = {name: archive.catalog.version(name) for name in archive.table_names}
-    files = {str(path) for path in (root / "objects").glob("*.parquet")}
+    files = {str(path) for path in root.glob("*/*.parquet")}
     scratch = [*(root / "_scratch").glob("*"), *(root / "_progress").glob("*")]
     return tables | {"files": files, "scratch": scratch}
 

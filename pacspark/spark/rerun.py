@@ -125,6 +125,8 @@ def rerun(
         for outcome in made.outcomes:
             for file in outcome.intake.files:
                 remove_file(storage, "objects", file.path)
+            for rows in outcome.intake.instances:
+                remove_file(storage, "instances", rows.file.path)
 
 
 def find_run(catalog: Catalog, name: str) -> dict[str, Any]:
@@ -217,7 +219,8 @@ def _compared(
     catalog, series_uid = Catalog(storage), str(row["series_instance_uid"])
     made: dict[str, str] = {}
     for outcome in outcomes:
-        for rows in (outcome.intake.instances, outcome.intake.repeated):
+        tables = [file.keys for file in outcome.intake.instances]
+        for rows in (*tables, outcome.intake.repeated):
             pairs = zip(
                 rows["sop_instance_uid"].to_pylist(), rows["sha256"].to_pylist(), strict=True
             )
