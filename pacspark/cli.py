@@ -19,7 +19,7 @@ from pacspark.archive import create_archive, open_archive
 from pacspark.cli_anonymize import anonymize
 from pacspark.cli_describe import describe
 from pacspark.cli_out import export, view
-from pacspark.cli_serve import serve
+from pacspark.cli_serve import send, serve
 from pacspark.ct.checks import require_positive
 from pacspark.ct.filtering import FDKOptions
 from pacspark.errors import GeometryError, PacsparkError, QueryError, UsageError
@@ -135,6 +135,7 @@ def ingest(
 
 
 app.command(epilog="Example: pacspark serve archive --dimse-port 11112")(serve)
+app.command(epilog="Example: pacspark send archive --to VIEWER@10.0.0.7:104 --study 1.2.3")(send)
 app.command(epilog="Example: pacspark describe scan.xtekct --output scan/SCAN.toml")(describe)
 
 

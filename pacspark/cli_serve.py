@@ -1,7 +1,7 @@
 """The commands of the gateway: serve, and send."""
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,3 +70,43 @@ def serve(
 
     run(open_storage(root), told, ready)
     say("ended")
+
+
+def send(
+    root: Annotated[str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://...")],
+    to: Annotated[str, typer.Option("--to", help="The peer: AE@HOST:PORT.")],
+    study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
+    series: Annotated[str | None, typer.Option("--series", help="Series Instance UID.")] = None,
+    instance: Annotated[str | None, typer.Option("--instance", help="SOP Instance UID.")] = None,
+    ae_title: Annotated[str, typer.Option("--ae-title", help="What to be called.")] = "PACSPARK",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
+) -> None:
+    """Send a study, a series or an instance to a DICOM peer by C-STORE.
+
+    Objects go as they are stored where the peer takes their transfer syntax, else decoded.
+    """
+    from pacspark.archive import open_archive
+    from pacspark.dicom.uids import require_uid
+    from pacspark.gateway.client import chosen_level, parse_destination
+    from pacspark.gateway.client import send as run
+    from pacspark.gateway.config import require_ae_title
+
+    level, uid = chosen_level(study, series, instance)
+    destination = parse_destination(to)
+    archive = open_archive(root)
+    report = run(
+        archive.catalog,
+        destination,
+        level,
+        require_uid(level, uid),
+        calling_ae_title=require_ae_title("--ae-title", ae_title),
+        progress=archive.progress,
+    )
+    for reason in report.reasons:
+        say(reason)
+    if as_json:
+        show_json(asdict(report))
+    else:
+        print(f"sent {report.sent}, with warnings {report.warnings}, failed {report.failed}")
+    if report.failed:
+        raise typer.Exit(1)

@@ -10,6 +10,7 @@ that it pickles through Spark. A message says what was expected, what was found,
     ├── DicomDecodeError(ValueError)          bytes that are not readable DICOM
     │   ├── InstanceMismatchError             an object that is another than was announced
     │   └── DeidentificationError             an object that cannot be made to identify nobody
+    ├── TranscodingError(ValueError)          pixels that cannot be decoded for a peer
     ├── QueryError(ValueError)                a query that nobody can answer
     ├── QueryTooLargeError(RuntimeError)      a query that would read more than it may
     ├── UsageError(ValueError)                arguments that do not go together
@@ -65,6 +66,10 @@ class InstanceMismatchError(DicomDecodeError):
 
 class DeidentificationError(DicomDecodeError):
     """An object that cannot be made to identify nobody; the message holds no value of it."""
+
+
+class TranscodingError(PacsparkError, ValueError):
+    """An object that cannot be given in another transfer syntax."""
 
 
 class QueryError(PacsparkError, ValueError):

@@ -146,6 +146,22 @@ def index_instance(data: bytes | BinaryIO) -> InstanceIndex:
     )
 
 
+def data_set_start(data: bytes | BinaryIO) -> int:
+    """Tell where the data set of an object begins: after preamble and file meta information.
+
+    Parameters
+    ----------
+    data
+        the object, or enough of its start
+
+    Raises
+    ------
+    DicomDecodeError
+        where the file meta information is none
+    """
+    return _file_meta(MemoryStream(data) if isinstance(data, bytes) else FileStream(data))[1]
+
+
 _REQUIRED_UIDS: Final = {
     "SOPClassUID": "sop_class_uid",
     "SOPInstanceUID": "sop_instance_uid",

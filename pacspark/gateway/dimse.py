@@ -25,7 +25,15 @@ from pacspark.errors import (
 )
 from pacspark.gateway import statuses
 from pacspark.gateway.audit import AuditLog
-from pacspark.gateway.commands import C_ECHO, C_FIND, C_STORE, RESPONSE, Command
+from pacspark.gateway.commands import (
+    C_ECHO,
+    C_FIND,
+    C_GET,
+    C_MOVE,
+    C_STORE,
+    RESPONSE,
+    Command,
+)
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.finding import find
 from pacspark.gateway.limits import Doorkeeper
@@ -37,10 +45,11 @@ from pacspark.gateway.negotiation import (
     accept,
 )
 from pacspark.gateway.part10 import file_header
+from pacspark.gateway.retrieving import get, move
 from pacspark.gateway.services import (
     PLAIN_SYNTAXES,
     SERVICE_OF_CLASS,
-    STORAGE_CLASSES,
+    is_storage_class,
 )
 from pacspark.gateway.session import Session
 from pacspark.gateway.storing import Store
@@ -67,7 +76,7 @@ class DimseServer:
 
     def __init__(self, store: Store, config: GatewayConfig, audit: AuditLog) -> None:
         self._store, self._config, self._audit = store, config, audit
-        self._storage_classes = STORAGE_CLASSES | set(config.private_sop_classes)
+        self._private_classes = frozenset(config.private_sop_classes)
         self._doorkeeper = Doorkeeper(config.limits)
         self._tls = None if config.tls is None else server_context(config)
         self._closing = Event()
@@ -183,7 +192,7 @@ class DimseServer:
     def _syntaxes(self, address: str) -> Callable[[str, str, Sequence[str]], Sequence[str]]:
         def syntaxes(ae_title: str, abstract: str, proposed: Sequence[str]) -> Sequence[str]:
             allowed = self._config.services_of(ae_title, address)
-            if abstract in self._storage_classes:
+            if is_storage_class(abstract) or abstract in self._private_classes:
                 wanted = {"store", "get"} & allowed
                 return [one for one in proposed if is_uid(one)] if wanted else ()
             if SERVICE_OF_CLASS.get(abstract) not in allowed:
@@ -285,6 +294,8 @@ HANDLERS: Final[Mapping[tuple[int, str], Handler]] = {
     (C_ECHO, "echo"): echo,
     (C_STORE, "store"): store,
     (C_FIND, "find"): find,
+    (C_GET, "get"): get,
+    (C_MOVE, "move"): move,
 }
 """By command field and service."""
 

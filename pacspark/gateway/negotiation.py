@@ -46,11 +46,20 @@ _MOST_CONTEXTS: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One accepted presentation context."""
+    """One accepted presentation context.
+
+    Attributes
+    ----------
+    context_id, abstract_syntax, transfer_syntax
+        as negotiated
+    sends
+        whether this side may be SCU in it
+    """
 
     context_id: int
     abstract_syntax: str
     transfer_syntax: str
+    sends: bool = True
 
 
 @dataclass(slots=True)
@@ -78,15 +87,13 @@ class Association:
     contexts: dict[int, Context]
     extended: dict[str, bytes] = field(default_factory=dict)
 
-    def context_for(self, sop_class_uid: str, transfer_syntax: str | None = None) -> Context | None:
-        """Give an accepted context of a SOP class, of one transfer syntax if that is told."""
-        for context in self.contexts.values():
-            if context.abstract_syntax == sop_class_uid and transfer_syntax in {
-                None,
-                context.transfer_syntax,
-            }:
-                return context
-        return None
+    def sending_contexts(self, sop_class_uid: str) -> dict[str, Context]:
+        """Give the contexts in which objects of a SOP class may be sent, by transfer syntax."""
+        return {
+            context.transfer_syntax: context
+            for context in self.contexts.values()
+            if context.abstract_syntax == sop_class_uid and context.sends
+        }
 
 
 def accept(
@@ -163,7 +170,10 @@ def accept(
     link.send_pdu(ASSOCIATE_AC, encoded[6:])
     contexts = {
         context.context_id: Context(
-            context.context_id, str(context.abstract_syntax), str(context.transfer_syntax[0])
+            context.context_id,
+            str(context.abstract_syntax),
+            str(context.transfer_syntax[0]),
+            bool(context.as_scu),
         )
         for context in results
         if context.result == 0 and context.context_id is not None

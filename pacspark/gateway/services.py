@@ -27,6 +27,14 @@ STORAGE_CLASSES: Final = frozenset(
 )
 """Every storage SOP class of the dictionary, retired ones too: archives outlive them."""
 
+_STORAGE_ARC: Final = "1.2.840.10008.5.1.4.1.1."
+
+
+def is_storage_class(uid: str) -> bool:
+    """Tell whether a UID is that of a storage class: a known one, or one of a later standard."""
+    return uid in STORAGE_CLASSES or (uid.startswith(_STORAGE_ARC) and uid not in UID_dictionary)
+
+
 LEVELS_OF_MODEL: Final[Mapping[str, tuple[Level, ...]]] = MappingProxyType(
     {
         PATIENT_ROOT: ("patient", "study", "series", "instance"),

@@ -1,11 +1,12 @@
 """What the handler of one DIMSE request has at hand: the association, the archive, the rules."""
 
+import ssl
 from dataclasses import dataclass
 from typing import Any
 
 from pacspark.gateway.audit import AuditLog
 from pacspark.gateway.commands import Command, response
-from pacspark.gateway.config import GatewayConfig
+from pacspark.gateway.config import GatewayConfig, Tls
 from pacspark.gateway.identifiers import Elements, read_identifier
 from pacspark.gateway.link import Message
 from pacspark.gateway.negotiation import Association, Context
@@ -32,6 +33,11 @@ class Session:
     store: Store
     config: GatewayConfig
     audit: AuditLog
+
+    @property
+    def client_tls(self) -> ssl.SSLContext | None:
+        """The TLS context for destinations that want one."""
+        return None if self.config.tls is None else client_context(self.config.tls)
 
     @property
     def services(self) -> frozenset[str]:
@@ -91,3 +97,13 @@ class Session:
             self.context(message).transfer_syntax,
             self.config.limits.identifier_depth,
         )
+
+
+def client_context(tls: Tls) -> ssl.SSLContext:
+    """Make the TLS context for connections to destinations, with the gateway's own certificate."""
+    context = ssl.create_default_context(
+        cafile=None if tls.client_ca is None else str(tls.client_ca)
+    )
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls.certificate, tls.key)
+    return context

@@ -16,6 +16,7 @@ from pacspark.errors import (
     QueryError,
     QueryTooLargeError,
     StorageError,
+    TranscodingError,
     UsageError,
 )
 
@@ -48,6 +49,7 @@ _TABLE: Final[tuple[tuple[type[Exception], int, int], ...]] = (
     (LandingFullError, OUT_OF_RESOURCES, 507),
     (InstanceMismatchError, DOES_NOT_MATCH, 409),
     (DicomDecodeError, CANNOT_UNDERSTAND, 409),
+    (TranscodingError, UNABLE_TO_PROCESS, 406),
     (QueryTooLargeError, OUT_OF_RESOURCES, 413),
     (QueryError, DOES_NOT_MATCH, 400),
     (UsageError, DOES_NOT_MATCH, 400),

@@ -1,0 +1,134 @@
+"""`pacspark send`: a study, a series or an instance of an archive to a DICOM peer."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from pacspark.dicom.matching import parse_query
+from pacspark.errors import NotInArchiveError, UsageError
+from pacspark.gateway.config import Destination, Limits, require_ae_title
+from pacspark.gateway.sending import Outgoing, send_to
+from pacspark.progress import SILENT, Progress
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.schema import LOCATION_COLUMNS
+
+_ADDRESS: Final = re.compile(
+    r"(?P<ae_title>[^@]+)@(?P<host>\[[0-9A-Fa-f:]+\]|[^:\s]+):(?P<port>\d+)"
+)
+_KEYWORDS: Final = {
+    "study": "StudyInstanceUID",
+    "series": "SeriesInstanceUID",
+    "instance": "SOPInstanceUID",
+}
+_ROW_COLUMNS: Final = ("sop_class_uid", "transfer_syntax_uid", *LOCATION_COLUMNS)
+
+
+@dataclass(frozen=True, slots=True)
+class SendReport:
+    """What became of the objects that were sent."""
+
+    sent: int
+    warnings: int
+    failed: int
+    reasons: tuple[str, ...] = ()
+
+
+def parse_destination(text: str) -> Destination:
+    """Read ``AE@HOST:PORT``.
+
+    Raises
+    ------
+    UsageError
+        where it is something else
+    """
+    match = _ADDRESS.fullmatch(text)
+    if match is None or not 0 < int(match["port"][:6]) <= 65535:
+        message = f"--to: expected AE@HOST:PORT, found {text[:80]!r}"
+        raise UsageError(message)
+    host = match["host"].strip("[]")
+    return Destination(require_ae_title("--to", match["ae_title"]), host, int(match["port"]))
+
+
+def send(
+    catalog: Catalog,
+    destination: Destination,
+    level: str,
+    uid: str,
+    *,
+    calling_ae_title: str = "PACSPARK",
+    progress: Progress = SILENT,
+) -> SendReport:
+    """Send what one UID names; each object in its own transfer syntax where the peer takes it.
+
+    Parameters
+    ----------
+    catalog
+        of the archive
+    destination
+        where to
+    level, uid
+        study, series or instance, and its UID
+    calling_ae_title
+        what to be called
+    progress
+        told of each object
+
+    Raises
+    ------
+    NotInArchiveError
+        where the archive does not hold it
+    """
+    objects = list(_objects(catalog, level, uid))
+    if not objects:
+        message = f"{catalog.storage.root}: no {level} {uid[:64]!r}"
+        raise NotInArchiveError(message)
+    last = None
+    with progress.stage("send", len(objects), "objects") as stage:
+        for sent in send_to(destination, calling_ae_title, objects, Limits()):
+            done = len(objects) - sent.remaining
+            stage.advance(done - (0 if last is None else last))
+            last = done
+    return SendReport(sent.completed, sent.warned, len(sent.failed), tuple(sent.reasons))
+
+
+def _objects(catalog: Catalog, level: str, uid: str) -> Iterator[Outgoing]:
+    wanted = {"SeriesInstanceUID": "", "SOPInstanceUID": "", _KEYWORDS[level]: uid}
+    found = catalog.find(parse_query(wanted, "instance"))
+    series = list(dict.fromkeys(found["SeriesInstanceUID"].to_pylist()))
+    uids = set(found["SOPInstanceUID"].to_pylist())
+    for one in series:
+        rows = catalog.instances_of(one, ["sop_instance_uid", *_ROW_COLUMNS])
+        yield from (
+            _object(catalog, row) for row in rows.to_pylist() if row["sop_instance_uid"] in uids
+        )
+
+
+def _object(catalog: Catalog, row: dict[str, Any]) -> Outgoing:
+    return Outgoing(
+        row["sop_instance_uid"],
+        row["sop_class_uid"],
+        row["transfer_syntax_uid"],
+        partial(catalog.stream_object, row),
+    )
+
+
+def chosen_level(study: str | None, series: str | None, instance: str | None) -> tuple[str, str]:
+    """Give level and UID of the one that is given.
+
+    Raises
+    ------
+    UsageError
+        where it is none, or several
+    """
+    given: Sequence[tuple[str, str | None]] = (
+        ("study", study),
+        ("series", series),
+        ("instance", instance),
+    )
+    chosen = [(level, uid) for level, uid in given if uid is not None]
+    if len(chosen) != 1:
+        message = f"send: expected one of --study, --series, --instance, found {len(chosen)}"
+        raise UsageError(message)
+    return chosen[0]
