@@ -31,9 +31,11 @@ from pacspark.gateway.commands import (
     C_GET,
     C_MOVE,
     C_STORE,
+    N_ACTION,
     RESPONSE,
     Command,
 )
+from pacspark.gateway.commitment import commit
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.finding import find
 from pacspark.gateway.limits import Doorkeeper
@@ -53,6 +55,7 @@ from pacspark.gateway.services import (
 )
 from pacspark.gateway.session import Session
 from pacspark.gateway.storing import Store
+from pacspark.gateway.worklist import Worklist, find_worklist
 
 LOGGER: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 128
@@ -77,6 +80,7 @@ class DimseServer:
     def __init__(self, store: Store, config: GatewayConfig, audit: AuditLog) -> None:
         self._store, self._config, self._audit = store, config, audit
         self._private_classes = frozenset(config.private_sop_classes)
+        self._worklist = None if config.worklist is None else Worklist(config.worklist)
         self._doorkeeper = Doorkeeper(config.limits)
         self._tls = None if config.tls is None else server_context(config)
         self._closing = Event()
@@ -159,7 +163,7 @@ class DimseServer:
             )
             self._doorkeeper.associated(link)
             said = f"{association.calling_ae_title} -> {association.called_ae_title}"
-            session = Session(association, self._store, self._config, self._audit)
+            session = Session(association, self._store, self._config, self._audit, self._worklist)
             link.object_header = _header_of(association)
             while (message := link.receive()) is not None:
                 requests += 1
@@ -296,6 +300,8 @@ HANDLERS: Final[Mapping[tuple[int, str], Handler]] = {
     (C_FIND, "find"): find,
     (C_GET, "get"): get,
     (C_MOVE, "move"): move,
+    (C_FIND, "worklist"): find_worklist,
+    (N_ACTION, "commit"): commit,
 }
 """By command field and service."""
 

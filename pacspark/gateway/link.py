@@ -220,6 +220,7 @@ class Link:
             message = f"{self.peer}: expected {length} bytes in time, found {have}"
             raise AssociationEndedError(message) from error
         except OSError as error:
+            self.close()
             if isinstance(error, AssociationEndedError):
                 raise
             message = f"{self.peer}: the connection was lost: {error.strerror or error}"
@@ -235,6 +236,7 @@ class Link:
             self._connection.settimeout(self.limits.idle_s)
             self._connection.sendall(data)
         except OSError as error:
+            self.close()
             message = f"{self.peer}: the connection was lost: {error.strerror or error}"
             raise AssociationEndedError(message) from error
 

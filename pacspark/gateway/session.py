@@ -2,7 +2,7 @@
 
 import ssl
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pacspark.gateway.audit import AuditLog
 from pacspark.gateway.commands import Command, response
@@ -11,6 +11,9 @@ from pacspark.gateway.identifiers import Elements, read_identifier
 from pacspark.gateway.link import Message
 from pacspark.gateway.negotiation import Association, Context
 from pacspark.gateway.storing import Store
+
+if TYPE_CHECKING:
+    from pacspark.gateway.worklist import Worklist
 
 
 @dataclass(slots=True)
@@ -27,12 +30,15 @@ class Session:
         what the gateway was told
     audit
         takes a row for each access
+    worklist
+        the modality worklist, where there is one
     """
 
     association: Association
     store: Store
     config: GatewayConfig
     audit: AuditLog
+    worklist: "Worklist | None" = None
 
     @property
     def client_tls(self) -> ssl.SSLContext | None:

@@ -1,0 +1,170 @@
+"""Modality worklist (PS3.4 K): C-FIND over a folder of DICOM worklist files.
+
+A file holds one requested procedure; each item of its Scheduled Procedure Step Sequence is one
+entry. Files are read again when they change. A file that cannot be read is passed over, with a line
+in the log; nothing in the folder is ever written.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final
+
+from pacspark.dicom.conditions import Condition
+from pacspark.dicom.decode import data_set_start
+from pacspark.dicom.elements import EXPLICIT_LITTLE, IMPLICIT_LITTLE
+from pacspark.dicom.matching import parse_query
+from pacspark.dicom.stream import MemoryStream
+from pacspark.dicom.walk import DataSetWalk
+from pacspark.errors import DicomDecodeError, QueryError
+from pacspark.gateway import statuses
+from pacspark.gateway.finding import is_key
+from pacspark.gateway.identifiers import Elements, plain_value, text_of, write_identifier
+from pacspark.gateway.link import Message
+from pacspark.gateway.session import Session
+
+LOGGER: Final = logging.getLogger(__name__)
+STEPS: Final = "00400100"
+"""Scheduled Procedure Step Sequence."""
+_MOST_FILE_BYTES: Final = 4 << 20
+_MOST_FILES: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    stamp: tuple[int, int]
+    elements: Elements | None
+
+
+class Worklist:
+    """The entries of a folder, in memory; safe for threads.
+
+    Parameters
+    ----------
+    folder
+        of worklist files, with any names
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[Path, _File] = {}
+        self._lock = Lock()
+
+    def entries(self) -> list[Elements]:
+        """Give all entries, each with one scheduled procedure step, as the folder is now."""
+        with self._lock:
+            try:
+                paths = sorted(path for path in self._folder.iterdir() if path.is_file())
+            except OSError as error:
+                LOGGER.warning("worklist: %s: %s", self._folder, error.strerror)
+                paths = []
+            self._files = {
+                path: file for path in paths[:_MOST_FILES] if (file := self._file(path)) is not None
+            }
+            documents = [file.elements for file in self._files.values() if file.elements]
+        return [
+            document | {STEPS: {"vr": "SQ", "Value": [step]}}
+            for document in documents
+            for step in document.get(STEPS, {}).get("Value", ())
+        ]
+
+    def _file(self, path: Path) -> _File | None:
+        try:
+            status = path.stat()
+            stamp = (status.st_mtime_ns, status.st_size)
+            known = self._files.get(path)
+            if known is not None and known.stamp == stamp:
+                return known
+            if status.st_size > _MOST_FILE_BYTES:
+                message = f"expected at most {_MOST_FILE_BYTES} bytes, found {status.st_size}"
+                raise DicomDecodeError(message)
+            return _File(stamp, _read(path.read_bytes()))
+        except DicomDecodeError as error:
+            LOGGER.warning("worklist: %s: %s", path, error)
+            return _File(stamp, None)
+        except OSError:
+            return None
+
+
+def _read(data: bytes) -> Elements:
+    start = data_set_start(data)
+    explicit = data[start + 4 : start + 6].isalpha() and data[start + 4 : start + 6].isupper()
+    walk = DataSetWalk(MemoryStream(data))
+    elements: Elements = json.loads(
+        walk.run(start, EXPLICIT_LITTLE if explicit else IMPLICIT_LITTLE)
+    )
+    return elements
+
+
+def find_worklist(session: Session, message: Message) -> None:
+    """Answer a worklist query: one pending response per scheduled procedure step that matches."""
+    asked = session.identifier(message)
+    syntax = session.context(message).transfer_syntax
+    steps = asked.get(STEPS, {}).get("Value") or [{}]
+    if len(steps) > 1:
+        text = f"ScheduledProcedureStepSequence: expected one item, found {len(steps)}"
+        raise QueryError(text)
+    conditions, step_conditions = _conditions(asked), _conditions(steps[0])
+    entries = [] if session.worklist is None else session.worklist.entries()
+    message_id = message.command.get("MessageID", 0)
+    sent = 0
+    for entry in entries:
+        step = entry[STEPS]["Value"][0]
+        if not (_meets(entry, conditions) and _meets(step, step_conditions)):
+            continue
+        if session.association.link.is_cancelled(message_id):
+            session.answer(message, statuses.CANCELLED)
+            return
+        if sent >= session.config.limits.answers:
+            session.answer(message, statuses.OUT_OF_RESOURCES)
+            return
+        answer = _shown(asked, entry)
+        identifier = write_identifier(
+            ((int(tag, 16), one["vr"], plain_value(one)) for tag, one in answer.items()), syntax
+        )
+        session.answer(message, statuses.PENDING, identifier)
+        sent += 1
+    session.record("worklist", "success", matches=sent)
+    session.answer(message, statuses.SUCCESS)
+
+
+def _conditions(asked: Mapping[str, Mapping[str, Any]]) -> list[Condition]:
+    """Make the conditions of one level; all are held against DICOM JSON, no column is at hand."""
+    keys = {
+        tag: text_of(element)
+        for tag, element in asked.items()
+        if is_key(tag) and element.get("vr") != "SQ"
+    }
+    query = parse_query(keys, "instance")
+    return [_in_json(condition) for condition in query.conditions]
+
+
+def _in_json(condition: Condition) -> Condition:
+    time = None if condition.time is None else _in_json(condition.time)
+    return replace(condition, key=replace(condition.key, column=None, level=None), time=time)
+
+
+def _meets(elements: Mapping[str, Any], conditions: list[Condition]) -> bool:
+    return all(condition.matches({"dicom_json": elements}) for condition in conditions)
+
+
+def _shown(asked: Mapping[str, Any], found: Mapping[str, Any]) -> Elements:
+    """Give what was asked for of an entry, within sequences too; empty where it has nothing."""
+    return dict(_shown_elements(asked, found))
+
+
+def _shown_elements(
+    asked: Mapping[str, Any], found: Mapping[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for tag, element in asked.items():
+        if not is_key(tag):
+            continue
+        known = found.get(tag, {"vr": element["vr"]})
+        items = element.get("Value") or ()
+        if element["vr"] == "SQ" and items and items[0] and known.get("Value"):
+            yield tag, {"vr": "SQ", "Value": [_shown(items[0], item) for item in known["Value"]]}
+        else:
+            yield tag, dict(known)

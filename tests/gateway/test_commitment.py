@@ -1,0 +1,130 @@
+"""Storage commitment, over the association that asked and over one of its own."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import CTImageStorage
+from pynetdicom import AE, build_role, evt
+
+from pacspark.gateway.config import Destination
+from pacspark.gateway.identifiers import write_identifier
+from pacspark.gateway.negotiation import request
+from pacspark.gateway.server import Gateway
+from pacspark.gateway.services import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from tests.gateway.conftest import LIMITS
+from tests.gateway.test_dimse import written
+
+UID = "1.2.826.0.1.3680043.8.498.1.1.1"
+
+
+def references(*pairs: tuple[str, str]) -> Dataset:
+    asked = Dataset()
+    asked.TransactionUID = "1.2.3.99"
+    items = []
+    for sop_class, uid in pairs:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
+        items.append(item)
+    asked.ReferencedSOPSequence = Sequence(items)
+    return asked
+
+
+class Reports:
+    """What was reported, and a way to wait for it."""
+
+    def __init__(self) -> None:
+        self.came = threading.Event()
+        self.data_set, self.kind = Dataset(), 0
+
+    def handle(self, event: Any) -> tuple[int, None]:
+        self.data_set, self.kind = event.event_information, event.event_type
+        self.came.set()
+        return 0, None
+
+
+def test_commitment__comes_over_the_same_association(gateway: Gateway, tmp_path: Path) -> None:
+    gateway.store.store(written(tmp_path / "in", 1)[0].read_bytes(), "x")
+    reports = Reports()
+    entity = AE("CT1")
+    entity.add_requested_context(STORAGE_COMMITMENT)
+    association = entity.associate(
+        "127.0.0.1", gateway.dimse.port, evt_handlers=[(evt.EVT_N_EVENT_REPORT, reports.handle)]
+    )
+    status, _ = association.send_n_action(
+        references((CTImageStorage, UID), (CTImageStorage, "9.9"), ("1.2.3", UID)),
+        1,
+        STORAGE_COMMITMENT,
+        STORAGE_COMMITMENT_INSTANCE,
+    )
+    assert status.Status == 0
+    assert reports.came.wait(30)
+    association.release()
+    assert reports.kind == 2
+    assert reports.data_set.TransactionUID == "1.2.3.99"
+    (kept,) = reports.data_set.ReferencedSOPSequence
+    assert kept.ReferencedSOPInstanceUID == UID
+    assert [
+        (item.ReferencedSOPInstanceUID, item.FailureReason)
+        for item in reports.data_set.FailedSOPSequence
+    ] == [("9.9", 0x0112), (UID, 0x0119)]
+
+
+def test_commitment__reaches_a_peer_that_did_not_wait(
+    start_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    reports = Reports()
+    entity = AE("CT1")
+    entity.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
+    server = entity.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, reports.handle)]
+    )
+    assert server is not None
+    assert server.socket is not None
+    try:
+        port = server.socket.getsockname()[1]
+        gateway = start_gateway(destinations={"CT1": Destination("CT1", "127.0.0.1", port)})
+        gateway.store.store(written(tmp_path / "in", 1)[0].read_bytes(), "x")
+        here = Destination("PACSPARK", "127.0.0.1", gateway.dimse.port)
+        syntax = "1.2.840.10008.1.2.1"
+        association = request(here, "CT1", [(STORAGE_COMMITMENT, [syntax])], LIMITS)
+        item = {
+            "00081150": {"vr": "UI", "Value": [str(CTImageStorage)]},
+            "00081155": {"vr": "UI", "Value": [UID]},
+        }
+        data = write_identifier(
+            [(0x00081195, "UI", "1.2.3.99"), (0x00081199, "SQ", [item])], syntax
+        )
+        command = {
+            "RequestedSOPClassUID": STORAGE_COMMITMENT, "CommandField": 0x0130, "MessageID": 1,
+            "RequestedSOPInstanceUID": STORAGE_COMMITMENT_INSTANCE, "ActionTypeID": 1,
+        }  # fmt: skip
+        association.link.send(command, 1, data)
+        answer = association.link.receive()
+        assert answer is not None
+        assert answer.command["Status"] == 0
+        association.link.release()
+        assert reports.came.wait(30)
+        assert reports.kind == 1
+        assert reports.data_set.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == UID
+    finally:
+        server.shutdown()
+
+
+def test_commitment__of_nothing_is_refused(gateway: Gateway) -> None:
+    entity = AE("CT1")
+    entity.add_requested_context(STORAGE_COMMITMENT)
+    association = entity.associate(
+        "127.0.0.1",
+        gateway.dimse.port,
+        ext_neg=[build_role(STORAGE_COMMITMENT, scu_role=True)],
+    )
+    for asked, action, wanted in ((references(), 1, 0x0115), (references(), 2, 0x0123)):
+        status, _ = association.send_n_action(
+            asked, action, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+        )
+        assert status.Status == wanted
+    association.release()
