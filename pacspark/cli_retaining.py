@@ -8,8 +8,9 @@ import typer
 
 from pacspark.archive import open_archive
 from pacspark.errors import UsageError
-from pacspark.printing import readable, show_json
+from pacspark.printing import readable, say, show_json
 from pacspark.progress import counted_unit
+from pacspark.tables.compaction import MIN_AGE_HOURS
 
 Root = Annotated[
     str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://... or s3://...")
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
     )
     app.command(epilog="Example: pacspark undelete archive --study 1.2.3")(undelete)
     app.command(epilog="Example: pacspark hold archive --study 1.2.3 --reason 'case 4711'")(hold)
+    app.command(epilog="Example: pacspark compact archive --dry-run")(compact)
 
 
 def delete(
@@ -124,3 +126,48 @@ def hold(
         state = "on hold" if held.held else "released"
         count = held.instances
         print(f"{state}: study {study}, {count} {counted_unit(count, 'instances')}")
+
+
+def compact(
+    root: Root,
+    retain_days: Annotated[
+        float | None,
+        typer.Option(
+            "--retain-days",
+            help="How long old versions stay whole; else what the table says, 30 days.",
+        ),
+    ] = None,
+    min_age_hours: Annotated[
+        float,
+        typer.Option("--min-age-hours", help="Younger files may be those of a job that runs."),
+    ] = MIN_AGE_HOURS,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would be done.")
+    ] = False,
+    spark: Annotated[
+        bool, typer.Option("--spark", help="Work in Spark tasks, on all machines of a cluster.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Merge small files and delete what nobody needs.
+
+    Readers and writers may go on. Deleted objects' bytes go when no version has them that is kept;
+    what killed jobs left goes when it is older than a day.
+    """
+    archive = open_archive(root)
+    if spark:
+        archive = open_archive(root, spark=archive.spark)
+    report = archive.compact(retain_days=retain_days, min_age_hours=min_age_hours, dry_run=dry_run)
+    for why in report.left_alone:
+        say(f"left alone: {why}")
+    if as_json:
+        show_json(asdict(report))
+        return
+    for table, count in report.merged_files.items():
+        into = report.into_files[table]
+        print(f"{table}: {count} {counted_unit(count, 'files')} into {into}")
+    size, count = readable("bytes", report.deleted_bytes), report.deleted_files
+    print(
+        f"{'would delete' if dry_run else 'deleted'} {count} {counted_unit(count, 'files')} of "
+        f"{size}, and {report.leftovers} {counted_unit(report.leftovers, 'folders')} of killed runs"
+    )

@@ -21,6 +21,7 @@ from pacspark.cli import main
 from pacspark.progress import SILENT
 from tests.ct_objects import ct_image, encoded
 from tests.scan_files import write_phantom_scan
+from tests.tables.test_compaction import ingest
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -354,7 +355,8 @@ def test_every_command__has_help_with_an_example(shell: Shell) -> None:
     names = [name for name in listed if not name.startswith("-")]
     assert {"init", "ingest", "import-scan", "find", "sql", "check", "plan"} <= set(names)
     for name in ["init", "ingest", "import-scan", "find", "sql", "check", "plan", "reconstruct",
-                 "export", "view", "history", "delete", "undelete", "hold"]:  # fmt: skip
+                 "export", "view", "history", "delete", "undelete", "hold",
+                 "compact"]:  # fmt: skip
         status, out, _ = shell(name, "--help")
         assert (status, out) == shell(name, "-h")[:2]
         assert status == 0
@@ -430,3 +432,24 @@ def test_delete__is_undone_and_refused_for_what_is_on_hold(shell: Shell, tmp_pat
     status, _, err = shell("undelete", root, "--study", "1.2", "--as-of", "yesterday")
     assert status == 2
     assert err.startswith("UsageError: --as-of: expected a version or a time like 2026-11-28T12:00")
+
+
+def test_compact__tells_what_it_would_do_and_what_it_did(shell: Shell, tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    storage = create_archive(root)._storage
+    for number in range(4):
+        ingest(storage, {f"1.2.1.1.{number}": b"bytes"})
+    (root / "objects" / "part-killed.parquet").write_bytes(bytes(2048))
+    status, out, _ = shell("compact", root, "--min-age-hours", "0", "--dry-run")
+    assert (status, out.splitlines()) == (
+        0,
+        ["instances: 4 files into 1", "objects: 4 files into 1",
+         "would delete 1 file of 2.0 KiB, and 0 folders of killed runs"],
+    )  # fmt: skip
+    assert shell.json("compact", root)["deleted_files"] == 0  # it is young
+    report = shell.json("compact", root, "--min-age-hours", "0", "--retain-days", "0")
+    assert report["merged_files"]["objects"] == 4
+    assert report["deleted_files"] == 5  # with the files of instances that were merged before
+    assert {row["operation"] for row in shell.json("history", root)} >= {"ingest", "compact"}
+    status, _, err = shell("compact", root, "--retain-days", "-1")
+    assert (status, err) == (2, "UsageError: retain-days: expected a number from 0 on, found -1.0")

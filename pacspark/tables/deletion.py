@@ -19,15 +19,16 @@ import pyarrow.dataset as ds
 from pacspark.errors import CommitConflictError, HeldError, NotInArchiveError, StorageError
 from pacspark.tables.audit import record
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.datafile import AddedFile, describe_file, remove_file
+from pacspark.tables.datafile import AddedFile, remove_file
 from pacspark.tables.holds import require_free
 from pacspark.tables.log import NOTHING, Change, compare_and_set, entries
 from pacspark.tables.lookup import find_rows
+from pacspark.tables.moving import list_again
 from pacspark.tables.rewriting import rewrite
 from pacspark.tables.schema import HOLDS, INSTANCES, OBJECTS
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
-from pacspark.tables.writer import commit_files, commit_instances
+from pacspark.tables.writer import commit_instances
 
 Level = Literal["study", "series", "instance"]
 COLUMN_OF_LEVEL: Final = MappingProxyType(
@@ -236,7 +237,9 @@ def undelete(
         )
         raise NotInArchiveError(message)
     # bytes first: what compaction took from the list of objects since is listed again
-    _list_again(storage, rows, run_id)
+    names = sorted(set(rows["object_file"].drop_null().to_pylist()))
+    _require_bytes(storage, names)
+    list_again(storage, names, run_id, "undelete")
     outcome = commit_instances(storage, rows, run_id=run_id, operation="undelete")
     restoration = Restoration(
         level,
@@ -265,9 +268,7 @@ def _last_removed(storage: Storage, column: str, uid: str) -> pa.Table:
     return INSTANCES.arrow_schema.empty_table()
 
 
-def _list_again(storage: Storage, rows: pa.Table, run_id: str) -> None:
-    """See to it that `objects` lists every file that has bytes of some rows."""
-    names = sorted(set(rows["object_file"].drop_null().to_pylist()))
+def _require_bytes(storage: Storage, names: Sequence[str]) -> None:
     gone = [name for name in names if not _size_bytes(storage, OBJECTS.name, name)]
     if gone:
         message = (
@@ -275,10 +276,6 @@ def _list_again(storage: Storage, rows: pa.Table, run_id: str) -> None:
             "no file: its retention has ended"
         )
         raise StorageError(message)
-    listed = {file.path for file in Snapshot(storage, OBJECTS.name).files()}
-    again = [describe_file(storage, OBJECTS, name) for name in names if name not in listed]
-    if again:
-        commit_files(storage, OBJECTS.name, again, run_id=run_id, operation="undelete")
 
 
 def _size_bytes(storage: Storage, table_name: str, path: str) -> int:

@@ -185,6 +185,26 @@ def read_origin(text: str | None) -> dict[str, Any]:
     return origin if isinstance(origin, dict) else {}
 
 
+def make_checkpoint(snapshot: Snapshot) -> None:
+    """Sum the log up to a version, if that is not done, and drop entries older than they are kept.
+
+    Raises
+    ------
+    StorageError
+        where the storage fails
+    """
+    storage, name = snapshot.storage, snapshot.spec.name
+    with storage.errors(f"write a checkpoint of {name}"):
+        path = storage.path(name, "_delta_log", "_last_checkpoint")
+        if storage.filesystem.get_file_info(path).is_file:
+            with storage.filesystem.open_input_stream(path) as stream:
+                if json.loads(stream.read()).get("version") == snapshot.version:
+                    return
+        snapshot.delta.create_checkpoint()
+        _make_checkpoint_durable(snapshot, snapshot.version)
+        snapshot.delta.cleanup_metadata()
+
+
 def _make_checkpoint_durable(snapshot: Snapshot, version: int) -> None:
     """Wait for a checkpoint, if there is one: a torn one would hide the table."""
     storage = snapshot.storage

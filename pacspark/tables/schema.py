@@ -195,7 +195,7 @@ OBJECTS: Final = TableSpec(
     ),
     ("sha256", "piece"),
     "One piece, at most 16 MiB, of one DICOM object. Rows of `instances` say where in which file "
-    "their bytes are, so these files are never rewritten.",
+    "their bytes are, so other engines' OPTIMIZE would lose them; `pacspark compact` moves both.",
 )
 
 PROJECTIONS: Final = TableSpec(

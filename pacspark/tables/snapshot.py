@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.fs as pafs
 from deltalake import DeltaTable
 
 from pacspark.errors import UsageError
@@ -72,6 +73,22 @@ class Snapshot:
             elif as_of is not None:
                 moment = as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
                 self.delta.load_as_version(moment)
+        if self.version < newest:
+            self._require_files()
+
+    def _require_files(self) -> None:
+        """Check that an old version still has its files: compaction deletes them after a time."""
+        name = self.spec.name
+        with self.storage.errors(f"list the files of {name}"):
+            selector = pafs.FileSelector(self.storage.path(name))
+            there = {info.base_name for info in self.storage.filesystem.get_file_info(selector)}
+        gone = [file for file in self.files() if "/" not in file.path and file.path not in there]
+        if gone:
+            message = (
+                f"as_of: expected a version of {name} that is kept, found {self.version}, "
+                f"{len(gone)} of whose files were deleted when their retention had ended"
+            )
+            raise UsageError(message)
 
     @property
     def version(self) -> int:
@@ -103,6 +120,16 @@ class Snapshot:
                 kept = iter([i for i in kept if _between(wanted, low[i], high[i])])
         paths, sizes = actions["path"].to_pylist(), actions["size_bytes"].to_pylist()
         return [ActiveFile(paths[i], sizes[i]) for i in kept]
+
+    def files_by(self, column: str) -> list[ActiveFile]:
+        """List the active files by the smallest value of a column; those without bounds first."""
+        files, actions = self.files(), self._add_actions()
+        name = f"min.{column}"
+        if name not in actions.column_names:
+            return files
+        low = actions[name].to_pylist()
+        order = sorted(range(len(files)), key=lambda i: (low[i] is not None, low[i], files[i].path))
+        return [files[number] for number in order]
 
     def newest_files(self, count: int) -> list[ActiveFile]:
         """List the active files that were written last."""

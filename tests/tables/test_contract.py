@@ -9,8 +9,15 @@ import pytest
 from deltalake import DeltaTable
 
 from pacspark.dicom.matching import parse_query
-from pacspark.errors import ArchiveNotFoundError, CommitConflictError, HeldError, StorageError
+from pacspark.errors import (
+    ArchiveNotFoundError,
+    CommitConflictError,
+    HeldError,
+    StorageError,
+    UsageError,
+)
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.compaction import compact
 from pacspark.tables.datafile import PIECE_BYTES, AddedFile, DataFile, ObjectFile
 from pacspark.tables.deletion import delete, undelete
 from pacspark.tables.holds import set_hold
@@ -203,3 +210,31 @@ def test_deletes__are_undone_and_refused_for_what_is_on_hold(contract_storage: S
         delete(contract_storage, "instance", "1.2.1.1")
     set_hold(contract_storage, "1.2", release=True)
     assert delete(contract_storage, "instance", "1.2.1.1").instances == 1
+
+
+def test_compact__merges_and_deletes_and_keeps_every_byte(contract_storage: Storage) -> None:
+    objects = {f"1.2.1.{n}": noise(100 + n, n) for n in range(4)}
+    for uid, data in objects.items():
+        store(contract_storage, {uid: data})
+    path = contract_storage.path("objects", "part-killed.parquet")
+    with contract_storage.filesystem.open_output_stream(path) as stream:
+        stream.write(b"half a file")
+    assert compact(contract_storage).deleted_files == 0  # it is young
+    report = compact(contract_storage, retain_days=30, min_age_hours=0)
+    assert report.merged_files["objects"] == 4
+    assert (report.deleted_files, report.deleted_bytes) == (1, 11)
+    delete(contract_storage, "instance", "1.2.1.3")
+    before = Catalog(contract_storage, as_of=4)
+    assert set(before.known(objects)) == set(objects)
+    assert {d for uid in objects if (d := before.read_object(before.instance(uid)))}
+    for _ in range(3):
+        compact(contract_storage, retain_days=0, min_age_hours=0)
+    catalog = Catalog(contract_storage)
+    del objects["1.2.1.3"]
+    assert {uid: catalog.read_object(catalog.instance(uid)) for uid in objects} == objects
+    assert len(catalog.files_of("objects")) == 1
+    folder = pa.fs.FileSelector(contract_storage.path("objects"))
+    files = contract_storage.filesystem.get_file_info(folder)
+    assert sum(info.path.endswith(".parquet") for info in files) == 1
+    with pytest.raises(UsageError, match="as_of: expected a version of instances that is kept"):
+        Catalog(contract_storage, as_of=4).known(objects)

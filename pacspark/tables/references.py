@@ -1,0 +1,93 @@
+"""Which pieces of `objects` rows refer to. Memory is one byte for each piece, whatever the rows."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pacspark.tables.schema import INSTANCES, REJECTS, TABLES
+from pacspark.tables.snapshot import ActiveFile
+from pacspark.tables.storage import Storage
+
+ROW_TABLES: Final = (INSTANCES.name, REJECTS.name)
+"""The tables whose rows refer to objects."""
+PLACE: Final = ("object_file", "object_row_group", "object_pieces")
+_BATCH_ROWS: Final = 1 << 16
+
+
+@dataclass(slots=True)
+class Pieces:
+    """Pieces of data files of `objects`: for each file, which of its row groups are meant."""
+
+    marks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def __contains__(self, file: object) -> bool:
+        return file in self.marks
+
+    def count(self, file: str) -> int:
+        """Count the pieces of a file."""
+        return int(self.marks[file].sum()) if file in self.marks else 0
+
+    def add_rows(self, storage: Storage, table: str, files: Iterable[ActiveFile]) -> None:
+        """Add what the rows of some files of a table refer to."""
+        for file in files:
+            with (
+                storage.errors(f"read {table}/{file.path}"),
+                storage.filesystem.open_input_file(storage.path(table, file.path)) as stream,
+            ):
+                reader = pq.ParquetFile(stream)
+                for batch in reader.iter_batches(_BATCH_ROWS, columns=list(PLACE)):
+                    self.add(batch)
+
+    def add(self, rows: pa.RecordBatch | pa.Table) -> None:
+        """Add what some rows refer to."""
+        kept = pa.table([rows[name] for name in PLACE], PLACE)
+        kept = kept.filter(pc.is_valid(kept["object_file"]))
+        if not kept.num_rows:
+            return
+        names = kept["object_file"].combine_chunks().dictionary_encode()
+        codes = names.indices.to_numpy(zero_copy_only=False)
+        order = np.argsort(codes, kind="stable")
+        starts = np.searchsorted(codes[order], np.arange(len(names.dictionary) + 1))
+        groups = kept["object_row_group"].to_numpy()[order].astype(np.int64)
+        pieces = kept["object_pieces"].to_numpy()[order].astype(np.int64)
+        for number, name in enumerate(names.dictionary.to_pylist()):
+            part = slice(starts[number], starts[number + 1])
+            self._mark(name, groups[part], pieces[part])
+
+    def _mark(self, name: str, groups: NDArray[np.int64], pieces: NDArray[np.int64]) -> None:
+        marks = self.marks.get(name)
+        size = int((groups + pieces).max())
+        if marks is None or len(marks) < size:
+            grown = np.zeros(max(size, 0 if marks is None else 2 * len(marks)), np.bool_)
+            if marks is not None:
+                grown[: len(marks)] = marks
+            marks = self.marks[name] = grown
+        marks[groups] = True
+        for group, count in zip(groups[pieces > 1], pieces[pieces > 1], strict=True):
+            marks[group : group + count] = True
+
+
+def rows_about(
+    storage: Storage,
+    table: str,
+    file: ActiveFile,
+    objects: Sequence[str],
+    columns: Sequence[str],
+) -> pa.Table:
+    """Read some columns of the rows of one file that refer to some files of `objects`."""
+    where = ds.field("object_file").isin(pa.array(objects, pa.string()))
+    schema = TABLES[table].arrow_schema
+    with storage.errors(f"read {table}/{file.path}"):
+        parquet = ds.ParquetFileFormat()
+        fragment = parquet.make_fragment(
+            storage.path(table, file.path), storage.filesystem, file_size=file.size_bytes or None
+        )
+        dataset = ds.FileSystemDataset([fragment], schema, parquet, storage.filesystem)
+        return dataset.to_table(columns=list(columns), filter=where)

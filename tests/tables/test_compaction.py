@@ -1,0 +1,478 @@
+"""Compaction: fewer files, the same rows and bytes, whatever comes between or kills it."""
+
+import multiprocessing
+import os
+import random
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pacspark.errors import UsageError
+from pacspark.tables import log
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.compaction import CompactionReport, compact
+from pacspark.tables.datafile import PIECE_BYTES, ObjectFile
+from pacspark.tables.deletion import delete, undelete
+from pacspark.tables.lookup import _sieves
+from pacspark.tables.merging import group_up
+from pacspark.tables.schema import REJECTS, create_tables
+from pacspark.tables.scratch import Scratch
+from pacspark.tables.snapshot import Snapshot
+from pacspark.tables.storage import Storage, open_storage
+from pacspark.tables.writer import commit_files, commit_instances, commit_rejects
+from tests.tables.samples import RECEIVED_AT, instance_row, noise, rows_of, sha256
+
+SPAWN = multiprocessing.get_context("spawn")
+EAGER: dict[str, Any] = {"min_age_hours": 0}
+"""Files of tests are young."""
+NOW: dict[str, Any] = {"retain_days": 0, "min_age_hours": 0}
+
+
+def ingest(storage: Storage, objects: dict[str, bytes], run_id: str = "run-1") -> int:
+    """Take objects in; a UID names its study and series: 1.2.STUDY.SERIES.NUMBER."""
+    with ObjectFile(storage) as file:
+        places = {uid: file.append(data) for uid, data in objects.items()}
+    commit_files(storage, "objects", [file.close()], run_id=run_id, operation="ingest")
+    rows = []
+    for uid, data in objects.items():
+        *above, number = uid.split(".")
+        columns = {
+            "study_instance_uid": ".".join(above[:3]),
+            "series_instance_uid": ".".join(above[:4]),
+            "instance_number": int(number),
+            "run_id": run_id,
+        }
+        rows.append(instance_row(uid, data, **columns) | places[uid].columns())
+    return int(commit_instances(storage, rows_of(rows), run_id=run_id).stored.num_rows)
+
+
+def reject(storage: Storage, source: str, data: bytes) -> None:
+    """Keep the bytes of a refused input."""
+    with ObjectFile(storage) as file:
+        place = file.append(data)
+    commit_files(storage, "objects", [file.close()], run_id="run-1", operation="ingest")
+    row = {"source": source, "received_at": RECEIVED_AT, "error_class": "e", "message": "m"}
+    rows = pa.Table.from_pylist([row | place.columns()], schema=REJECTS.arrow_schema)
+    commit_rejects(storage, rows, run_id="run-1", operation="ingest")
+
+
+def read_all(storage: Storage, as_of: int | None = None) -> dict[str, bytes]:
+    """Read every stored object; a UID that is there twice is an error."""
+    catalog = Catalog(storage, as_of)
+    columns = ["sop_instance_uid", "sha256", "size_bytes", "object_file", "object_offsets"]
+    rows = catalog.table("instances", columns).to_pylist()
+    found = {row["sop_instance_uid"]: catalog.read_object(row) for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def data_files(storage: Storage, table: str) -> set[str]:
+    return {path.name for path in Path(storage.path(table)).glob("*.parquet")}
+
+
+def listed(storage: Storage, table: str) -> set[str]:
+    return set(Catalog(storage).files_of(table))
+
+
+def settle(storage: Storage) -> CompactionReport:
+    """Compact, all retention ended, until nothing is left to do."""
+    while True:
+        report = compact(storage, **NOW)
+        if not report.deleted_files and report.merged_files.keys() <= {"runs"}:
+            return report
+
+
+def objects_of(n: int, seed: int = 0) -> dict[str, bytes]:
+    draw = random.Random(seed)
+    return {
+        f"1.2.{draw.randrange(3)}.{draw.randrange(2)}.{seed * 100 + k}": noise(200 + k, seed + k)
+        for k in range(n)
+    }
+
+
+def fill(storage: Storage, commits: int = 6) -> dict[str, bytes]:
+    stored: dict[str, bytes] = {}
+    for number in range(commits):
+        objects = objects_of(4, number)
+        ingest(storage, objects, f"run-{number}")
+        stored |= objects
+    return stored
+
+
+@given(st.lists(st.floats(0, 1.2), max_size=40))
+def test_group_up__makes_groups_that_are_not_small_again(weights: list[float]) -> None:
+    items = list(enumerate(weights))
+    groups = group_up(((n, w), w) for n, w in items)
+    sums = [sum(w for _, w in group) for group in group_up(((n, w), w) for n, w in items)]
+    assert all(total <= 1 + 1e-9 for total in sums)
+    flat = [item for group in groups for item in group]
+    assert flat == [item for item in items if item in set(flat)]
+    every = group_up(((n, w), w) for n, w in items), group_up(items, fewest=1)
+    assert all(sum(w for n, w in items if n in group) > 0.5 for group in every[1][:-1])
+    assert sum(map(len, every[1])) == sum(w < 0.5 for w in weights)
+
+
+def test_compact__makes_few_ordered_files_of_many_and_changes_nothing(storage: Storage) -> None:
+    stored = fill(storage)
+    reject(storage, "broken.dcm", b"not DICOM")
+    before = Catalog(storage).table("instances").sort_by("sop_instance_uid")
+    held = Snapshot(storage, "instances")  # a reader that goes on with what it has opened
+    version = held.version
+    report = compact(storage, **EAGER)
+    assert (report.merged_files["instances"], report.into_files["instances"]) == (6, 1)
+    assert (report.merged_files["objects"], report.into_files["objects"]) == (7, 1)
+    assert report.moved_objects == len(stored) + 1
+    assert report.left_alone == []
+    assert read_all(storage) == read_all(storage, version) == stored
+    (row,) = Catalog(storage).rejects().to_pylist()
+    assert Catalog(storage).read_object(row) == b"not DICOM"
+    assert row["object_file"] in listed(storage, "objects")
+    assert held.read(before.column_names).sort_by("sop_instance_uid").equals(before)
+    # the same rows, but for where their bytes are
+    after = Catalog(storage).table("instances").sort_by("sop_instance_uid")
+    places = ["object_file", "object_row_group", "object_offsets"]
+    assert after.drop(places).equals(before.drop(places))
+    snapshot = Snapshot(storage, "instances")
+    (file,) = snapshot.files()
+    keys = ["study_instance_uid", "series_instance_uid", "instance_number"]
+    clustered = snapshot.read(keys).to_pylist()
+    assert clustered == sorted(clustered, key=lambda row: [row[key] for key in keys])
+    assert all(group.bloom is not None for group in _sieves(storage, file))
+    assert snapshot.files({"sop_instance_uid": ["0.1"]}) == []
+    # objects of a study lie together, in the order of their numbers
+    rows = snapshot.read([*keys, "object_row_group"]).to_pylist()
+    assert [r["object_row_group"] for r in rows] == sorted(r["object_row_group"] for r in rows)
+    # nothing is left to do
+    versions = {name: Catalog(storage).version(name) for name in ("instances", "objects")}
+    again = compact(storage, **EAGER)
+    assert again.merged_files.keys() <= {"runs"}
+    assert versions == {name: Catalog(storage).version(name) for name in versions}
+
+
+def test_compact__says_beforehand_what_it_would_do(storage: Storage) -> None:
+    stored = fill(storage)
+    for table in ("instances", "objects"):
+        Path(storage.path(table, "part-killed.parquet")).write_bytes(b"half a file")
+    versions = Catalog(storage).versions().num_rows
+    looked = compact(storage, dry_run=True, **EAGER)
+    assert Catalog(storage).versions().num_rows == versions
+    assert "part-killed.parquet" in data_files(storage, "objects")
+    done = compact(storage, **EAGER)
+    for name in ("merged_files", "into_files", "deleted_files", "deleted_bytes"):
+        assert getattr(looked, name) == getattr(done, name), name
+    assert (done.deleted_files, done.deleted_bytes) == (2, 22)
+    assert read_all(storage) == stored
+
+
+def test_compact__keeps_large_objects_piece_by_piece(storage: Storage) -> None:
+    large = noise(PIECE_BYTES + 4321)
+    stored = {"1.2.1.1.1": large, "1.2.1.1.2": b"", "1.2.1.1.3": b"x", "1.2.1.1.4": b"y"}
+    for uid, data in stored.items():
+        ingest(storage, {uid: data})
+    assert compact(storage, **EAGER).into_files["objects"] == 1
+    catalog = Catalog(storage)
+    row = catalog.instance("1.2.1.1.1")
+    assert catalog.read_range(row, PIECE_BYTES - 10, 20) == large[PIECE_BYTES - 10 :][:20]
+    assert read_all(storage) == stored
+    # one row group for each piece, as a reader of the table sees it
+    pieces = catalog.table("objects", ["sha256", "piece"]).to_pylist()
+    expected = [(sha256(large), 1), *((sha256(data), 0) for data in stored.values())]
+    assert sorted((p["sha256"], p["piece"]) for p in pieces) == sorted(expected)
+
+
+def test_compact__leaves_alone_what_is_young_or_kept(storage: Storage) -> None:
+    stored = fill(storage)
+    orphan = Path(storage.path("instances", "part-orphan.parquet"))
+    orphan.write_bytes(b"a job that still runs")
+    Scratch(storage, "run").begin()
+    compact(storage)
+    assert len(listed(storage, "objects")) == 6  # rows may be on their way to them
+    assert len(listed(storage, "instances")) == 1
+    assert len(data_files(storage, "instances")) == 8
+    assert orphan.exists()
+    assert Path(storage.path("_scratch", "run")).exists()
+    for table in ("instances", "objects"):
+        for path in Path(storage.path(table)).glob("*.parquet"):
+            os.utime(path, (1, 1))
+    os.utime(storage.path("_scratch", "run"), (1, 1))
+    report = compact(storage)
+    assert report.leftovers == 1
+    assert not Path(storage.path("_scratch", "run")).exists()
+    assert not orphan.exists()
+    assert len(listed(storage, "objects")) == 1
+    # versions of the last 30 days are whole
+    assert len(data_files(storage, "objects")) == 7
+    for version in range(1, 7):
+        assert len(read_all(storage, version)) == 4 * version
+    assert read_all(storage) == stored
+
+
+def test_compact__deletes_bytes_whose_retention_has_ended_and_no_others(storage: Storage) -> None:
+    stored = fill(storage, 3)
+    gone, *_ = stored
+    compact(storage, **EAGER)
+    delete(storage, "instance", gone)
+    compact(storage, **EAGER)
+    assert undelete(storage, "instance", gone).restored == 1
+    assert read_all(storage) == stored
+    delete(storage, "instance", gone)
+    version = Catalog(storage).version()
+    settle(storage)
+    del stored[gone]
+    assert read_all(storage) == stored
+    for table in ("instances", "objects"):
+        assert data_files(storage, table) == listed(storage, table)
+    digests = Catalog(storage).table("objects", ["sha256"])["sha256"].to_pylist()
+    assert sorted(digests) == sorted(sha256(data) for data in stored.values())
+    message = (
+        rf"as_of: expected a version of instances that is kept, found {version - 1}, [0-9]+ of"
+    )
+    with pytest.raises(UsageError, match=message):
+        Catalog(storage, version - 1).known([gone])
+
+
+def test_compact__leaves_damage_where_it_is_and_says_so(storage: Storage) -> None:
+    stored = fill(storage, 4)
+    first, *others = Catalog(storage).files_of("objects")
+    row = next(
+        row
+        for row in Catalog(storage).table("instances").to_pylist()
+        if row["object_file"] == first
+    )
+    path = Path(storage.path("objects", first))
+    damaged = bytearray(path.read_bytes())
+    damaged[row["object_offsets"][0]] ^= 1
+    path.write_bytes(damaged)
+    os.utime(path, (1, 1))
+    report = compact(storage, **EAGER)
+    assert len(report.left_alone) == 1
+    assert "expected bytes of SHA-256" in report.left_alone[0]
+    assert listed(storage, "objects") == {first, *others}
+    catalog = Catalog(storage)
+    for uid, data in stored.items():
+        if uid != row["sop_instance_uid"]:
+            assert catalog.read_object(catalog.instance(uid)) == data
+
+
+def _die_at(number: int, *, before: bool) -> None:
+    """Let the process be killed before or after its commit of a number."""
+    commit, count = log._commit, iter(range(1000))
+
+    def dying(*given: Any) -> None:
+        mine = next(count)
+        if before and mine == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        commit(*given)
+        if mine == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    log._commit = dying  # type: ignore[assignment]
+
+
+def _compact_and_die(root: str, number: int, before: bool) -> None:
+    _die_at(number, before=before)
+    compact(open_storage(root), **NOW)
+
+
+@pytest.mark.parametrize(
+    ("number", "before"),
+    [(0, True), *((n, False) for n in range(4)), pytest.param(4, False, marks=pytest.mark.slow)],
+)
+def test_compact__may_be_killed_at_any_commit(
+    storage: Storage, number: int, *, before: bool
+) -> None:
+    """Rows of instances, objects in, rows moved in instances and rejects, objects out."""
+    stored = fill(storage, 4)
+    reject(storage, "broken.dcm", b"not DICOM")
+    process = SPAWN.Process(target=_compact_and_die, args=(storage.root, number, before))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert read_all(storage) == stored
+    compact(storage, **NOW)
+    assert read_all(storage) == stored
+    settle(storage)
+    for table in ("instances", "rejects", "objects"):
+        assert data_files(storage, table) == listed(storage, table)
+    assert len(listed(storage, "instances")) == 1
+    assert len(listed(storage, "objects")) <= 2  # too few to be merged once more
+    (row,) = Catalog(storage).rejects().to_pylist()
+    assert Catalog(storage).read_object(row) == b"not DICOM"
+    pieces = Catalog(storage).table("objects", ["sha256"]).num_rows
+    assert pieces == len(stored) + 1
+
+
+def _before_commits(
+    monkeypatch: pytest.MonkeyPatch, others: Iterable[Callable[[], object]]
+) -> None:
+    commit, waiting = log._commit, list(others)
+
+    def overtaken(*given: Any) -> None:
+        if waiting:
+            with monkeypatch.context() as patch:
+                patch.setattr(log, "_commit", commit)
+                waiting.pop(0)()
+        commit(*given)
+
+    monkeypatch.setattr(log, "_commit", overtaken)
+
+
+def test_compact__takes_up_what_others_do_between_its_commits(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = fill(storage, 5)
+    kept, gone = "1.2.9.9.1", next(iter(stored))
+    new = {f"1.2.9.9.{n}": noise(50, n) for n in range(2, 9)}
+    work: list[Callable[[], object]] = [
+        lambda: ingest(storage, {kept: b"x"}),
+        lambda: delete(storage, "instance", gone),
+        *(lambda uid=uid: ingest(storage, {uid: new[uid]}) for uid in new),
+    ]
+    work.insert(4, lambda: undelete(storage, "instance", gone))
+    _before_commits(monkeypatch, work)
+    compact(storage, **EAGER)
+    monkeypatch.undo()
+    # those that had no turn
+    for uid, data in (new | {kept: b"x"}).items():
+        if uid not in Catalog(storage).known([uid]):
+            ingest(storage, {uid: data})
+    if gone not in Catalog(storage).known([gone]):
+        undelete(storage, "instance", gone)
+    assert read_all(storage) == stored | new | {kept: b"x"}
+    settle(storage)
+    assert read_all(storage) == stored | new | {kept: b"x"}
+
+
+UIDS = [f"1.2.{study}.{series}.{n}" for study in (1, 2) for series in (1, 2) for n in (1, 2)]
+STEP = st.one_of(
+    st.tuples(
+        st.just("ingest"),
+        st.dictionaries(st.sampled_from(UIDS), st.sampled_from([b"a", b"b"]), min_size=1),
+    ),
+    st.tuples(
+        st.sampled_from(["delete", "undelete"]),
+        st.sampled_from([("study", u[:5]) for u in UIDS[::4]] + [("instance", u) for u in UIDS]),
+    ),
+    st.tuples(st.just("compact"), st.sampled_from([EAGER, NOW])),
+)
+
+
+UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=UNCHECKED)
+@given(st.lists(STEP, min_size=3, max_size=8))
+def test_archive__is_a_dictionary_whatever_is_done(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any]]
+) -> None:
+    check_model(tmp_path_factory, steps)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None, suppress_health_check=UNCHECKED)
+@given(st.lists(STEP, min_size=3, max_size=12))
+def test_archive__is_a_dictionary_whatever_is_done_at_length(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any]]
+) -> None:
+    check_model(tmp_path_factory, steps)
+
+
+def check_model(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any]]) -> None:
+    """Do some steps with an archive and with a dictionary, and compare after each."""
+    storage = open_storage(tmp_path_factory.mktemp("model") / "archive")
+    create_tables(storage)
+    model: dict[str, bytes] = {}
+    trash: list[dict[str, bytes]] = []
+    for action, what in steps:
+        if action == "ingest":
+            ingest(storage, what)
+            model = what | model
+        elif action == "delete":
+            level, uid = what
+            gone = {u: d for u, d in model.items() if uid == (u if level == "instance" else u[:5])}
+            if gone:
+                assert delete(storage, level, uid).instances == len(gone)
+                trash.append(gone)
+                model = {u: d for u, d in model.items() if u not in gone}
+        elif action == "undelete":
+            level, uid = what
+            for batch in reversed(trash):
+                back = {
+                    u: d
+                    for u, d in batch.items()
+                    if uid == (u if level == "instance" else u[:5]) and u not in model
+                }
+                if back:
+                    assert undelete(storage, level, uid).restored == len(back)
+                    model |= back
+                    break
+        else:
+            compact(storage, **what)
+            if what is NOW:
+                trash.clear()
+                settle(storage)
+        assert read_all(storage) == model
+
+
+PARTS = 5
+
+
+def _ingest_many(root: str, number: int, barrier: Any) -> None:
+    storage = open_storage(root)
+    barrier.wait(120)
+    for part in range(PARTS):
+        ingest(storage, {f"1.2.{number}.{part}.{n}": noise(99, n) for n in range(3)}, "w")
+
+
+def _delete_and_bring_back(root: str, barrier: Any) -> None:
+    storage = open_storage(root)
+    barrier.wait(120)
+    for _ in range(2):
+        delete(storage, "study", "1.2.90")
+        undelete(storage, "study", "1.2.90")
+    delete(storage, "study", "1.2.91")
+
+
+def _compact_again_and_again(root: str, barrier: Any) -> None:
+    storage = open_storage(root)
+    barrier.wait(120)
+    for _ in range(2):
+        compact(storage, **EAGER)
+
+
+def test_processes__ingest_delete_and_compact_at_once_and_nothing_is_lost_or_doubled(
+    storage: Storage,
+) -> None:
+    kept = {f"1.2.90.1.{n}": noise(77, n) for n in range(3)}
+    for uid, data in kept.items():
+        ingest(storage, {uid: data})
+    ingest(storage, {"1.2.91.1.1": b"to go"})
+    barrier = SPAWN.Barrier(5)
+    work = [
+        SPAWN.Process(target=_ingest_many, args=(storage.root, 1, barrier)),
+        SPAWN.Process(target=_ingest_many, args=(storage.root, 2, barrier)),
+        SPAWN.Process(target=_delete_and_bring_back, args=(storage.root, barrier)),
+        SPAWN.Process(target=_compact_again_and_again, args=(storage.root, barrier)),
+        SPAWN.Process(target=_compact_again_and_again, args=(storage.root, barrier)),
+    ]
+    for process in work:
+        process.start()
+    for process in work:
+        process.join(300)
+    assert [process.exitcode for process in work] == [0] * len(work)
+    expected = kept | {
+        f"1.2.{number}.{part}.{n}": noise(99, n)
+        for number in (1, 2)
+        for part in range(PARTS)
+        for n in range(3)
+    }
+    assert read_all(storage) == expected
+    assert settle(storage).left_alone == []
+    assert read_all(storage) == expected
+    assert data_files(storage, "objects") == listed(storage, "objects")
