@@ -54,11 +54,12 @@ from pacspark.tables.retention import (
     leftovers,
     retention_of,
 )
+from pacspark.tables.rowfiles import CLUSTERING
 from pacspark.tables.runs import recorded_run, versions_now
 from pacspark.tables.schema import INSTANCES, OBJECTS, TABLES
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
-from pacspark.tables.writer import CLUSTERING, replace_files
+from pacspark.tables.writer import replace_files
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from pacspark.errors import StorageError
 from pacspark.tables.datafile import PIECE_BYTES, AddedFile, DataFile, ObjectFile
 from pacspark.tables.rewriting import row_groups
+from pacspark.tables.rowfiles import CLUSTERING
 from pacspark.tables.schema import OBJECTS, TABLES
 from pacspark.tables.snapshot import ActiveFile
 from pacspark.tables.storage import Storage
-from pacspark.tables.writer import CLUSTERING
 
 MERGED_BYTES: Final = 128 << 20
 """Rows that are merged at once, decoded."""

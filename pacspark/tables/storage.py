@@ -369,7 +369,7 @@ def _hdfs_filesystem(authority: str) -> pafs.FileSystem:
         message = 'HDFS needs hdfs-native and fsspec: pip install "pacspark[hdfs]"'
         raise MissingDependencyError(message) from error
 
-    class Timed(HdfsFileSystem):  # type: ignore[misc]
+    class Timed(HdfsFileSystem):
         """Tells when files were written, under the name that pyarrow looks for."""
 
         def info(self, path: str, **more: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pacspark.tables.catalog import Catalog
 from pacspark.tables.compaction import CompactionReport, compact
 from pacspark.tables.datafile import PIECE_BYTES, ObjectFile
 from pacspark.tables.deletion import delete, undelete
-from pacspark.tables.lookup import _sieves
+from pacspark.tables.lookup import _read_sieve
 from pacspark.tables.merging import group_up
 from pacspark.tables.schema import REJECTS, create_tables
 from pacspark.tables.scratch import Scratch
@@ -143,7 +143,7 @@ def test_compact__makes_few_ordered_files_of_many_and_changes_nothing(storage: S
     keys = ["study_instance_uid", "series_instance_uid", "instance_number"]
     clustered = snapshot.read(keys).to_pylist()
     assert clustered == sorted(clustered, key=lambda row: [row[key] for key in keys])
-    assert all(group.bloom is not None for group in _sieves(storage, file))
+    assert all(bloom is not None for _, _, bloom in _read_sieve(storage, file))
     assert snapshot.files({"sop_instance_uid": ["0.1"]}) == []
     # objects of a study lie together, in the order of their numbers
     rows = snapshot.read([*keys, "object_row_group"]).to_pylist()
