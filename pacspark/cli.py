@@ -18,7 +18,7 @@ from pacspark import __version__, cli_asking, cli_fixity, cli_retaining
 from pacspark.archive import create_archive, open_archive
 from pacspark.cli_anonymize import anonymize
 from pacspark.cli_describe import describe
-from pacspark.cli_out import export, view
+from pacspark.cli_out import export, print_sheets, view
 from pacspark.cli_serve import send, serve
 from pacspark.ct.checks import require_positive
 from pacspark.ct.filtering import FDKOptions
@@ -327,6 +327,9 @@ app.command(epilog="Example: pacspark anonymize archive research --study 1.2.3 -
     anonymize
 )
 app.command(epilog="Example: pacspark view archive 1.2.3 slice.png --plane z --slice 40")(view)
+app.command("print", epilog="Example: pacspark print archive --series 1.2.3 --out film.pdf")(
+    print_sheets
+)
 
 
 @app.command(epilog="Example: pacspark history archive")

@@ -88,3 +88,41 @@ def view(
         show_json({"picture": str(picture)})
     else:
         print(picture)
+
+
+def print_sheets(
+    root: Root,
+    out: Annotated[Path, typer.Option("--out", help="The film, .pdf or .png.")],
+    series: Annotated[str, typer.Option("--series", help="Series Instance UID.")],
+    grid: Annotated[
+        tuple[int, int], typer.Option("--grid", help="Slices on a sheet.", metavar="ROWS COLUMNS")
+    ] = (5, 4),
+    every: Annotated[int, typer.Option("--every", help="Print every n-th slice.")] = 1,
+    window: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--window", help="Values shown.", metavar="CENTER WIDTH"),
+    ] = None,
+    part: Part = None,
+    no_patient: Annotated[
+        bool, typer.Option("--no-patient", help="Leave out who it is and where.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print a series onto film sheets: slices in a grid, with window, places and scale bars."""
+    from pacspark.film import Layout, film_path, print_film
+
+    archive = open_archive(root)
+    files = print_film(
+        archive.catalog,
+        archive.volume(series, part),
+        film_path(out),
+        Layout(*grid, every),
+        Window.given(window),
+        with_patient=not no_patient,
+        progress=archive.progress,
+    )
+    if as_json:
+        show_json([str(file) for file in files])
+    else:
+        for file in files:
+            print(file)

@@ -30,7 +30,7 @@ def new_figure(width_inches: float, height_inches: float, dots_per_inch: int) ->
     except ImportError as error:
         message = "pictures need matplotlib: pip install 'pacspark[pictures]'"
         raise MissingDependencyError(message) from error
-    return Figure(figsize=(width_inches, height_inches), dpi=dots_per_inch)
+    return Figure(figsize=(width_inches, height_inches), dpi=dots_per_inch, facecolor="white")
 
 
 def round_length_mm(longest_mm: float) -> float:

@@ -131,7 +131,7 @@ class Picture:
         from PIL import Image
 
         drawn, packed = io.BytesIO(), io.BytesIO()
-        self.figure.savefig(drawn, format="png", facecolor="white")
+        self.figure.savefig(drawn, format="png", facecolor=self.figure.get_facecolor())
         # greys and a few colours: a palette is a third of the bytes, in notebooks too
         with Image.open(drawn) as image:
             image.convert("RGB").quantize(256).save(packed, "png", optimize=True)

@@ -1,7 +1,7 @@
 """Files out of the archive: DICOM as it was received, or volumes in the formats of other fields.
 
 Names are checked UIDs. What appears is whole, and nothing that is there already is overwritten: see
-`pacspark.export.wholes`.
+`pacspark.wholes`.
 """
 
 import itertools

@@ -15,8 +15,8 @@ import numpy as np
 
 from pacspark.errors import MissingDependencyError
 from pacspark.export.volumes import Voxels
-from pacspark.export.wholes import whole_file
 from pacspark.progress import Progress
+from pacspark.wholes import whole_file
 
 LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 LONGEST_NIFTI1_AXIS: Final = 32767

@@ -12,10 +12,10 @@ from pacspark.dicom.matching import parse_query
 from pacspark.dicom.uids import require_uid
 from pacspark.errors import NotInArchiveError
 from pacspark.export.dicomdir import RECORD_COLUMNS, DirectoryBuilder, is_image
-from pacspark.export.wholes import holds_something_else, whole_file
 from pacspark.progress import Progress
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.schema import LOCATION_COLUMNS
+from pacspark.wholes import holds_something_else, whole_file
 
 _COLUMNS: Final = ("sop_instance_uid", "series_instance_uid", *LOCATION_COLUMNS)
 THREADS: Final = 4

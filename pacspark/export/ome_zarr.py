@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from pacspark.errors import MissingDependencyError
 from pacspark.export.volumes import Voxels
-from pacspark.export.wholes import whole_folder
 from pacspark.pictures import Window
 from pacspark.progress import Progress, Stage
+from pacspark.wholes import whole_folder
 
 CHUNK: Final = 64
 """Voxels along each axis of a chunk: 0.5 MiB of int16."""

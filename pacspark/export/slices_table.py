@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pacspark.export.wholes import whole_file
 from pacspark.progress import Progress
 from pacspark.volume import Volume
+from pacspark.wholes import whole_file
 
 _PLACES: Final = pa.list_(pa.float64())
 SCHEMA: Final = pa.schema(

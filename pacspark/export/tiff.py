@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from pacspark.errors import MissingDependencyError
 from pacspark.export.volumes import Voxels
-from pacspark.export.wholes import whole_file
 from pacspark.progress import Progress, Stage
+from pacspark.wholes import whole_file
 
 MM_PER_CENTIMETER: Final = 10.0
 

@@ -17,8 +17,15 @@ from pacspark.errors import StorageError, UsageError
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield the name of a file to write in the place of `path`.
+
+    Parameters
+    ----------
+    path
+        its name; folders on the way are made
+    replace
+        whether it may take the place of a file that holds something else
 
     Raises
     ------
@@ -32,7 +39,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     with _making(path) as temporary:
         yield temporary
         _sync(temporary)
-        if os.path.lexists(path):
+        if os.path.lexists(path) and not replace:
             if not filecmp.cmp(temporary, path, shallow=False):
                 raise holds_something_else(path)
         else:
