@@ -5,6 +5,7 @@ has the name already is left alone where it holds the same bytes; all formats ar
 the same voxels make the same bytes.
 """
 
+import errno
 import filecmp
 import os
 import shutil
@@ -12,8 +13,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from pacspark.errors import StorageError, UsageError
+
+ALMOST_NOTHING_BYTES: Final = 1 << 20
+"""What is left on a disk that is full."""
 
 
 @contextmanager
@@ -83,13 +88,21 @@ def _making(path: Path) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        message = f"{path}: cannot write: {error.strerror or error}"
+        message = f"{path}: cannot write: {_reason(error, path)}"
         raise StorageError(message) from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _reason(error: OSError, path: Path) -> str:
+    """Say why: NumPy tells how much it wrote of an array, not that the disk is full."""
+    with suppress(OSError):
+        if error.errno is None and shutil.disk_usage(path.parent).free < ALMOST_NOTHING_BYTES:
+            return os.strerror(errno.ENOSPC)
+    return error.strerror or str(error)
 
 
 def _sync(path: Path) -> None:

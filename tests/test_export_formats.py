@@ -2,6 +2,9 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +19,7 @@ import tensorstore
 from numpy.typing import NDArray
 from PIL import Image
 
+from pacspark.cli import main
 from pacspark.errors import StorageError, UsageError
 from pacspark.export import export
 from pacspark.export.ome_zarr import plan_levels
@@ -352,3 +356,78 @@ def test_a_study__has_a_file_for_each_volume(tmp_path: Path) -> None:
         paths = export(catalog, tmp_path / file_format, "study", STUDY_UID, file_format)
         assert {path.name for path in paths} == {f"{SERIES_UID}{suffix}", f"{STUDY_UID}.2{suffix}"}
         assert all(path.exists() for path in paths)
+
+
+LIMITED = """
+import resource, sys
+from pacspark.cli import main
+root, out, uid, *formats = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+for name in formats:
+    print(name, main(["export", root, f"{out}/{name}", "--series", uid, "--format", name]))
+"""
+
+
+def test_a_disk_that_takes_no_more__is_one_line_each(tmp_path: Path) -> None:
+    noise_archive(tmp_path / "archive", (3, 200, 200))
+    formats = ("dicom", *VOLUMES)
+    words = [tmp_path / "archive", tmp_path / "out", SERIES_UID, *formats]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [word for name in formats for word in (name, "1")]
+    told = [line for line in done.stderr.splitlines() if not line.startswith("export: ")]
+    assert len(told) == len(formats), done.stderr
+    for line in told:
+        assert line.startswith("StorageError: ")
+        assert "File too large" in line or "requested and" in line  # NumPy's words
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pacspark.export import export
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.storage import open_storage
+
+class Dying(Catalog):
+    reads = 0
+    def read_range(self, *where):
+        Dying.reads += 1
+        if Dying.reads > 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read_range(*where)
+
+root, out, uid, name = sys.argv[1:]
+export(Dying(open_storage(root)), Path(out), "series", uid, name)
+"""
+
+
+@pytest.mark.parametrize("file_format", VOLUMES)
+def test_a_killed_export__has_no_name_and_is_made_again(tmp_path: Path, file_format: str) -> None:
+    catalog, _ = noise_archive(tmp_path / "archive", (6, 40, 30))
+    words = [tmp_path / "archive", tmp_path / "out", SERIES_UID, file_format]
+    done = subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    left = list((tmp_path / "out").iterdir())
+    assert all(path.name.startswith(".") and path.suffix == ".part" for path in left)
+    (path,) = export(catalog, tmp_path / "out", "series", SERIES_UID, file_format)
+    assert path.exists()
+
+
+def test_command__lists_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise_archive(tmp_path / "archive", (3, 10, 10))
+    words = ["export", str(tmp_path / "archive"), str(tmp_path / "out"), "--series", SERIES_UID]
+    for more, count in ((["--format", "tiff"], 1), (["--dicomdir"], 4)):
+        assert main([*words, *more, "--json"]) == 0
+        printed = capsys.readouterr()
+        files = json.loads(printed.out.splitlines()[-1])
+        assert len(files) == count
+        assert all(Path(file).exists() for file in files)
+        assert "export: 0 of 3" in printed.err
+    assert main([*words, "--format", "zarr", "--part", "1"]) == 2
+    assert "expected part 0, the only one, found 1" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def write_ome_zarr(path: Path, volume: Voxels, progress: Progress) -> None:
                 else:
                     step = [f // g for f, g in zip(factors, levels[number - 1], strict=True)]
                     values = _coarser(finer, block, step)
-                array[block] = values
+                _write(array, block, values)
                 _advance(stage, block, shape)
             finer = array
         group.attrs.update(_attributes(volume, levels, (float(lowest), float(highest))))
@@ -159,6 +159,23 @@ def _coarser(finer: Any, block: tuple[slice, slice, slice], step: Sequence[int])
         values = (even + odd) / 2
     kind = finer.dtype
     return values.astype(kind) if kind.kind == "f" else np.rint(values).astype(kind)
+
+
+def _write(array: Any, block: tuple[slice, slice, slice], values: NDArray[Any]) -> None:
+    """Write a block shard by shard: at once, zarr would go on with others after one has failed."""
+    along_z, along_y, along_x = block
+    _, step_y, step_x = array.shards
+    for y in range(along_y.start, along_y.stop, step_y):
+        for x in range(along_x.start, along_x.stop, step_x):
+            shard = (
+                slice(y, min(y + step_y, along_y.stop)),
+                slice(x, min(x + step_x, along_x.stop)),
+            )
+            inside = (
+                slice(part.start - whole.start, part.stop - whole.start)
+                for part, whole in zip(shard, block[1:], strict=True)
+            )
+            array[along_z, *shard] = values[:, *inside]
 
 
 def _advance(stage: Stage, block: tuple[slice, slice, slice], shape: tuple[int, ...]) -> None:
