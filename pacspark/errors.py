@@ -13,6 +13,8 @@ that it pickles through Spark. A message says what was expected, what was found,
     ├── TranscodingError(ValueError)          pixels that cannot be decoded for a peer
     ├── QueryError(ValueError)                a query that nobody can answer
     ├── QueryTooLargeError(RuntimeError)      a query that would read more than it may
+    ├── RequestTooLargeError(RuntimeError)    a request that would take more than it may
+    ├── UnacceptableError(ValueError)         a form of an object that cannot be had
     ├── UsageError(ValueError)                arguments that do not go together
     ├── MemoryBudgetError(MemoryError)        a plan that does not fit its memory
     ├── ArchiveNotFoundError(FileNotFoundError)
@@ -78,6 +80,14 @@ class QueryError(PacsparkError, ValueError):
 
 class QueryTooLargeError(PacsparkError, RuntimeError):
     """A query whose answer would need more reading than one query may have."""
+
+
+class RequestTooLargeError(PacsparkError, RuntimeError):
+    """A request whose body or whose answer would take more than one request may."""
+
+
+class UnacceptableError(PacsparkError, ValueError):
+    """A form of an object, a media type or transfer syntax, that it cannot be given in."""
 
 
 class UsageError(PacsparkError, ValueError):

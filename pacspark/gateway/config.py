@@ -28,6 +28,8 @@
 
     [limits]                       # see `Limits`
 
+    [web]                          # see `pacspark.gateway.web_config`
+
 A key that is not known, or a value that cannot be, is one line that names it.
 """
 
@@ -42,6 +44,7 @@ from typing import Any, Final, TypeVar
 
 from pacspark.dicom.uids import is_uid
 from pacspark.errors import ScanDescriptionError, UsageError
+from pacspark.gateway.web_config import WebConfig, read_web
 from pacspark.scans.toml import TomlTable, one_line, read_text
 from pacspark.tables.storage import Storage
 
@@ -162,6 +165,7 @@ class GatewayConfig:
     callers: tuple[Caller, ...] = ()
     tls: Tls | None = None
     limits: Limits = field(default_factory=Limits)
+    web: WebConfig = field(default_factory=WebConfig)
 
     def services_of(self, ae_title: str, address: str) -> frozenset[str]:
         """Tell what a caller may do; nothing where nobody told of it."""
@@ -278,6 +282,9 @@ def _config(path: Path, values: Mapping[str, Any]) -> GatewayConfig:
         ),
         "tls": lambda: _tls(path, table.table("tls", dict.fromkeys(_names(Tls), ""))),
         "limits": lambda: _limits(table.table("limits", dict.fromkeys(_names(Limits), ""))),
+        "web": lambda: read_web(
+            table.table("web", dict.fromkeys(_names(WebConfig), "")), values["web"]
+        ),
     }
     return GatewayConfig(**{key: read() for key, read in readers.items() if key in table})
 

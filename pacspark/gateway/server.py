@@ -16,6 +16,7 @@ from pacspark.gateway.audit import AuditLog
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.dimse import DimseServer
 from pacspark.gateway.storing import Store
+from pacspark.gateway.web import WebServer
 from pacspark.tables.landing import Landing
 from pacspark.tables.runs import recorded_run, versions_now
 from pacspark.tables.schema import check_tables
@@ -42,11 +43,14 @@ class Gateway:
         takes a row for each access
     dimse
         the DIMSE server
+    web
+        the HTTP server; None where the configuration has it off
     """
 
     def __init__(self, storage: Storage, config: GatewayConfig) -> None:
         self.storage, self.config = storage, config.checked()
         self._stack = ExitStack()
+        self.web: WebServer | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -68,6 +72,10 @@ class Gateway:
             self.store.every_turn = self._every_turn
             self.dimse.start()
             stack.callback(self.dimse.close)
+            if self.config.web.enabled:
+                self.web = WebServer(self.store, self.config, self.audit)
+                self.web.start()
+                stack.callback(self.web.close)
             # what is here now lives as long as the process: the collector need not look at it again
             gc.collect()
             gc.freeze()
@@ -92,6 +100,7 @@ class Gateway:
             "ae_title": self.config.ae_title,
             "host": self.config.host,
             "dimse_port": self.dimse.port,
+            "http_port": None if self.web is None else self.web.port,
             "tls": self.config.tls is not None,
             "instances": len(self.store.index),
         }
@@ -99,8 +108,12 @@ class Gateway:
     def describe(self) -> str:
         """Say in one line where the gateway is reached."""
         kind = "dicoms" if self.config.tls else "dicom"
+        web = ""
+        if self.web is not None:
+            host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+            web = f"http{'s' if self.config.tls else ''}://{host}:{self.web.port}/, "
         return (
-            f"{kind}://{self.config.ae_title}@{self.config.host}:{self.dimse.port}, "
+            f"{web}{kind}://{self.config.ae_title}@{self.config.host}:{self.dimse.port}, "
             f"{len(self.store.index)} instances of {self.storage.root}"
         )
 

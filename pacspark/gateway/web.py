@@ -1,0 +1,312 @@
+"""The web door: DICOMweb, pictures, metrics and the viewer, as one ASGI application and its server.
+
+::
+
+    uvicorn (a thread) ── Access: host, rate, who ── routes: scope ── handlers in worker threads
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from time import monotonic
+from typing import Any, Final
+
+import uvicorn
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from pacspark.errors import PacsparkError, StorageError
+from pacspark.gateway.audit import AuditLog
+from pacspark.gateway.config import GatewayConfig
+from pacspark.gateway.statuses import http_status
+from pacspark.gateway.storing import Store
+from pacspark.gateway.viewer import Viewer, viewer_folder
+from pacspark.gateway.web_access import Access, refusal
+from pacspark.gateway.web_call import ROOT, Call, Door, problem
+from pacspark.gateway.web_pages import status_page
+from pacspark.gateway.web_query import query
+from pacspark.gateway.web_rendered import rendered, uri
+from pacspark.gateway.web_retrieve import bulk_data, frames, metadata, objects
+from pacspark.gateway.web_store import delete, store
+
+LOGGER: Final = logging.getLogger(__name__)
+_START_S: Final = 30.0
+_DRAIN_S: Final = 10
+_BUCKETS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0)
+_STUDY, _SERIES = "/studies/{study}", "/studies/{study}/series/{series}"
+_INSTANCE: Final = _SERIES + "/instances/{instance}"
+_LEVELS: Final = (_STUDY, _SERIES, _INSTANCE)
+Handler = Callable[[Call], Response] | Callable[[Call], Awaitable[Response]]
+
+
+class Metrics:
+    """Figures for Prometheus, of one gateway."""
+
+    def __init__(self, store: Store) -> None:
+        self.registry = CollectorRegistry()
+        labels = ["method", "route", "status"]
+        self._requests = Counter(
+            "pacspark_http_requests", "HTTP requests", labels, registry=self.registry
+        )
+        self._seconds = Histogram(
+            "pacspark_http_seconds", "Seconds to the first byte of an answer", ["route"],
+            buckets=_BUCKETS, registry=self.registry,
+        )  # fmt: skip
+        self._store = store
+        self.registry.register(self)
+
+    def count(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Take one request."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        """Give what is true now."""
+        told = {
+            "pacspark_instances": ("Instances that are found", len(self._store.index)),
+            "pacspark_pending": ("Objects that the tables do not have yet", self._store.pending),
+            "pacspark_landing_bytes": ("Size of the landing", self._store.landing.held_bytes),
+            "pacspark_instances_version": (
+                "Version of the table that is shown", self._store.index.version,
+            ),
+        }  # fmt: skip
+        return [GaugeMetricFamily(name, text, value) for name, (text, value) in told.items()]
+
+
+class _Endpoint:
+    """An ASGI endpoint: checks the right, answers by a handler, turns errors into statuses."""
+
+    def __init__(
+        self, door: Door, metrics: Metrics, name: str, right: str | None, handler: Handler
+    ) -> None:
+        self._door, self._metrics, self._name = door, metrics, name
+        self._right, self._handler = right, handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = monotonic()
+        answer: ASGIApp | None = None
+        if self._right is not None:
+            answer = refusal(scope, self._right, self._door.config)
+        if answer is None:
+            answer = await self._answer(Request(scope, receive))
+        status = getattr(answer, "status_code", 401)
+        self._metrics.count(scope["method"], self._name, status, monotonic() - began)
+        await answer(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        state = request.scope["state"]
+        call = Call(request, self._door, state["user"], state["address"])
+        try:
+            if asyncio.iscoroutinefunction(self._handler):
+                found: Response = await self._handler(call)
+                return found
+            return await run_in_threadpool(self._handler, call)  # type: ignore[arg-type]
+        except PacsparkError as error:
+            return _problem_of(error, self._door.store.storage.root)
+
+
+def _problem_of(error: PacsparkError, root: str) -> Response:
+    status = http_status(error)
+    told = " ".join(str(error).removeprefix(f"{root}: ").split())
+    if isinstance(error, StorageError) or status == 500:
+        LOGGER.warning("%s", error)
+        told = "the archive cannot do this now"
+    headers = {"Retry-After": "5"} if status in {503, 507} else {}
+    return problem(status, told[:500], headers)
+
+
+def application(store_: Store, config: GatewayConfig, audit: AuditLog) -> ASGIApp:
+    """Make the ASGI application of a gateway.
+
+    Parameters
+    ----------
+    store_
+        the archive
+    config
+        what the gateway was told
+    audit
+        takes a row for each access
+    """
+    door, metrics = Door(store_, config, audit), Metrics(store_)
+    viewer = Viewer(viewer_folder())
+
+    def route(path: str, name: str, handler: Handler, right: str | None = "read",
+              methods: tuple[str, ...] = ("GET",)) -> Route:  # fmt: skip
+        return Route(
+            path, _Endpoint(door, metrics, name, right, handler), methods=list(methods), name=name
+        )
+
+    def pair(path: str, name: str, *both: tuple[str, Handler, str]) -> Route:
+        made = {
+            method: _Endpoint(door, metrics, f"{method.lower()} {name}", right, handler)
+            for method, handler, right in both
+        }
+        return Route(path, _ByMethod(made), methods=list(made), name=name)
+
+    dicomweb: list[BaseRoute] = [
+        pair("/studies", "studies", ("GET", partial(query, level="study"), "read"),
+             ("POST", store, "write")),
+        route("/series", "series", partial(query, level="series")),
+        route("/instances", "instances", partial(query, level="instance")),
+        route(_STUDY + "/series", "series", partial(query, level="series")),
+        route(_STUDY + "/instances", "instances", partial(query, level="instance")),
+        route(_SERIES + "/instances", "instances", partial(query, level="instance")),
+        *(route(path + "/metadata", "metadata", metadata) for path in _LEVELS),
+        *(route(path + "/rendered", "rendered", rendered) for path in _LEVELS),
+        *(route(path + "/thumbnail", "thumbnail", partial(rendered, thumbnail=True))
+          for path in _LEVELS),
+        route(_INSTANCE + "/frames/{frames}", "frames", frames),
+        route(_INSTANCE + "/frames/{frames}/rendered", "rendered", rendered),
+        route(_INSTANCE + "/frames/{frames}/thumbnail", "thumbnail",
+              partial(rendered, thumbnail=True)),
+        route(_INSTANCE + "/bulkdata/{place}", "bulk data", bulk_data),
+        pair(_STUDY, "study", ("GET", objects, "read"), ("POST", store, "write"),
+             ("DELETE", delete, "delete")),
+        pair(_SERIES, "series", ("GET", objects, "read"), ("DELETE", delete, "delete")),
+        pair(_INSTANCE, "instance", ("GET", objects, "read"), ("DELETE", delete, "delete")),
+    ]  # fmt: skip
+    routes: list[BaseRoute] = [
+        Mount(ROOT, routes=dicomweb),
+        route("/wado", "wado-uri", uri),
+        route("/healthz", "healthz", _health, None),
+        route("/metrics", "metrics", lambda _: Response(
+            generate_latest(metrics.registry), media_type="text/plain; version=0.0.4")),
+        route("/status", "status", status_page),
+        route("/{path:path}", "viewer", viewer.answer, None),
+    ]  # fmt: skip
+    middleware = [Middleware(Access, config=config)]
+    if config.web.cors_origins:
+        middleware.insert(0, Middleware(
+            CORSMiddleware, allow_origins=list(config.web.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"], allow_credentials=True,
+            allow_headers=["Accept", "Authorization", "Content-Type", "If-None-Match", "Range"],
+            expose_headers=["ETag", "Content-Range", "Warning"],
+        ))  # fmt: skip
+    app = Starlette(routes=routes, middleware=middleware,
+                    exception_handlers={HTTPException: _http_error})  # fmt: skip
+    app.router.redirect_slashes = False
+    return app
+
+
+class _ByMethod:
+    """One path whose methods have handlers and rights of their own."""
+
+    def __init__(self, endpoints: dict[str, _Endpoint]) -> None:
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await self._endpoints[method](scope, receive, send)
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 -- registered for it
+    return problem(error.status_code, str(error.detail), error.headers)
+
+
+def _health(call: Call) -> Response:
+    """Say that objects can be taken in and found."""
+    _ = call.store.landing.held_bytes
+    return Response("ok\n", media_type="text/plain")
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 whose first request has to come in time: a silent connection holds no place."""
+
+    first_request_s: float = 10.0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.loop.call_later(self.first_request_s, self._require_request)
+
+    def _require_request(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
+class WebServer:
+    """The web door as a thread with an event loop of its own.
+
+    Parameters
+    ----------
+    store
+        the archive
+    config
+        what the gateway was told
+    audit
+        takes a row for each access
+    """
+
+    def __init__(self, store: Store, config: GatewayConfig, audit: AuditLog) -> None:
+        self._socket = _listening(config)
+        self.port: int = self._socket.getsockname()[1]
+        limits, tls = config.web.limits, config.tls
+        protocol = type("_Protocol", (_Protocol,), {"first_request_s": limits.first_request_s})
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                application(store, config, audit),
+                http=protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=limits.connections,
+                timeout_keep_alive=30,
+                timeout_graceful_shutdown=_DRAIN_S,
+                ssl_certfile=None if tls is None else str(tls.certificate),
+                ssl_keyfile=None if tls is None else str(tls.key),
+                ssl_ca_certs=None if tls is None or tls.client_ca is None else str(tls.client_ca),
+                ssl_cert_reqs=(
+                    ssl.CERT_NONE if tls is None or tls.client_ca is None else ssl.CERT_REQUIRED
+                ),
+            )
+        )
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), name="pacspark-http", daemon=True
+        )
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._thread.start()
+        deadline = monotonic() + _START_S
+        while not self._server.started:
+            self._thread.join(0.01)
+            if not self._thread.is_alive() or monotonic() > deadline:
+                message = "the HTTP server did not start"
+                raise StorageError(message)
+
+    def close(self) -> None:
+        """Answer what is being answered, and end."""
+        self._server.should_exit = True
+        self._thread.join(_DRAIN_S + 5)
+        with suppress(OSError):
+            self._socket.close()
+
+
+def _listening(config: GatewayConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((config.host, config.http_port))
+    except OSError as error:
+        listening.close()
+        message = f"http_port {config.http_port}: cannot listen on {config.host}: {error.strerror}"
+        raise StorageError(message) from error
+    return listening

@@ -1,0 +1,200 @@
+"""Who may do what over HTTP: the Host header, rates, credentials and their scopes.
+
+Plain ASGI around the application, so that nothing of a request is read before it may be answered.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+from collections import OrderedDict
+from threading import Lock
+from time import monotonic
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pacspark.gateway.config import GatewayConfig, is_loopback
+from pacspark.gateway.web_call import problem
+from pacspark.gateway.web_config import WebUser
+
+ANYBODY: Final = "anonymous"
+OPEN_PATHS: Final = frozenset({"/healthz"})
+"""What is answered to everybody."""
+_MOST_ADDRESSES: Final = 4096
+_KEPT_PROOFS: Final = 1024
+_LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "testserver"})
+_MINUTE_S: Final = 60.0
+
+
+def hashed_password(password: str) -> str:
+    """Give what a configuration holds of a password."""
+    salt = secrets.token_bytes(16)
+    return f"scrypt:{salt.hex()}:{_scrypt(password, salt).hex()}"
+
+
+def hashed_token(token: str) -> str:
+    """Give what a configuration holds of a token."""
+    return f"sha256:{hashlib.sha256(token.encode()).hexdigest()}"
+
+
+def _scrypt(password: str, salt: bytes) -> bytes:
+    return hashlib.scrypt(password.encode(), salt=salt, n=1 << 14, r=8, p=1, dklen=32)
+
+
+class Rates:
+    """Buckets of requests, one for each address; safe for threads.
+
+    Parameters
+    ----------
+    per_minute
+        that an address may make; a third of them at once
+    """
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_s, self._most = per_minute / _MINUTE_S, max(per_minute / 3, 1.0)
+        self._lock = Lock()
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def takes(self, address: str) -> bool:
+        """Take one request of an address, or refuse it."""
+        now = monotonic()
+        with self._lock:
+            left, at = self._left.pop(address, (self._most, now))
+            left = min(left + (now - at) * self._per_s, self._most)
+            allowed = left >= 1
+            self._left[address] = (left - allowed, now)
+            while len(self._left) > _MOST_ADDRESSES:
+                self._left.popitem(last=False)
+        return allowed
+
+
+class Credentials:
+    """Tells users by what they send; what was proven once is known for as long as it is used.
+
+    Parameters
+    ----------
+    users
+        of the configuration
+    """
+
+    def __init__(self, users: tuple[WebUser, ...]) -> None:
+        self._by_token = {user.token: user for user in users if user.token}
+        self._by_name = {user.name: user for user in users if user.password}
+        self._key = secrets.token_bytes(32)
+        self._lock = Lock()
+        self._proven: OrderedDict[bytes, WebUser] = OrderedDict()
+
+    def user_of(self, authorization: str) -> WebUser | None:
+        """Give the user that an Authorization header proves; None where it proves none."""
+        scheme, _, proof = authorization.partition(" ")
+        proof = proof.strip()
+        if scheme.lower() == "bearer":
+            return self._by_token.get(hashed_token(proof))
+        if scheme.lower() != "basic":
+            return None
+        # scrypt takes 50 ms: once for each password, not once for each frame
+        seen = hmac.digest(self._key, proof.encode(), "sha256")
+        with self._lock:
+            known = self._proven.get(seen)
+        if known is not None:
+            return known
+        user = self._user_of_basic(proof)
+        if user is not None:
+            with self._lock:
+                self._proven[seen] = user
+                while len(self._proven) > _KEPT_PROOFS:
+                    self._proven.popitem(last=False)
+        return user
+
+    def _user_of_basic(self, proof: str) -> WebUser | None:
+        try:
+            name, _, password = base64.b64decode(proof, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            return None
+        user = self._by_name.get(name)
+        # unknown names take as long as known ones
+        kept = user.password if user is not None and user.password else f"scrypt:{'00' * 16}:"
+        _, salt, digest = kept.split(":")
+        found = _scrypt(password[:1024], bytes.fromhex(salt)).hex()
+        return user if user is not None and hmac.compare_digest(found, digest) else None
+
+
+class Access:
+    """ASGI middleware that answers 400, 401, 429 itself and tells the rest who asks.
+
+    Parameters
+    ----------
+    app
+        that answers
+    config
+        what the gateway was told
+    """
+
+    def __init__(self, app: ASGIApp, config: GatewayConfig) -> None:
+        self._app, self._config = app, config
+        self._rates = Rates(config.web.limits.requests_per_minute)
+        self._credentials = Credentials(config.web.users)
+        self._names = _names(config)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or hand on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.lower(): value.decode("latin_1") for name, value in scope["headers"]}
+        address = (scope.get("client") or ("", 0))[0]
+        host = headers.get(b"host", "")
+        if self._names is not None and _name_of(host) not in self._names:
+            # a page of somebody else whose name was turned to this address (DNS rebinding)
+            await problem(400, "this host name is not served here")(scope, receive, send)
+            return
+        if not self._rates.takes(address):
+            answer = problem(429, "too many requests", {"Retry-After": "5"})
+            await answer(scope, receive, send)
+            return
+        user, scopes = ANYBODY, self._config.web.anonymous_scopes
+        authorization = headers.get(b"authorization")
+        if authorization is not None and self._config.web.users:
+            # scrypt releases the interpreter, but not the event loop: it is rare and bounded
+            known = self._credentials.user_of(authorization)
+            if known is None:
+                await unauthorized()(scope, receive, send)
+                return
+            user, scopes = known.name, frozenset(known.scopes)
+        scope.setdefault("state", {})
+        scope["state"] |= {"user": user, "scopes": scopes, "address": address}
+        await self._app(scope, receive, send)
+
+
+def unauthorized() -> ASGIApp:
+    """Answer that credentials are needed."""
+    told = {"WWW-Authenticate": 'Basic realm="pacspark", charset="UTF-8", Bearer realm="pacspark"'}
+    return problem(401, "credentials are needed", told)
+
+
+def refusal(scope: Scope, right: str, config: GatewayConfig) -> ASGIApp | None:
+    """Give the answer to somebody who has not a right; None where he has."""
+    state = scope.get("state", {})
+    if right in state.get("scopes", ()):
+        return None
+    if state.get("user") == ANYBODY and config.web.users:
+        return unauthorized()
+    return problem(403, f"this needs the scope {right}")
+
+
+def _names(config: GatewayConfig) -> frozenset[str] | None:
+    """Give the host names that are answered; None for all."""
+    own = {urlsplit(config.web.public_url).hostname or ""} if config.web.public_url else set()
+    if config.web.hosts:
+        return frozenset(config.web.hosts) | _LOCAL_NAMES | own
+    if is_loopback(config.host) and not config.web.users:
+        return _LOCAL_NAMES | {config.host} | own
+    return None
+
+
+def _name_of(host: str) -> str:
+    return re.sub(r":[0-9]*$", "", host).lower()

@@ -1,0 +1,380 @@
+"""What the handler of one HTTP request has at hand, and the answers that handlers give."""
+
+import hashlib
+import json
+import re
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from threading import Lock
+from time import monotonic
+from typing import Any, Final, Literal
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from pacspark.dicom.uids import is_uid
+from pacspark.errors import InstanceNotFoundError, QueryError, SeriesNotFoundError
+from pacspark.gateway.audit import AuditLog
+from pacspark.gateway.config import GatewayConfig
+from pacspark.gateway.groups import StoredInstance
+from pacspark.gateway.storing import Store
+from pacspark.gateway.web_media import MULTIPART, Form, read_accept
+
+ROOT: Final = "/dicom-web"
+"""The path under which DICOMweb is served."""
+_HOST: Final = re.compile(
+    r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?"
+)
+_GZIP: Final = 16 + zlib.MAX_WBITS
+_KEPT_ACCESSES: Final = 4096
+_ACCESS_S: Final = 60.0
+_KEPT_ROWS: Final = 4096
+
+Level = Literal["study", "series", "instance"]
+
+
+class RecentAccesses:
+    """Which accesses have had their audit row lately: frames are asked for one by one."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._seen: dict[tuple[str, ...], float] = {}
+
+    def is_new(self, *access: str) -> bool:
+        """Tell whether an access is the first of its kind within a minute."""
+        now = monotonic()
+        with self._lock:
+            if now - self._seen.get(access, -_ACCESS_S) < _ACCESS_S:
+                return False
+            self._seen.pop(access, None)
+            self._seen[access] = now
+            while len(self._seen) > _KEPT_ACCESSES:
+                del self._seen[next(iter(self._seen))]
+        return True
+
+
+class Places:
+    """Where the bytes and frames of instances are, of those asked for lately."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._lock = store, Lock()
+        self._rows: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    def of(self, instance: StoredInstance) -> dict[str, Any]:
+        """Give the row of :meth:`Store.locate`.
+
+        Raises
+        ------
+        InstanceNotFoundError
+            where the instance went in between
+        """
+        uid = instance.sop_instance_uid
+        with self._lock:
+            known = self._rows.get(uid)
+        if known is not None and known[0] == instance.sha256:
+            return known[1]
+        row = self._store.locate([instance]).get(uid)
+        if row is None:
+            row = self._store.locate([self._store.instance(uid)]).get(uid)
+        if row is None:
+            message = f"no instance with the SOP Instance UID {uid}"
+            raise InstanceNotFoundError(message)
+        with self._lock:
+            self._rows[uid] = (instance.sha256, row)
+            while len(self._rows) > _KEPT_ROWS:
+                del self._rows[next(iter(self._rows))]
+        return row
+
+
+@dataclass(slots=True)
+class Door:
+    """What all requests share.
+
+    Attributes
+    ----------
+    store
+        the archive
+    config
+        what the gateway was told
+    audit
+        takes a row for each access
+    places
+        of objects that were asked for lately
+    recent
+        accesses that have their audit row
+    """
+
+    store: Store
+    config: GatewayConfig
+    audit: AuditLog
+    places: Places = field(init=False)
+    recent: RecentAccesses = field(default_factory=RecentAccesses)
+
+    def __post_init__(self) -> None:
+        self.places = Places(self.store)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request that is being answered.
+
+    Attributes
+    ----------
+    request
+        as it came
+    door
+        what all requests share
+    user, address
+        who asks, and from where
+    """
+
+    request: Request
+    door: Door
+    user: str
+    address: str
+
+    @property
+    def store(self) -> Store:
+        """The archive."""
+        return self.door.store
+
+    @property
+    def source(self) -> str:
+        """Who asks, for the tables and for people."""
+        return f"http://{self.user}@{self.address}"
+
+    @property
+    def url(self) -> str:
+        """The address of DICOMweb as this client sees it."""
+        told = self.door.config.web.public_url
+        if told is not None:
+            return told + ROOT
+        host = self.request.headers.get("host", "")
+        scheme = "https" if self.door.config.tls else "http"
+        # a name that is none is not repeated: a path alone will do
+        return f"{scheme}://{host}{ROOT}" if _HOST.fullmatch(host) else ROOT
+
+    def uid(self, name: str) -> str | None:
+        """Give a UID of the path; None where the path has none.
+
+        Raises
+        ------
+        QueryError
+            where it is no UID
+        """
+        value = self.request.path_params.get(name)
+        if value is None:
+            return None
+        if not is_uid(value):
+            message = f"{name}: expected a UID, found {value[:64]!r}"
+            raise QueryError(message)
+        return str(value)
+
+    @property
+    def level(self) -> Level:
+        """What the path names: a study, a series or an instance."""
+        names = self.request.path_params
+        return "instance" if "instance" in names else "series" if "series" in names else "study"
+
+    def instances(self) -> list[StoredInstance]:
+        """Give the instances that the path names, in reading order.
+
+        Raises
+        ------
+        NotInArchiveError
+            where there are none
+        """
+        if self.level == "instance":
+            return [self.instance()]
+        study, series = self.uid("study"), self.uid("series")
+        level, key = ("study" if series is None else "series"), series or str(study)
+        found = self.store.index.instances(self.level, [key])
+        if series is not None:
+            found = [one for one in found if one.study_instance_uid == study]
+        if not found:
+            message = f"no instance of {level} {key}"
+            raise SeriesNotFoundError(message)
+        return found
+
+    def instance(self) -> StoredInstance:
+        """Give the instance that the path names.
+
+        Raises
+        ------
+        InstanceNotFoundError
+            where there is none in that study and series
+        """
+        found = self.store.instance(str(self.uid("instance")))
+        if (found.study_instance_uid, found.series_instance_uid) != (
+            self.uid("study"),
+            self.uid("series"),
+        ):
+            message = f"no instance {found.sop_instance_uid} in that study and series"
+            raise InstanceNotFoundError(message)
+        return found
+
+    def accepted(self) -> list[Form]:
+        """Give the forms that the client takes, the best first (PS3.18 8.3.3.1, 8.7.5)."""
+        asked = self.request.query_params.get("accept")
+        return read_accept(asked or self.request.headers.get("accept", ""))
+
+    def record(self, action: str, outcome: str, **told: Any) -> None:
+        """Write an audit row for what the path names."""
+        names = self.request.path_params
+        uid = names.get("instance") or names.get("series") or names.get("study")
+        level = self.level if uid else None
+        self.door.audit.record(
+            self.user, self.address, action, outcome, level=level, uid=uid, detail=told or None
+        )
+
+    def record_reading(self, instance: StoredInstance, what: str) -> None:
+        """Write an audit row for reading of a series, once a minute."""
+        series = instance.series_instance_uid
+        if self.door.recent.is_new(self.user, self.address, what, series):
+            self.door.audit.record(
+                self.user, self.address, "retrieve", "success",
+                level="series", uid=series, detail={"what": what},
+            )  # fmt: skip
+
+    def has(self, etag: str) -> bool:
+        """Tell whether the client says that it has a version already (RFC 9110 13.1.2)."""
+        told = self.request.headers.get("if-none-match", "")
+        return told.strip() == "*" or etag in [
+            part.strip().removeprefix("W/") for part in told.split(",")
+        ]
+
+
+def etag_of(instances: Sequence[StoredInstance], *form: str) -> str:
+    """Give the entity tag of some instances in some form."""
+    digest = hashlib.sha256("\n".join(form).encode())
+    for one in instances:
+        digest.update(f"{one.sop_instance_uid} {one.sha256}\n".encode())
+    return f'"{digest.hexdigest()[:32]}"'
+
+
+def not_modified(etag: str) -> Response:
+    """Answer that the client has it already."""
+    return Response(status_code=304, headers={"ETag": etag, "Cache-Control": "private, no-cache"})
+
+
+def json_answer(
+    call: Call,
+    pieces: Iterator[str],
+    media_type: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Answer an array of JSON texts, piece by piece, compressed where the client takes that.
+
+    Parameters
+    ----------
+    call
+        that is answered
+    pieces
+        one text for each member; the first is made before the answer begins, so that what goes
+        wrong there still has a status of its own
+    media_type
+        JSON or DICOM JSON
+    headers
+        more
+    """
+    first = list(_first(pieces))
+    parts: Iterable[bytes] = _array(chain(first, pieces))
+    told = {"Vary": "Accept, Accept-Encoding", "Cache-Control": "private, no-cache"}
+    told |= headers or {}
+    if "gzip" in call.request.headers.get("accept-encoding", ""):
+        parts = _compressed(parts)
+        told["Content-Encoding"] = "gzip"
+    return StreamingResponse(parts, media_type=media_type, headers=told)
+
+
+def _first(pieces: Iterator[str]) -> Iterator[str]:
+    for piece in pieces:
+        yield piece
+        return
+
+
+def _array(pieces: Iterable[str]) -> Iterator[bytes]:
+    before = "["
+    for piece in pieces:
+        yield (before + piece).encode()
+        before = ",\n"
+    yield b"]" if before != "[" else b"[]"
+
+
+def _compressed(parts: Iterable[bytes]) -> Iterator[bytes]:
+    squeezer = zlib.compressobj(1, wbits=_GZIP)
+    for part in parts:
+        data = squeezer.compress(part)
+        if data:
+            yield data
+    yield squeezer.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of an answer in parts.
+
+    Attributes
+    ----------
+    media_type
+        with its parameters
+    data
+        gives the bytes
+    location
+        where the part alone is
+    """
+
+    media_type: str
+    data: Callable[[], Iterable[bytes]]
+    location: str | None = None
+
+
+def parts_answer(
+    media_type: str, parts: Iterator[Part], *, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Answer ``multipart/related`` (PS3.18 8.6.1.2), part by part.
+
+    Parameters
+    ----------
+    media_type
+        of the first part
+    parts
+        whose bytes are read as they are sent; where that fails, the answer ends without its last
+        boundary and the connection closes, so that nobody takes it for whole
+    headers
+        more
+    """
+    boundary = uuid.uuid4().hex
+    return StreamingResponse(
+        _parts(boundary, parts),
+        media_type=f'{MULTIPART}; type="{media_type}"; boundary={boundary}',
+        headers={"Vary": "Accept"} | dict(headers or {}),
+    )
+
+
+def _parts(boundary: str, parts: Iterator[Part]) -> Iterator[bytes]:
+    for part in parts:
+        head = f"--{boundary}\r\nContent-Type: {part.media_type}\r\n"
+        if part.location:
+            head += f"Content-Location: {part.location}\r\n"
+        # small parts go out in one write with their heads
+        before = f"{head}\r\n".encode()
+        for data in part.data():
+            yield before + data
+            before = b""
+        yield before + b"\r\n"
+    yield f"--{boundary}--\r\n".encode()
+
+
+def problem(status: int, told: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer that something went wrong, in one line."""
+    return Response(
+        json.dumps({"status": status, "error": told}),
+        status,
+        headers=dict(headers or {}),
+        media_type="application/json",
+    )

@@ -1,0 +1,191 @@
+"""What the web door of a gateway is told: the table ``[web]`` of its TOML file.
+
+::
+
+    [web]
+    enabled = true
+    anonymous = ["read"]            # without credentials; scopes: read, write, delete, reconstruct
+    cors_origins = ["https://viewer.example.org"]
+    hosts = ["pacs.example.org"]    # names in the Host header that are answered; any unless given
+    public_url = "https://pacs.example.org"   # where a proxy shows the gateway
+
+    [[web.users]]
+    name = "radiology"              # basic authentication
+    password = "scrypt:..."         # written by `pacspark credential`
+    scopes = ["read"]
+
+    [[web.users]]
+    name = "station-3"              # bearer token
+    token = "sha256:..."            # written by `pacspark credential --token`
+    scopes = ["read", "write"]
+
+Without users whoever reaches the gateway may read and write; with users, only they may, unless
+``anonymous`` says otherwise.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from pacspark.scans.toml import TomlTable
+
+SCOPES: Final = ("read", "write", "delete", "reconstruct")
+_TOKEN: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_PASSWORD: Final = re.compile(r"scrypt:[0-9a-f]{32}:[0-9a-f]{64}")
+_URL: Final = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9._~/-]*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class WebUser:
+    """Somebody who says who he is.
+
+    Attributes
+    ----------
+    name
+        for basic authentication, and for the table `audit`
+    password, token
+        what is kept of them: a salted scrypt hash, a SHA-256; one of the two
+    scopes
+        of :data:`SCOPES`
+    """
+
+    name: str
+    password: str | None = None
+    token: str | None = None
+    scopes: tuple[str, ...] = ("read",)
+
+
+@dataclass(frozen=True, slots=True)
+class WebLimits:
+    """What one client, and all together, may take.
+
+    Attributes
+    ----------
+    connections
+        at once
+    requests_per_minute
+        of one address; frames of a series are a request each
+    body_bytes, parts
+        of one request that stores
+    first_request_s
+        from the connection to a whole request head
+    idle_s
+        without a byte of a body that is awaited
+    rendered_pixels
+        of one frame that is rendered or transcoded
+    transcoded_bytes
+        of one object that is transcoded as a whole
+    """
+
+    connections: int = 500
+    requests_per_minute: int = 60_000
+    body_bytes: int = 64 << 30
+    parts: int = 100_000
+    first_request_s: float = 10.0
+    idle_s: float = 60.0
+    rendered_pixels: int = 1 << 27
+    transcoded_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class WebConfig:
+    """Everything that the web door is told."""
+
+    enabled: bool = True
+    anonymous: tuple[str, ...] | None = None
+    cors_origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    public_url: str | None = None
+    users: tuple[WebUser, ...] = ()
+    limits: WebLimits = field(default_factory=WebLimits)
+
+    @property
+    def anonymous_scopes(self) -> frozenset[str]:
+        """What may be done without credentials."""
+        if self.anonymous is not None:
+            return frozenset(self.anonymous)
+        return frozenset() if self.users else frozenset({"read", "write"})
+
+
+def read_web(table: TomlTable, values: Mapping[str, Any]) -> WebConfig:
+    """Read the table ``[web]``.
+
+    Parameters
+    ----------
+    table, values
+        it, with the keys of :class:`WebConfig`, and as it came
+    """
+    given: dict[str, Any] = {}
+    if "enabled" in table:
+        if not isinstance(values["enabled"], bool):
+            raise table.error("enabled", "true or false", repr(values["enabled"])[:80])
+        given["enabled"] = values["enabled"]
+    if "anonymous" in table:
+        given["anonymous"] = _scopes(table, "anonymous")
+    for key in ("cors_origins", "hosts"):
+        if key in table:
+            given[key] = tuple(table.texts(key))
+    if "public_url" in table:
+        url = table.text("public_url")
+        if not _URL.fullmatch(url):
+            raise table.error("public_url", "https://host or http://host", repr(url)[:80])
+        given["public_url"] = url.rstrip("/")
+    if "users" in table:
+        given["users"] = _users(table, values["users"])
+    if "limits" in table:
+        given["limits"] = _limits(table.table("limits", dict.fromkeys(names_of(WebLimits), "")))
+    return WebConfig(**given)
+
+
+def names_of(kind: type) -> list[str]:
+    """Give the names of the fields of a dataclass: the keys of its table."""
+    return [one.name for one in fields(kind)]
+
+
+def _users(table: TomlTable, rows: Any) -> tuple[WebUser, ...]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise table.error("users", "tables [[web.users]]", repr(rows)[:80])
+    keys = dict.fromkeys(names_of(WebUser), "")
+    users = tuple(
+        _user(TomlTable(table.path, f"web.users[{n}]", row, keys)) for n, row in enumerate(rows)
+    )
+    if len({user.name for user in users}) < len(users):
+        raise table.error("users", "each name once", "one twice")
+    return users
+
+
+def _user(table: TomlTable) -> WebUser:
+    name = table.text("name")
+    if not name or ":" in name or not name.isprintable():
+        raise table.error("name", "a name without a colon", repr(name)[:80])
+    secrets: dict[str, str] = {}
+    for key, pattern in (("password", _PASSWORD), ("token", _TOKEN)):
+        if key in table:
+            secrets[key] = table.text(key)
+            if not pattern.fullmatch(secrets[key]):
+                # whatever it is may be a secret: it is not shown
+                raise table.error(key, "what `pacspark credential` writes", "something else")
+    if len(secrets) != 1:
+        raise table.error("password", "a password or a token", f"{len(secrets)} of them")
+    scopes = _scopes(table, "scopes") if "scopes" in table else ("read",)
+    return WebUser(name, secrets.get("password"), secrets.get("token"), scopes)
+
+
+def _scopes(table: TomlTable, key: str) -> tuple[str, ...]:
+    scopes: Sequence[str] = table.texts(key)
+    for scope in scopes:
+        if scope not in SCOPES:
+            raise table.error(key, f"some of {', '.join(SCOPES)}", repr(scope)[:80])
+    return tuple(scopes)
+
+
+def _limits(table: TomlTable) -> WebLimits:
+    given: dict[str, Any] = {}
+    for one in fields(WebLimits):
+        if one.name in table:
+            is_count = isinstance(one.default, int)
+            given[one.name] = (
+                table.count(one.name) if is_count else table.number(one.name, positive=True)
+            )
+    return WebLimits(**given)
