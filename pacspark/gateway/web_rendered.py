@@ -19,8 +19,8 @@ from starlette.responses import Response
 
 from pacspark.errors import QueryError, UnacceptableError
 from pacspark.gateway.groups import StoredInstance
-from pacspark.gateway.web_frames import FrameSource, transcoded_object
 from pacspark.gateway.web_call import Call, etag_of, not_modified
+from pacspark.gateway.web_frames import FrameSource, transcoded_object
 from pacspark.gateway.web_media import DICOM
 from pacspark.gateway.web_retrieve import frame_numbers
 

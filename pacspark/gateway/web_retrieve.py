@@ -13,12 +13,6 @@ from starlette.responses import Response, StreamingResponse
 
 from pacspark.errors import QueryError, StorageError, UnacceptableError
 from pacspark.gateway.groups import StoredInstance
-from pacspark.gateway.web_frames import (
-    FrameSource,
-    can_transcode_to,
-    native_frame,
-    transcoded_object,
-)
 from pacspark.gateway.web_call import (
     Call,
     Part,
@@ -26,6 +20,12 @@ from pacspark.gateway.web_call import (
     json_answer,
     not_modified,
     parts_answer,
+)
+from pacspark.gateway.web_frames import (
+    FrameSource,
+    can_transcode_to,
+    native_frame,
+    transcoded_object,
 )
 from pacspark.gateway.web_media import (
     DICOM,

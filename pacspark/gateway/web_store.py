@@ -8,12 +8,12 @@ import asyncio
 import json
 import re
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartCallbacks, MultipartParser, MultipartState
+from python_multipart.multipart import MultipartParser, MultipartState
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -33,6 +33,9 @@ from pacspark.gateway.web_media import DICOM, DICOM_JSON, MULTIPART
 from pacspark.gateway.web_retrieve import path_of
 from pacspark.tables.deletion import delete as delete_from_tables
 from pacspark.tables.landing import LARGE_BYTES
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 _MOST_HEAD_BYTES: Final = 8192
 _AT_ONCE: Final = 4
@@ -76,7 +79,7 @@ class _PartReader:
     _size: int = 0
     _type: str = ""
 
-    def callbacks(self) -> MultipartCallbacks:
+    def callbacks(self) -> "MultipartCallbacks":
         return {
             "on_part_begin": self._begin,
             "on_header_field": self._in_head,

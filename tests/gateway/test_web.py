@@ -22,7 +22,7 @@ from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 from tests.ct_objects import SERIES_UID, STUDY_UID, ct_image, encoded
 from tests.gateway.conftest import LIMITS
-from tests.gateway.http import STORE_TYPE, body_of, client_of, parts_of, stow, values
+from tests.gateway.http import body_of, client_of, parts_of, stow, values
 
 PIXELS = np.arange(24, dtype=np.int16).reshape(4, 6)
 STUDY = f"/dicom-web/studies/{STUDY_UID}"
