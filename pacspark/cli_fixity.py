@@ -1,5 +1,6 @@
 """The commands that keep an archive whole."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -39,15 +40,22 @@ def verify(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the same verify that was killed.")
     ] = False,
+    repair_from: Annotated[
+        str | None,
+        typer.Option(
+            "--repair-from", help="A replica: mend from it what is wrong.", metavar="ROOT"
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read every object and compare its SHA-256.
 
     Each finding is a line. What is damaged, lost, twice or contradictory makes the exit status 1.
     Data files that no table lists, and bytes that no row refers to, are told alone: killed and
-    running jobs leave them.
+    running jobs leave them. With --repair-from, exit status 1 means that something is left wrong.
     """
-    report = open_archive(root).verify(
+    archive = open_archive(root)
+    report = archive.verify(
         sample=sample, seed=seed, study=study, series=series, deep=deep, resume=resume
     )
     findings = sorted(report.findings, key=lambda one: (not one.wrong, one.line))
@@ -55,15 +63,24 @@ def verify(
         say(finding.line)
     if len(findings) > FINDINGS_SHOWN:
         say(f"... and {len(findings) - FINDINGS_SHOWN} more")
+    repaired = None
+    if repair_from is not None and not report.clean:
+        repaired = archive.repair(report, repair_from)
+        for line in repaired.left:
+            say(f"not repaired: {line}")
     if as_json:
-        show_json(report.summary() | {"found": report.table().to_dict("records")})
+        done = {} if repaired is None else {"repaired": asdict(repaired)}
+        show_json(report.summary() | {"found": report.table().to_dict("records")} | done)
     else:
         objects = f"{report.objects} {counted_unit(report.objects, 'objects')}"
         amount = f"{objects} of {readable('bytes', report.bytes)} in {report.files} files"
         drawn = "" if report.seed is None else f", drawn by --seed {report.seed}"
         before = f", {report.kept} of the files before" if report.kept else ""
         print(f"verified {amount}{drawn}{before}: {report.wrong} wrong")
-    if not report.clean:
+        if repaired is not None:
+            mended = f"{repaired.objects} {counted_unit(repaired.objects, 'objects')}"
+            print(f"repaired {mended} in {repaired.files} files: {len(repaired.left)} left")
+    if not (report.clean if repaired is None else repaired.clean):
         raise typer.Exit(1)
 
 

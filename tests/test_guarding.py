@@ -93,3 +93,21 @@ def test_replicate__runs_in_spark(
     archive = pacspark.open(filled(tmp_path / "archive"), spark)
     assert archive.replicate(tmp_path / "other").stored == 5
     assert pacspark.open(tmp_path / "other", spark).verify(deep=True).clean
+
+
+def test_repair__is_an_option_of_verify(shell: Shell, tmp_path: Path) -> None:
+    root, other = filled(tmp_path / "archive"), tmp_path / "other"
+    shell("replicate", root, other)
+    assert "repaired" not in shell.json("verify", root, "--repair-from", other)
+    flip(root, "1.2.3")
+    status, out, err = shell("verify", root, "--repair-from", other)
+    assert status == 0
+    assert out.splitlines()[-1] == "repaired 1 object in 1 files: 0 left"
+    assert "damaged: " in err
+    assert shell("verify", root)[0] == 0
+    file = flip(root, "1.2.3")
+    flip(other, "1.2.3")
+    status, _, err = shell("verify", root, "--repair-from", other)
+    assert status == 1
+    assert f"not repaired: objects/{file}: {other} does not have it whole either" in err
+    assert shell("verify", root, "--repair-from", root)[0] == 2

@@ -9,6 +9,7 @@ from pacspark.tables.storage import open_storage
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pacspark.spark.repair import RepairReport
     from pacspark.spark.replicate import ReplicateReport
     from pacspark.spark.verify import VerifyReport
 
@@ -73,6 +74,27 @@ class Guarding(OpenedArchive):
         self._require_now()
         target = open_storage(other)
         return replicate(self._run, self._storage, target, mirror=mirror, progress=self.progress)
+
+    def repair(self, report: "VerifyReport", other: "str | Path") -> "RepairReport":
+        """Mend from a replica what a verify found wrong; what cannot be mended stays as it is.
+
+        Parameters
+        ----------
+        report
+            Of `verify`.
+        other
+            The replica.
+
+        Returns
+        -------
+        RepairReport
+            ``repaired.clean`` tells whether nothing is left, ``repaired.left`` what is.
+        """
+        from pacspark.spark.repair import repair
+
+        self._require_now()
+        storage = open_storage(other)
+        return repair(self._run, self._storage, storage, report, progress=self.progress)
 
     def _run(self, tasks: Sequence[Any], work: Callable[[Any], Any]) -> list[Any]:
         """Run tasks in Spark; a single one here, unless there is a session already."""
