@@ -11,7 +11,7 @@
 import hashlib
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Condition, Lock, Thread
@@ -19,7 +19,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Literal, Self
 
-from pacspark.dicom.decode import InstanceIndex, index_instance
+from pacspark.dicom.decode import InstanceIndex, data_set_start, index_instance
 from pacspark.errors import (
     DicomDecodeError,
     InstanceNotFoundError,
@@ -38,6 +38,7 @@ from pacspark.tables.storage import Storage
 LOGGER: Final = logging.getLogger(__name__)
 _STRIPES: Final = 64
 _KEPT_INDEXES: Final = 4096
+_STEP_BYTES: Final = 1 << 20
 _LONGEST_PAUSE_S: Final = 60.0
 
 Outcome = Literal["stored", "duplicate", "conflict"]
@@ -50,8 +51,9 @@ class Stored:
     Attributes
     ----------
     outcome
-        ``stored``; ``duplicate``, whose very bytes the archive has; or ``conflict``: the archive
-        has other bytes of this SOP Instance UID, which stay, and the newcomer goes to `rejects`
+        ``stored``; ``duplicate``: the archive has the same object, or the same data set with other
+        file meta information; or ``conflict``: it has another data set under this SOP Instance UID,
+        which stays, and the newcomer goes to `rejects`
     instance
         what the archive has under the UID
     """
@@ -167,7 +169,9 @@ class Store:
         uid = index.sop_instance_uid
         with self._stripes[hash(uid) % _STRIPES]:
             known = self.index.lookup(uid)
-            if known is not None and known.sha256 == sha256:
+            if known is not None and (
+                known.sha256 == sha256 or self._is_same_data_set(known, index, data)
+            ):
                 return Stored("duplicate", known)
             landed = self.landing.append(_rewound(data), source, sha256=sha256)
             if known is None:
@@ -176,6 +180,20 @@ class Store:
                 return Stored("stored", known)
         self._wait_for_commit(landed)
         return Stored("conflict", known)
+
+    def _is_same_data_set(
+        self, known: StoredInstance, index: InstanceIndex, data: bytes | BinaryIO
+    ) -> bool:
+        """Tell whether only the file meta information differs, which is no part of an instance."""
+        if known.transfer_syntax_uid != index.transfer_syntax_uid:
+            return False
+        pieces = [data] if isinstance(data, bytes) else _read_from_start(data)
+        try:
+            return _data_set_digest(pieces) == _data_set_digest(self.stream(known))
+        except (DicomDecodeError, StorageError) as error:
+            uid = index.sop_instance_uid
+            LOGGER.warning("%s: cannot compare with what is stored: %s", uid, error)
+            return False
 
     def _take_up(self, landed: Landed) -> None:
         """Go on with an object that an earlier process has left in the landing."""
@@ -409,6 +427,19 @@ def _sha256(data: bytes | BinaryIO) -> str:
     digest = hashlib.file_digest(data, "sha256").hexdigest()  # type: ignore[arg-type]
     data.seek(0)
     return digest
+
+
+def _read_from_start(stream: BinaryIO) -> Iterator[bytes]:
+    stream.seek(0)
+    yield from iter(lambda: stream.read(_STEP_BYTES), b"")
+
+
+def _data_set_digest(pieces: Iterable[bytes]) -> bytes:
+    digest, is_first = hashlib.sha256(), True
+    for piece in pieces:
+        digest.update(piece[data_set_start(piece) :] if is_first else piece)
+        is_first = False
+    return digest.digest()
 
 
 def _rewound(data: bytes | BinaryIO) -> bytes | BinaryIO:

@@ -1,20 +1,26 @@
 """Storing: durable and visible at once, in the tables a little later, exactly once."""
 
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pacspark.dicom.decode import data_set_start
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import DicomDecodeError, StorageError
 from pacspark.gateway import storing
 from pacspark.gateway.config import Limits
+from pacspark.gateway.index import Index
+from pacspark.gateway.part10 import file_header
 from pacspark.gateway.searching import answers, search
 from pacspark.gateway.storing import Store
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.landing import Landing
-from pacspark.tables.storage import Storage
+from pacspark.tables.landing import LARGE_BYTES, Landing
+from pacspark.tables.schema import create_tables
+from pacspark.tables.storage import Storage, open_storage
 from tests.ct_objects import SERIES_UID, ct_image, encoded
 from tests.gateway.conftest import LIMITS
 
@@ -71,6 +77,52 @@ def test_store__of_other_bytes_is_a_conflict_that_is_kept(store: Store) -> None:
     assert (reject["error_class"], reject["source"]) == ("conflict", "second")
     assert catalog.read_object(reject) == other
     assert store.read(store.instance(uid_of(1))) == ct(1)
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_store__of_the_same_data_set_in_another_file_is_a_duplicate(
+    store: Store, *, as_file: bool
+) -> None:
+    """A modality sends again what was ingested from a disk: the file meta information differs."""
+    store.store(ct(1), "x")
+    store.flush()
+    again = file_header("1.2.3", "1.2.3", "1.2.840.10008.1.2.1") + ct(1)[data_set_start(ct(1)) :]
+    assert again != ct(1)
+    assert store.store(io.BytesIO(again) if as_file else again, "x").outcome == "duplicate"
+    assert store.pending == 0
+    changed = again[:-1] + bytes([again[-1] ^ 1])
+    assert store.store(io.BytesIO(changed) if as_file else changed, "x").outcome == "conflict"
+
+
+def test_large_object__is_stored_from_a_file(store: Store, tmp_path: Path) -> None:
+    pixels = np.zeros((1100, 4096), np.int16)
+    data = encoded(ct_image(pixels, 1, (0.0, 0.0, 0.0)))
+    assert len(data) > LARGE_BYTES
+    stored = store.store(io.BytesIO(data), "x")
+    assert b"".join(store.stream(stored.instance)) == data
+    assert store.read_range(stored.instance, len(data) - 10, 10) == data[-10:]
+    store.flush()
+    assert b"".join(store.stream(stored.instance)) == data
+    assert landed_files(tmp_path) == []
+
+
+@pytest.fixture
+def remote_store(archive_root: str, tmp_path: Path) -> Iterator[Store]:
+    """A store over an archive on each kind of root; its landing is on a local disk."""
+    storage = open_storage(archive_root)
+    create_tables(storage)
+    with Store(storage, Landing(tmp_path / "landing"), LIMITS) as store:
+        yield store
+
+
+def test_store__works_on_every_kind_of_root(remote_store: Store) -> None:
+    stored = remote_store.store(ct(1), "x")
+    remote_store.flush()
+    assert remote_store.store(ct(1), "x").outcome == "duplicate"
+    assert remote_store.read(stored.instance) == ct(1)
+    assert remote_store.store(ct(1, SeriesDescription="other"), "x").outcome == "conflict"
+    remote_store.flush()
+    assert len(Index(remote_store.storage)) == 1
 
 
 def test_store__of_what_is_no_dicom_is_an_error_and_kept(store: Store) -> None:
