@@ -10,7 +10,7 @@ are some ten thousand groups, and a query looks at those.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -181,9 +181,13 @@ class Group:
         self._rows[instance.sop_instance_uid] = instance
         self.sop_class_uids |= {instance.sop_class_uid}
 
-    def discard(self, uid: str) -> None:
-        """Take an instance of the landing away; one of a file stays until the file goes."""
-        self._rows.pop(uid, None)
+    def without(self, uids: Container[str]) -> "Group":
+        """Give the same group of the landing, with its number, but for some instances."""
+        rest = Group(self.number, self.values, None)
+        for uid, instance in list(self._rows.items()):
+            if uid not in uids:
+                rest.add(instance)
+        return rest
 
 
 def landed_instance(landed: Landed, index: InstanceIndex) -> StoredInstance:

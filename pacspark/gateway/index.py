@@ -8,7 +8,7 @@ longer listed go, those of new ones come, in one step; and it has what has lande
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock, RLock
 from typing import Any, Final
@@ -124,11 +124,13 @@ class Index:
         self._groups_of_file[group.file.path].append(group)
         base = group.number << _PLACE_BITS
         places = self._places
+        landed: dict[int, set[str]] = {}
         for place, uid in enumerate(group.uids()):
             before = places.get(uid)
             places[uid] = base | place
             if before is not None:
-                self._discard_landed(uid, self._groups[before >> _PLACE_BITS])
+                landed.setdefault(before >> _PLACE_BITS, set()).add(uid)
+        self._discard_landed(landed)
 
     def _remove_file(self, path: str) -> None:
         for group in self._groups_of_file.pop(path):
@@ -159,21 +161,34 @@ class Index:
             self._places[instance.sop_instance_uid] = group.number << _PLACE_BITS
         return instance
 
-    def forget_landed(self, uid: str) -> None:
-        """Show an object of the landing no longer: its bytes are in the tables, or in `rejects`."""
+    def forget_landed(self, uids: Iterable[str]) -> None:
+        """Show objects of the landing no longer: the tables or `rejects` have their bytes."""
         with self._lock:
-            place = self._places.get(uid)
-            group = None if place is None else self._groups[place >> _PLACE_BITS]
-            if group is not None and group.file is None:
-                del self._places[uid]
-                self._discard_landed(uid, group)
+            landed: dict[int, set[str]] = {}
+            for uid in uids:
+                number = self._places.get(uid, -1) >> _PLACE_BITS
+                group = self._groups.get(number)
+                if group is not None and group.file is None:
+                    del self._places[uid]
+                    landed.setdefault(number, set()).add(uid)
+            self._discard_landed(landed)
 
-    def _discard_landed(self, uid: str, group: Group) -> None:
-        if group.file is None:
-            group.discard(uid)
-            if not len(group):
+    def _discard_landed(self, uids_of_group: Mapping[int, set[str]]) -> None:
+        """Put groups without some instances in the place of groups of the landing.
+
+        What a query already has in its hands stays as it was when it began.
+        """
+        for number, uids in uids_of_group.items():
+            group = self._groups[number]
+            if group.file is not None:
+                continue
+            self._remove(group)
+            rest = group.without(uids)
+            if len(rest):
+                self._landed_groups[rest.values] = rest
+                self._add(rest)
+            else:
                 del self._landed_groups[group.values]
-                self._remove(group)
 
     # one instance
 

@@ -352,9 +352,7 @@ class Store:
             self._unfinished = None
             # what the tables show now is shown from there, before the landing forgets it
             self.index.refresh()
-            for one in batch:
-                if one.uid is not None:
-                    self.index.forget_landed(one.uid)
+            self.index.forget_landed(one.uid for one in batch if one.uid is not None)
             self.landing.remove([one.landed for one in batch])
             LOGGER.info(
                 "committed: stored %d, duplicate %d, conflict %d, rejected %d",

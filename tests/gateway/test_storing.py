@@ -219,6 +219,22 @@ def test_objects__of_other_writers_are_followed(
         assert store.read(store.instance(uid_of(7))) == ct(7)
 
 
+def test_query__that_began_before_a_commit_ends_as_it_began(store: Store) -> None:
+    for number in (1, 2):
+        store.store(ct(number), "x")
+    groups = store.index.groups()
+    located = store.index.located([uid_of(1)])
+    store.flush()
+    assert sum(map(len, groups)) == 2
+    assert {one.sop_instance_uid for group in groups for one in group.instances()} == {
+        uid_of(1),
+        uid_of(2),
+    }
+    assert store.read(located[0][1]) == ct(1)
+    assert sum(map(len, store.index.groups())) == 2
+    assert not store.index._landed_groups
+
+
 def test_conflict__that_another_gateway_won_goes_to_rejects(
     store: Store, storage: Storage, tmp_path: Path
 ) -> None:

@@ -1,0 +1,278 @@
+"""The gateway: objects stored and retrieved per second, and how long a query takes.
+
+Run: python -m benchmarks.benchmark_gateway [--objects 400] [--queries 300] [--archive ROOT]
+Peers are DCMTK's storescu and getscu and a pynetdicom client with TCP_NODELAY; the rival is Orthanc
+(Debian `orthanc`), where it is installed, on loopback in the same run, with its durable storage as
+it comes. Also in the same run: a pynetdicom server whose handler answers from memory. With
+``--archive``, queries go to an archive of many instances made by ``benchmarks.instances``.
+Records one JSON line per case in ``docs/benchmarks/gateway.jsonl``.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydicom.dataset import Dataset
+from pynetdicom import AE, evt
+
+from benchmarks.benchmark_ingest import write_slices
+from benchmarks.instances import SERIES_PER_STUDY, SLICES_PER_SERIES, made_uid
+from benchmarks.results import record
+from pacspark.gateway.services import STUDY_ROOT
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.schema import create_tables
+from pacspark.tables.storage import open_storage
+
+FIND = f"{STUDY_ROOT}.1"
+ORTHANC = "/usr/sbin/Orthanc"
+ASSOCIATIONS = 8
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def no_delay(event: Any) -> None:
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+@contextmanager
+def pacspark(root: Path) -> Iterator[tuple[int, psutil.Process]]:
+    """Serve an archive; give port and process."""
+    with (root.parent / "serve.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pacspark", "serve", str(root), "--dimse-port", "0",
+             "--http-port", "0", "--json", "--landing", str(root.parent / "landing")],
+            stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        told = json.loads(process.stdout.readline())
+        yield told["dimse_port"], psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(120)
+
+
+@contextmanager
+def orthanc(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
+    """Run Orthanc as it comes, on loopback, without HTTP."""
+    folder.mkdir()
+    port = free_port()
+    config = {
+        "StorageDirectory": str(folder), "IndexDirectory": str(folder), "DicomPort": port,
+        "HttpServerEnabled": False, "DicomServerEnabled": True, "DicomAlwaysAllowFind": True,
+        "DicomAlwaysAllowGet": True, "Plugins": [], "DicomTlsEnabled": False,
+    }  # fmt: skip
+    path = folder / "orthanc.json"
+    path.write_text(json.dumps(config))
+    process = subprocess.Popen(
+        [ORTHANC, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while subprocess.run(
+            ["/usr/bin/echoscu", "127.0.0.1", str(port)], capture_output=True, check=False
+        ).returncode:
+            time.sleep(0.2)
+        yield port, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@contextmanager
+def bare() -> Iterator[int]:
+    """Run a pynetdicom server that answers every query with one match from memory."""
+    answer = Dataset()
+    answer.QueryRetrieveLevel, answer.StudyInstanceUID = "STUDY", "1.2.3"
+    answer.PatientName, answer.StudyDate = "Doe^Jane", "20260101"
+    entity = AE("BARE")
+    entity.add_supported_context(FIND)
+    handlers = [
+        (evt.EVT_C_FIND, lambda _e: iter([(0xFF00, answer)])),
+        (evt.EVT_CONN_OPEN, no_delay),
+    ]
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    assert server is not None
+    assert server.socket is not None
+    try:
+        yield server.socket.getsockname()[1]
+    finally:
+        server.shutdown()
+
+
+def storescu(port: int, folder: Path) -> None:
+    subprocess.run(
+        ["/usr/bin/storescu", "+sd", "-nh", "127.0.0.1", str(port), str(folder)],
+        check=True,
+        env=os.environ | {"TCP_NODELAY": "1"},
+    )
+
+
+def split(folder: Path, parts: int) -> list[Path]:
+    """Share the files of a folder out into several."""
+    made = [folder.parent / f"{folder.name}-{n}" for n in range(parts)]
+    for n, path in enumerate(sorted(folder.iterdir())):
+        made[n % parts].mkdir(exist_ok=True)
+        path.rename(made[n % parts] / path.name)
+    return made
+
+
+def measured(process: psutil.Process, work: Callable[[], None]) -> tuple[float, float]:
+    """Give the seconds that something took, and those of the CPU that a process worked for it."""
+    before, started = process.cpu_times(), time.perf_counter()
+    work()
+    seconds, after = time.perf_counter() - started, process.cpu_times()
+    return seconds, (after.user + after.system) - (before.user + before.system)
+
+
+def all_at_once(port: int, folders: list[Path]) -> None:
+    threads = [threading.Thread(target=storescu, args=(port, folder)) for folder in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def stored(server: str, port: int, process: psutil.Process, work: Path, objects: int) -> None:
+    """Record how fast objects are stored, over one association and over eight."""
+    for case, associations in (("store", 1), ("store_8", ASSOCIATIONS)):
+        folder = work / f"{server}-{case}"
+        folder.mkdir()
+        size_bytes = write_slices(folder, objects, 512)
+        for path in folder.iterdir():  # other UIDs than those of the first case
+            if associations > 1:
+                path.write_bytes(path.read_bytes().replace(b"2.25.1000", b"2.25.7000"))
+        folders = split(folder, associations)
+        seconds, cpu_s = measured(process, lambda: all_at_once(port, folders))  # noqa: B023
+        record(
+            "gateway", case=case, server=server, objects=objects, bytes=size_bytes,
+            seconds=round(seconds, 2), instances_per_s=round(objects / seconds, 1),
+            server_cpu_ms_per_object=round(1000 * cpu_s / objects, 2),
+        )  # fmt: skip
+        for one in folders:
+            shutil.rmtree(one)
+
+
+def got(server: str, port: int, work: Path, objects: int) -> None:
+    """Record how fast the series that was stored first comes back over one association."""
+    folder = work / f"{server}-got"
+    folder.mkdir()
+    started = time.perf_counter()
+    subprocess.run(
+        ["/usr/bin/getscu", "-S", "+B", "-od", str(folder), "127.0.0.1", str(port),
+         "-k", "QueryRetrieveLevel=SERIES", "-k", f"StudyInstanceUID=2.25.{10**20}",
+         "-k", f"SeriesInstanceUID=2.25.{10**25}"],
+        check=True, env=os.environ | {"TCP_NODELAY": "1"},
+    )  # fmt: skip
+    seconds = time.perf_counter() - started
+    count = sum(1 for _ in folder.iterdir())
+    record(
+        "gateway", case="get_series", server=server, objects=count, seconds=round(seconds, 2),
+        instances_per_s=round(count / seconds, 1),
+    )  # fmt: skip
+    assert count == min(objects, 500)
+    shutil.rmtree(folder)
+
+
+def asked(
+    server: str, port: int, keys: Callable[[], dict[str, str]], queries: int, **more: object
+) -> None:
+    """Record how long queries by key take a client, over one association."""
+    entity = AE("BENCH")
+    entity.add_requested_context(FIND)
+    association = entity.associate("127.0.0.1", port, evt_handlers=[(evt.EVT_CONN_OPEN, no_delay)])
+    taken = []
+    for _ in range(queries + 10):
+        query = Dataset()
+        for keyword, value in keys().items():
+            setattr(query, keyword, value)
+        started = time.perf_counter()
+        answers = [answer for _, answer in association.send_c_find(query, FIND)]
+        taken.append(time.perf_counter() - started)
+        assert len(answers) == 2, answers
+    association.release()
+    taken = sorted(taken[10:])
+    record(
+        "gateway", case="find_by_key", server=server, queries=queries,
+        p50_ms=round(1000 * statistics.median(taken), 2),
+        p99_ms=round(1000 * taken[int(0.99 * len(taken))], 2), **more,
+    )  # fmt: skip
+
+
+def first_study() -> dict[str, str]:
+    return {
+        "QueryRetrieveLevel": "STUDY", "StudyInstanceUID": f"2.25.{10**20}", "PatientName": "",
+        "StudyDate": "", "PatientID": "",
+    }  # fmt: skip
+
+
+def many(root: Path, queries: int) -> None:
+    """Record start, memory and queries of an archive of many instances."""
+    instances = Catalog(open_storage(root)).table("instances", ["size_bytes"]).num_rows
+    draw = random.Random(1)
+    per_study = SLICES_PER_SERIES * SERIES_PER_STUDY
+
+    def study() -> dict[str, str]:
+        number = draw.randrange(instances // per_study)
+        return {
+            "QueryRetrieveLevel": "STUDY", "StudyInstanceUID": made_uid("study", number),
+            "PatientName": "", "StudyDate": "", "NumberOfStudyRelatedInstances": "",
+        }  # fmt: skip
+
+    started = time.perf_counter()
+    with pacspark(root) as (port, process):
+        start_s = time.perf_counter() - started
+        record(
+            "gateway", case="start", server="pacspark", instances=instances,
+            seconds=round(start_s, 2), rss_mb=round(process.memory_info().rss / 1e6),
+        )  # fmt: skip
+        asked("pacspark", port, study, queries, instances=instances)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--objects", type=int, default=400)
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--archive", type=Path, default=None)
+    given = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="pacspark-bench-", dir=Path.cwd() / "build"))
+    try:
+        if given.archive is not None:
+            many(given.archive, given.queries)
+            return
+        root = work / "archive"
+        create_tables(open_storage(root))
+        with pacspark(root) as (port, process):
+            stored("pacspark", port, process, work, given.objects)
+            got("pacspark", port, work, given.objects)
+            asked("pacspark", port, first_study, given.queries)
+        with bare() as port:
+            asked("a bare pynetdicom handler", port, first_study, given.queries)
+        if Path(ORTHANC).exists():
+            with orthanc(work / "orthanc") as (port, process):
+                stored("orthanc", port, process, work, given.objects)
+                got("orthanc", port, work, given.objects)
+                asked("orthanc", port, first_study, given.queries)
+    finally:
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()
