@@ -192,18 +192,18 @@ def test_anonymize__does_leave_a_scan_that_can_be_reconstructed(
 
 
 def test_anonymize__does_find_what_a_lost_run_wrote_to_be_nobodys(
-    spark: "SparkSession", tmp_path: Path
+    spark: "SparkSession", archive_root: str, tmp_path: Path
 ) -> None:
     archive = create_archive(tmp_path / "source", spark, progress=SILENT)
     archive.ingest(slices(tmp_path / "in", count=5))
-    target = open_storage(tmp_path / "target")
+    target = open_storage(archive_root)
     create_tables(target)
     by = Deidentifier(Profile(), Pseudonyms(SECRET))
     rows = archive.catalog.instances_of("1.2.3.1", ["sop_instance_uid", *LOCATION_COLUMNS])
     items = [Stored(row, row["size_bytes"]) for row in rows.to_pylist()]
     make_anonymous(archive.catalog, target, "lost", "", by, items)  # and never committed
 
-    report = archive.anonymize(tmp_path / "target", series="1.2.3.1", secret=SECRET)
+    report = archive.anonymize(archive_root, series="1.2.3.1", secret=SECRET)
 
     assert report.stored == 5
     assert Catalog(target).table("instances", ["sop_instance_uid"]).num_rows == 5

@@ -103,7 +103,6 @@ _NOT_IN_THE_TABLE: Final = frozenset(
         0x00080300,  # PrivateDataElementCharacteristicsSequence: written anew for what is kept
         0x04000500,  # EncryptedAttributesSequence: the identity itself, encrypted
         0x4FFE0001,  # MACParametersSequence: of signatures that are gone
-        0x00880140,  # StorageMediaFileSetUID
     }
 )
 _DATES: Final = frozenset({"DA", "DT", "TM"})

@@ -37,6 +37,7 @@ MOST_HEADER_BYTES: Final = 256 << 20
 _COPY_BYTES: Final = 4 << 20
 _SPOOL_BYTES: Final = 64 << 20
 _PIXEL_TAGS: Final = (0x7FE00010, 0x7FE00008, 0x7FE00009)
+_PIXEL_DATA: Final = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 _VOICES: Final = frozenset({"1.2.840.10008.5.1.4.1.1.9.4.1", "1.2.840.10008.5.1.4.1.1.9.4.2"})
 _ELSEWHERE: Final = frozenset(
     f"1.2.840.10008.1.2.4.{number}" for number in (94, 95, 204, 205)
@@ -99,10 +100,10 @@ def _deidentify(
     _require_known_pixels(dataset, deidentifier, end > start, ruled=rectangles is not None)
     blanking = Blanking(rectangles or (), _has_embedded_overlays(dataset)) if end > start else None
     implicit = _is_implicit(source, start, end, index, dataset)
-    deidentifier.deidentify(dataset, pixels_cleaned=rectangles is not None)
+    deidentifier.deidentify(dataset, pixels_cleaned=rectangles is not None and end > start)
     if not blanking:
         target.write(_head(dataset, index, implicit=implicit, decoded=False))
-        _copy(source, target, start, end)
+        _copy(source, target, start, end, _surplus_bytes(index))
     else:
         _write_blanked(source, target, dataset, index, blanking, implicit=implicit)
 
@@ -197,14 +198,25 @@ def _head(dataset: Dataset, index: InstanceIndex, *, implicit: bool, decoded: bo
     return bytes(buffer.getvalue())
 
 
-def _copy(source: BinaryIO, target: BinaryIO, start: int, end: int) -> None:
+def _surplus_bytes(index: InstanceIndex) -> int:
+    """Give how many bytes of native pixel data belong to no frame: they could hold anything."""
+    frames = index.frames
+    if frames.kind != "native" or not frames.count or not frames.frame_size_bits:
+        return 0
+    return (frames.pixel_data_length or 0) - -(-frames.count * frames.frame_size_bits // 8)
+
+
+def _copy(source: BinaryIO, target: BinaryIO, start: int, end: int, surplus_bytes: int) -> None:
     source.seek(start)
+    end -= surplus_bytes
     while start < end:
         data = source.read(min(_COPY_BYTES, end - start))
         if not data:
             raise DeidentificationError("pixel data: expected more bytes, found the end")
         target.write(data)
         start += len(data)
+    while surplus_bytes > 0:
+        surplus_bytes -= target.write(bytes(min(_COPY_BYTES, surplus_bytes)))
 
 
 def _write_blanked(
@@ -216,6 +228,9 @@ def _write_blanked(
     *,
     implicit: bool,
 ) -> None:
+    source.seek(_pixel_element(source, index)[0])
+    if source.read(4) not in _PIXEL_DATA:
+        raise DeidentificationError("pixel data: expected whole numbers to blank, found others")
     native = blanking.keeps_native(dataset, index.frames)
     order = ">" if native and index.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN else "<"
     frames = (

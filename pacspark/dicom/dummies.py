@@ -47,7 +47,7 @@ def dummy_value(element: DataElement, dataset: Dataset) -> Any:
     if element.keyword == "EncapsulatedDocument":
         document = _document(str(dataset.get("MIMETypeOfEncapsulatedDocument", "")))
         if "EncapsulatedDocumentLength" in dataset:
-            dataset.EncapsulatedDocumentLength = len(document.rstrip(b"\0"))
+            dataset.EncapsulatedDocumentLength = len(document)
         return document
     if vr in _TEXTS:
         one: Any = _TEXTS[vr]
@@ -65,7 +65,7 @@ def dummy_value(element: DataElement, dataset: Dataset) -> Any:
 
 def _document(mime_type: str) -> bytes:
     if mime_type.strip().lower() == "application/pdf":
-        return _EMPTY_PDF + bytes(len(_EMPTY_PDF) % 2)
+        return _EMPTY_PDF
     return bytes(2)
 
 

@@ -205,9 +205,23 @@ def test_blanking__does_refuse_pixels_that_it_cannot_blank() -> None:
             }
         )
     )
-    floats = part10(data_set({**header(), 0x7FE00008: ("OF", struct.pack("<6f", *range(6)))}))
+    wide = {0x00280100: ("US", words(32)), 0x7FE00008: ("OF", struct.pack("<6f", *range(6)))}
+    floats = part10(data_set(header() | wide))
     for data in (bits, floats):
         index_instance(data)
         with pytest.raises(DeidentificationError):
             deidentified(data, blanking(BLANK))
         deidentified(data)
+
+
+def test_blanking__does_not_copy_what_belongs_to_no_frame() -> None:
+    body = data_set(header()) + element(0x7FE00010, "OW", bytes(range(12)) + b"Doe^Jane")
+    made = deidentified(part10(body))
+    assert b"Doe" not in made
+    assert read(made).PixelData == bytes(range(12)) + bytes(8)
+
+
+def test_blanking__does_not_speak_of_pixels_that_are_not_there() -> None:
+    made = read(deidentified(part10(data_set(header())), blanking(BLANK)))
+    assert "BurnedInAnnotation" not in made
+    assert "113101" not in [code.CodeValue for code in made.DeidentificationMethodCodeSequence]

@@ -1,11 +1,13 @@
 """The table of PS3.15, the options, and the file that chooses among them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.datadict import tag_for_keyword
+from pydicom.sr._concepts_dict import concepts
 
 from pacspark.dicom.confidentiality import (
     CLEAN,
@@ -71,6 +73,9 @@ def test_table__is_whole() -> None:
         set(RETAIN) | set(CLEAN)
     ) - {"safe-private", "pixel-data"}
     assert set(METHODS) == {"basic", *RETAIN, *CLEAN}
+    codes: Any = concepts["DCM"]  # pydicom's copy of PS3.16
+    meanings = {code: found[code][0] for found in codes.values() for code in found}
+    assert all(meanings[code] == meaning for code, meaning in METHODS.values())
     assert len(safe_private()) > 87
     assert (GROUP, 0x02, CREATOR) in safe_private()
 

@@ -238,6 +238,8 @@ def test_deidentify__does_keep_ages_only_when_asked_and_none_above_89(age: str, 
         ("ISO_IR 144", "iso8859_5", "CT Иванов axial"),
         ("GB18030", "gb18030", "CT 王小东 axial"),
         ("ISO_IR 13", "shift_jis", "CT ﾔﾏﾀﾞ axial"),
+        ("\\ISO 2022 IR 87", "iso2022_jp", "CT 山田 axial"),
+        ("\\ISO 2022 IR 149", "iso2022_kr", "CT axial"),
     ],
 )
 def test_deidentify__does_read_and_write_every_character_set(
@@ -250,7 +252,7 @@ def test_deidentify__does_read_and_write_every_character_set(
     )
     made = read(deidentified(data, retaining(clean=("descriptors",))))
     assert made.StudyDescription == "CT axial"
-    assert made.SpecificCharacterSet == charset
+    assert made.SpecificCharacterSet == read(data).SpecificCharacterSet
     assert made.Manufacturer == read(data).Manufacturer
 
 
@@ -443,6 +445,22 @@ def test_deidentify__does_replace_codes_of_persons() -> None:
     assert b"DOE" not in made.upper()
     (left,) = read(made).PersonIdentificationCodeSequence
     assert left == code_item("0", "99PACSPARK", "Removed")
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"), [("application/pdf", b"%PDF-1.4"), ("text/XML", b"\0\0")]
+)
+def test_deidentify__does_leave_an_empty_document(kind: str, left: bytes) -> None:
+    data = ct_object(
+        x00420011=("OB", b"Doe^Jane"),
+        x00420012=("LO", text(kind)),
+        x00420015=("UL", b"\x08\0\0\0"),
+    )
+    made = deidentified(data)
+    assert b"Doe" not in made
+    document = read(made).EncapsulatedDocument
+    assert document.startswith(left)
+    assert len(document) - 1 <= read(made).EncapsulatedDocumentLength <= len(document)
 
 
 # refusals
