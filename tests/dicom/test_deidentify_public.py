@@ -12,12 +12,12 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from pacspark.dicom.confidentiality import Profile
+from pacspark.dicom.confidentiality import Action, Profile, table
 from pacspark.dicom.decode import index_instance
 from pacspark.dicom.deidentify import Deidentifier
 from pacspark.dicom.deidentify_object import deidentify_object
 from pacspark.dicom.pixel_rules import PixelRule, Rectangle
-from pacspark.dicom.pseudonyms import Pseudonyms
+from pacspark.dicom.pseudonyms import DICOM_ROOT, Pseudonyms
 from pacspark.errors import DicomDecodeError
 from tests.dicom.hostile import Elements, data_set, element, header, part10, text, words
 from tests.dicom.test_deidentify import SECRET, deidentified, retaining
@@ -65,6 +65,44 @@ def test_deidentify__does_take_all_public_objects(objects: dict[str, bytes]) -> 
             assert pixel_bytes(made).startswith(pixel_bytes(data)), name
             assert before.frames.count == after.frames.count
     assert len(objects) == 217
+
+
+def marked_texts(dataset: Dataset, inside: bool = False) -> Iterator[tuple[str, bool]]:
+    """Give the texts of a data set, and whether the table removes or replaces them."""
+    for one in dataset:
+        rule = table().get(int(one.tag))
+        marked = inside or rule is not None or one.tag.is_private
+        if one.VR == "SQ":
+            # the form of a report stays: concepts, kinds of values, relationships
+            whole = marked and one.keyword != "ContentSequence"
+            gone = whole and (rule is None or rule.basic is not Action.MAP)
+            for item in one.value:
+                yield from marked_texts(item, gone)
+            continue
+        values = one.value if one.VM > 1 else [one.value]
+        for value in values or ():
+            text_of = str(value).strip()
+            own_uid = one.VR == "UI" and not text_of.startswith(DICOM_ROOT)
+            if text_of and (own_uid or (len(text_of) > 5 and re.search("[A-Za-z]", text_of))):
+                yield text_of, marked
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_deidentify__does_leave_no_text_of_a_marked_attribute_of_any_public_object(
+    objects: dict[str, bytes],
+) -> None:
+    looked_for = 0
+    for name, data in objects.items():
+        before = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, force=True)
+        texts = list(marked_texts(before))
+        unmarked = " ".join(found for found, marked in texts if not marked)
+        made = deidentified(data)
+        head = made[: index_instance(made).frames.pixel_data_offset]
+        for found, marked in texts:
+            if marked and found not in unmarked:
+                looked_for += 1
+                assert found.encode("utf-8", "replace") not in head, (name, found)
+    assert looked_for > 5000
 
 
 def uids(dataset: Dataset) -> Iterator[str]:
