@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from pacspark.errors import UsageError
 from pacspark.tables.schema import TABLES
@@ -69,12 +70,27 @@ class Snapshot:
                 if not 0 <= as_of <= newest:
                     message = f"as_of: expected a version from 0 to {newest}, found {as_of}"
                     raise UsageError(message)
-                self.delta.load_as_version(as_of)
+                self._go_back(as_of)
             elif as_of is not None:
-                moment = as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
-                self.delta.load_as_version(moment)
+                self._go_back(as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC))
         if self.version < newest:
             self._require_files()
+
+    def _go_back(self, as_of: int | datetime) -> None:
+        try:
+            self.delta.load_as_version(as_of)
+        except DeltaError as error:
+            selector = pafs.FileSelector(self.storage.path(self.spec.name, "_delta_log"))
+            found = self.storage.filesystem.get_file_info(selector)
+            names = [info.base_name for info in found if info.base_name.endswith(".json")]
+            oldest = int(min(names).removesuffix(".json")) if names else 0
+            if oldest:
+                message = (
+                    f"as_of: expected a version of {self.spec.name} from about {oldest} on, found "
+                    f"{as_of}: what the log says of older ones is kept for a year"
+                )
+                raise UsageError(message) from error
+            raise
 
     def _require_files(self) -> None:
         """Check that an old version still has its files: compaction deletes them after a time."""

@@ -476,3 +476,30 @@ def test_processes__ingest_delete_and_compact_at_once_and_nothing_is_lost_or_dou
     assert settle(storage).left_alone == []
     assert read_all(storage) == expected
     assert data_files(storage, "objects") == listed(storage, "objects")
+
+
+@pytest.mark.slow
+def test_compact__may_be_killed_at_any_moment(storage: Storage) -> None:
+    """Kills while it reads, writes and deletes too, not at commits alone."""
+    draw, stored = random.Random(7), fill(storage, 12)
+    for round_ in range(12):
+        objects = objects_of(4, 20 + round_)
+        ingest(storage, objects)
+        stored |= objects
+        process = SPAWN.Process(target=_compact_again_and_again, args=(storage.root, Never()))
+        process.start()
+        process.join(draw.uniform(1, 6))
+        process.kill()
+        process.join(60)
+        assert read_all(storage) == stored
+    settle(storage)
+    assert read_all(storage) == stored
+    for table in ("instances", "rejects", "objects"):
+        assert data_files(storage, table) == listed(storage, table)
+
+
+class Never:
+    """A barrier for one."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait for nobody."""
