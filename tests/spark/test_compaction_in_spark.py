@@ -27,8 +27,6 @@ def test_compact__runs_in_spark_and_spark_reads_what_it_made(
     assert read_all(storage) == left
     counts = "SELECT count(*) AS n, count(DISTINCT object_file) AS f FROM instances"
     (row,) = archive.sql(counts).collect()
-        "SELECT count(*) AS n, count(DISTINCT object_file) AS f FROM instances"
-    ).collect()
     assert (row.n, row.f) == (len(left), 1)
     uri = storage.spark_uri("instances")
     before = spark.read.format("delta").option("versionAsOf", 5).load(uri)
