@@ -49,7 +49,6 @@ def whole_file(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 raise holds_something_else(path)
         else:
             temporary.replace(path)
-            _sync(path.parent)
 
 
 @contextmanager

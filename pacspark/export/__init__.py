@@ -102,7 +102,7 @@ def export(
     if level == "instance":
         message = f"{file_format}: expected a series or a study, found an instance"
         raise UsageError(message)
-    chosen = _parts_of(catalog, level, uid, file_format, part)
+    chosen = _parts_of(catalog, level, uid, file_format, part, progress)
     if not resample and file_format != "parquet":
         for one in itertools.chain(*chosen.values()):
             require_even(one.stack, file_format)
@@ -150,7 +150,12 @@ def _write(
 
 
 def _parts_of(
-    catalog: Catalog, level: str, uid: str, file_format: str, number: int | None
+    catalog: Catalog,
+    level: str,
+    uid: str,
+    file_format: str,
+    number: int | None,
+    progress: Progress,
 ) -> dict[str, list[Part]]:
     """Give the volumes of each series to write: of a study, of those that have some."""
     if level == "series":
@@ -165,6 +170,8 @@ def _parts_of(
     if not found:
         message = f"{file_format}: expected a study with a volume, found none: {refusals[0]}"
         raise UsageError(message)
+    for refusal in refusals:
+        progress.say(f"left out: {refusal}")
     return found
 
 

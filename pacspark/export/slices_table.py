@@ -37,7 +37,7 @@ SCHEMA: Final = pa.schema(
         pa.field("pixels", pa.binary(), metadata={"comment": "rescaled, row by row"}),
     ]
 )
-ROW_GROUP_BYTES: Final = 32 << 20
+ROW_GROUP_BYTES: Final = 16 << 20
 
 
 def write_slices(path: Path, parts: Sequence[Volume], progress: Progress) -> None:
