@@ -1,5 +1,6 @@
 """Files out of the archive: the same bytes, whole, at the right place in the room."""
 
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from pacspark.errors import InstanceNotFoundError, NotInArchiveError, StorageError, UsageError
 from pacspark.export import FORMATS, export, file_name
-from pacspark.progress import Progress
+from pacspark.progress import LineProgress, Progress
 from pacspark.tables.catalog import Catalog
 from pacspark.volume import Volume
 from tests.ct_objects import (
@@ -278,7 +279,9 @@ def test_nifti__refuses_uneven_slices(tmp_path: Path) -> None:
 
 def test_nifti_of_a_study__has_its_volumes(tmp_path: Path) -> None:
     catalog = archive_of(tmp_path / "archive", study_objects())
-    (path,) = export(catalog, tmp_path / "out", "study", STUDY_UID, "nifti")
+    told = io.StringIO()
+    (path,) = export(catalog, tmp_path / "out", "study", STUDY_UID, "nifti", LineProgress(told))
+    assert f"left out: series {OTHER_SERIES_UID}: expected 3 numbers" in told.getvalue()
     assert path.name == f"{SERIES_UID}.nii.gz"
     image: Any = nibabel.load(path)
     expected = Volume(catalog, SERIES_UID).to_numpy()
