@@ -1,14 +1,24 @@
-"""Ingest of CT slices: instances per second and MB per second through Spark local[2].
+"""Ingest: instances and MB per second through Spark local[2], step by step, and a rival.
 
-Run: python -m benchmarks.benchmark_ingest [--instances 2000] [--size 512]
-Records one JSON line per case in ``docs/benchmarks/ingest.jsonl``. The objects are made before the
-clock starts; the Spark session is warm (its start is reported by itself).
+Run: python -m benchmarks.benchmark_ingest [--instances 2000] [--size 512] [--small] [--no-rival]
+``--small`` takes in 100,000 tiny objects instead. Records one JSON line per case in
+``docs/benchmarks/ingest.jsonl`` and prints what each step cost. The objects are made before the
+clock starts; the Spark session is warm (its start is reported by itself). The rival is Orthanc
+(Debian's `orthanc`), which DCMTK's `/usr/bin/storescu` sends the same files to, two associations at
+once, in the same run.
 """
 
 import argparse
+import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +26,10 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from benchmarks.instances import write_instances
 from benchmarks.results import record
 from pacspark.archive import create_archive
+from pacspark.tables.reports import IngestReport
 
 
 def write_slices(folder: Path, instances: int, size: int) -> int:
@@ -58,35 +70,135 @@ def write_slices(folder: Path, instances: int, size: int) -> int:
     return total
 
 
+def show_steps(report: IngestReport) -> None:
+    """Print what each step took of the cores' time, and per object."""
+    total = sum(report.steps.values())
+    for step, seconds in sorted(report.steps.items(), key=lambda item: -item[1]):
+        each = seconds / report.inputs * 1e6
+        print(f"  {step:<8} {seconds:8.2f} s {100 * seconds / total:5.1f} % {each:8.0f} us each")
+
+
+def missing(program: str, package: str) -> bool:
+    """Say where a rival is to be had, if it is not here."""
+    if shutil.which(program, path="/usr/sbin:/usr/bin"):
+        return False
+    print(f"no rival: {program} is missing: apt-get install {package}", flush=True)
+    return True
+
+
+@contextmanager
+def orthanc(work: Path) -> Iterator[int]:
+    """Run Orthanc on loopback; give the port of its DICOM server."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(free.getsockname()[1])
+    settings = {
+        "StorageDirectory": str(work / "orthanc"),
+        "IndexDirectory": str(work / "orthanc"),
+        "DicomPort": ports[0],
+        "HttpPort": ports[1],
+        "RemoteAccessAllowed": False,
+        "Plugins": [],
+    }
+    (work / "orthanc.json").write_text(json.dumps(settings))
+    program = shutil.which("Orthanc", path="/usr/sbin:/usr/bin")
+    process = subprocess.Popen(
+        [str(program), str(work / "orthanc.json")],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        while process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", ports[0])) == 0:
+                    break
+            time.sleep(0.05)
+        yield ports[0]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def send(work: Path, port: int, folder: Path) -> float:
+    """Send all files of a folder by two storescu at once; give the seconds that it took."""
+    files = sorted(str(path) for path in folder.rglob("*.dcm"))
+    started = time.perf_counter()
+    senders = []
+    for number in range(2):
+        listed = work / f"files-{number}.txt"
+        command = ["xargs", "-a", str(listed), "-n", "1000", "/usr/bin/storescu", "-aec", "ORTHANC"]
+        listed.write_text("\n".join(files[number::2]))
+        senders.append(
+            subprocess.Popen([*command, "127.0.0.1", str(port)], stderr=subprocess.DEVNULL)
+        )
+    if any(sender.wait() for sender in senders):
+        sys.exit("storescu could not store all")
+    return time.perf_counter() - started
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--instances", type=int, default=2000)
+    parser.add_argument("--instances", type=int, default=None)
     parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--no-rival", action="store_true")
+    parser.add_argument("--rival-instances", type=int, default=None, help="of the same files")
     arguments = parser.parse_args()
+    instances = arguments.instances or (100_000 if arguments.small else 2000)
+    load = os.getloadavg()[0]  # figures of a busy machine tell little
     work = Path(tempfile.mkdtemp(prefix="pacspark-bench-"))
     try:
         incoming = work / "incoming"
         incoming.mkdir()
-        size_bytes = write_slices(incoming, arguments.instances, arguments.size)
+        if arguments.small:
+            size_bytes = write_instances(incoming, range(instances))
+        else:
+            size_bytes = write_slices(incoming, instances, arguments.size)
         archive = create_archive(work / "archive")
         started = time.perf_counter()
         archive.spark.range(2).count()
         session_s = time.perf_counter() - started
-        report = archive.ingest(incoming)
-        again = archive.ingest(incoming)
-        for case, one in (("first", report), ("again", again)):
+        warm = work / "warm"
+        write_instances(warm, range(10**9, 10**9 + 300))
+        create_archive(work / "other", archive.spark).ingest(warm)
+        rates = {}
+        kind = "small" if arguments.small else f"{arguments.size} x {arguments.size}"
+        for case in ("first", "again"):
+            report = archive.ingest(incoming)
+            rates[case] = instances / report.seconds
             record(
                 "ingest",
                 case=case,
-                instances=arguments.instances,
+                kind=kind,
+                instances=instances,
                 bytes=size_bytes,
-                stored=one.stored,
-                duplicate=one.duplicate,
-                seconds=round(one.seconds, 2),
-                instances_per_s=round(arguments.instances / one.seconds, 1),
-                mb_per_s=round(size_bytes / one.seconds / 1e6, 1),
+                stored=report.stored,
+                duplicate=report.duplicate,
+                seconds=round(report.seconds, 2),
+                instances_per_s=round(rates[case], 1),
+                mb_per_s=round(size_bytes / report.seconds / 1e6, 1),
+                steps={step: round(seconds, 2) for step, seconds in report.steps.items()},
                 session_start_s=round(session_s, 2),
+                load_before=round(load, 1),
             )
+            show_steps(report)
+        if arguments.no_rival or missing("Orthanc", "orthanc") or missing("storescu", "dcmtk"):
+            return
+        sent = arguments.rival_instances or min(instances, 5000)
+        for path in sorted(incoming.rglob("*.dcm"))[sent:]:
+            path.unlink()
+        with orthanc(work) as port:
+            seconds = send(work, port, incoming)
+        record(
+            "ingest",
+            case="Orthanc",
+            kind=kind,
+            instances=sent,
+            seconds=round(seconds, 2),
+            instances_per_s=round(sent / seconds, 1),
+            ours_times_faster=round(rates["first"] * seconds / sent, 1),
+        )
     finally:
         shutil.rmtree(work)
 

@@ -105,10 +105,23 @@ def init(root: Root, as_json: AsJson = False) -> None:
         print(f"{archive.root}: an archive that is ready to take objects in")
 
 
-@app.command(epilog="Example: pacspark ingest archive incoming/ study.zip")
+@app.command(
+    epilog="Examples: pacspark ingest archive incoming/ study.zip; "
+    "pacspark ingest archive incoming/ --watch --settle 10"
+)
 def ingest(
     root: Root,
     paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, zips, DICOMDIRs.")],
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on with what arrives in the folder, until Ctrl-C.")
+    ] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="With --watch: end when all that is there is taken.")
+    ] = False,
+    settle: Annotated[
+        float | None,
+        typer.Option("--settle", help="With --watch: seconds that a file has to be at rest; 5."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Store DICOM objects and count what became of them.
@@ -116,7 +129,18 @@ def ingest(
     Paths may be URLs, with globs, on HDFS or S3; a zip there has to be named .zip. Paths of this
     machine are read by the tasks: on a cluster, all its machines have to see them.
     """
-    report = open_archive(root).ingest(paths)
+    if not watch:
+        unused = "--once" if once else "--settle"
+        if once or settle is not None:
+            message = f"ingest: expected {unused} together with --watch, found it alone"
+            raise UsageError(message)
+        report = open_archive(root).ingest(paths)
+    elif len(paths) != 1:
+        message = f"ingest: expected one folder with --watch, found {len(paths)}"
+        raise UsageError(message)
+    else:
+        settle_s = 5.0 if settle is None else settle
+        report = open_archive(root).watch(paths[0], settle_s=settle_s, once=once)
     for refused in report.refused:
         say(f"{refused.error_class}: {refused.source}: {refused.message}")
     hidden = report.conflict + report.rejected - len(report.refused)

@@ -1,5 +1,6 @@
 """What comes into an archive and goes out of it."""
 
+import math
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -37,6 +38,38 @@ class Keeping(OpenedArchive):
         self._require_now()
         listed = [paths] if isinstance(paths, str | Path) else list(paths)
         return ingest(lambda: self.spark, self._storage, listed, progress=self.progress)
+
+    def watch(self, path: str | Path, *, settle_s: float = 5.0, once: bool = False) -> IngestReport:
+        """Store what is in a folder and what arrives there, through Spark Structured Streaming.
+
+        What was taken is remembered under the archive's ``_checkpoints``: begun again, the watch
+        goes on. Runs until it is interrupted.
+
+        Parameters
+        ----------
+        path
+            A folder, or a URL on HDFS or S3.
+        settle_s
+            A file is taken when its size and time were the same for so long; an object of a bucket
+            at once.
+        once
+            Return when all that is there has been taken.
+        """
+        from pacspark.spark.watch import watch
+
+        self._require_now()
+        if not (math.isfinite(settle_s) and settle_s >= 0):
+            message = f"settle_s: expected seconds from 0 on, found {settle_s}"
+            raise UsageError(message)
+        folder = require_path(path, "a folder to watch")
+        return watch(
+            self.spark,
+            self._storage,
+            folder,
+            settle_s=settle_s,
+            once=once,
+            progress=self.progress,
+        )
 
     def import_scan(self, description: str | Path) -> ImportedScan:
         """Store the projections that a ``SCAN.toml`` describes, as DICOM.

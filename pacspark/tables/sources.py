@@ -102,6 +102,15 @@ def expand_sources(paths: Iterable[str | Path], archive: Storage | None = None) 
             yield from _expand_local(Path(text), archive)
 
 
+def sources_of_files(files: Iterable[tuple[str, int]]) -> Iterator[Source]:
+    """Give the sources of files that somebody else has listed, with their sizes: zips have many."""
+    for path, size_bytes in files:
+        if "://" in path:
+            yield from _url_file(path, size_bytes)
+        else:
+            yield from _whole_or_members(path, size_bytes)
+
+
 def require_path(path: str | Path, expected: str) -> str:
     """Return a path as text; refuse an empty one, which would be the working directory.
 

@@ -3,11 +3,13 @@
 import io
 import multiprocessing
 import pickle
+from collections import Counter
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
+from benchmarks.instances import instance
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import (
     ArchiveNotFoundError,
@@ -21,6 +23,7 @@ from pacspark.tables.compaction import compact
 from pacspark.tables.datafile import PIECE_BYTES, AddedFile, DataFile, ObjectFile
 from pacspark.tables.deletion import delete, undelete
 from pacspark.tables.holds import set_hold
+from pacspark.tables.intake import Intake, commit_intake
 from pacspark.tables.schema import INSTANCES, TABLES, check_tables, create_tables
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
@@ -106,6 +109,62 @@ def test_commits__are_exactly_once_among_processes(contract_storage: Storage) ->
     uids = Catalog(contract_storage).table("instances", ["sop_instance_uid"])
     expected = sorted(f"1.2.{commit}.{n}" for commit in range(COMMITS) for n in range(WRITERS + 3))
     assert sorted(uids["sop_instance_uid"].to_pylist()) == expected
+
+
+BATCHES, BATCH, STEP = 250, 6, 3
+
+
+def _ingest_overlapping(
+    root: str,
+    number: int,
+    barrier: "multiprocessing.synchronize.Barrier",
+    counts: "multiprocessing.Queue[dict[str, int]]",
+) -> None:
+    """Take in batches of which each shares half with the next, in this or in the other order."""
+    storage = open_storage(root)
+    barrier.wait(120)
+    total: Counter[str] = Counter()
+    starts = [batch * STEP for batch in range(BATCHES)]
+    for start in starts if number == 0 else reversed(starts):
+        with Intake(storage, f"writer-{number}") as intake:
+            for one in range(start, start + BATCH):
+                intake.add(f"{number}: {one}", instance(one))
+            result = intake.finish()
+        total.update(commit_intake(storage, [result], f"writer-{number}").counts)
+    counts.put(dict(total))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_ingests__of_two_writers_at_once_lose_nothing_and_double_nothing(
+    contract_storage: Storage,
+) -> None:
+    """500 commits; each object comes four times, twice from each writer."""
+    barrier, counts = SPAWN.Barrier(2), SPAWN.Queue()
+    writers = [
+        SPAWN.Process(target=_ingest_overlapping, args=(contract_storage.root, n, barrier, counts))
+        for n in range(2)
+    ]
+    for process in writers:
+        process.start()
+    totals = [counts.get(timeout=2900) for _ in writers]
+    for process in writers:
+        process.join(60)
+    assert [process.exitcode for process in writers] == [0, 0]
+    n_objects = (BATCHES - 1) * STEP + BATCH
+    total = Counter(totals[0]) + Counter(totals[1])
+    assert total == {"stored": n_objects, "duplicate": 2 * BATCHES * BATCH - n_objects}
+    catalog = Catalog(contract_storage)
+    rows = catalog.table("instances").to_pylist()
+    assert len(rows) == len({row["sop_instance_uid"] for row in rows}) == n_objects
+    assert {sha256(instance(one)) for one in range(n_objects)} == {row["sha256"] for row in rows}
+    for row in rows[::50]:
+        assert sha256(catalog.read_object(row)) == row["sha256"]
+    # files of attempts that lost are gone
+    folder = pa.fs.FileSelector(contract_storage.path("instances"))
+    found = contract_storage.filesystem.get_file_info(folder)
+    on_storage = {info.base_name for info in found if info.base_name.endswith(".parquet")}
+    assert on_storage == set(catalog.files_of("instances"))
 
 
 def test_files__are_nobodys_before_the_commit_and_go_when_aborted(
