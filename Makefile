@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo test test-slow bench lint lock notebooks clean java peers
+.PHONY: help demo test test-slow bench lint lock viewer notebooks clean java peers
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ lint: $(DEV_STAMP) ## ruff, mypy, import contracts
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+viewer: $(RUN_STAMP) ## fetch OHIF, the viewer that the gateway serves, from npm (once)
+	@$(BIN)/python -m pacspark viewer install
 
 notebooks: $(DEV_STAMP) java ## execute the notebooks in place
 	@for file in notebooks/*.ipynb; do $(BIN)/jupyter execute --inplace $$file; done

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pacspark import __version__, cli_asking, cli_fixity, cli_retaining
+from pacspark import __version__, cli_asking, cli_fixity, cli_retaining, cli_viewer
 from pacspark.archive import create_archive, open_archive
 from pacspark.cli_anonymize import anonymize
 from pacspark.cli_describe import describe
@@ -367,6 +367,7 @@ def history(root: Root, as_json: AsJson = False) -> None:
 
 
 cli_retaining.register(app)
+cli_viewer.register(app)
 
 
 INTERRUPTED = 130

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The programs that the tests hold pacspark against: DCMTK, an S3 server, Hadoop and the jars of Spark.
+# The programs that the tests hold pacspark against: DCMTK, an S3 server, a browser, Hadoop and the jars of Spark.
 # What cannot be had fails in CI and is skipped by its tests elsewhere.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 source "$here/install.sh"
 cache="${PACSPARK_CACHE:-$HOME/.cache/pacspark}"
 versitygw=v1.8.0
+playwright=1.65.1
 missing=0
 
 have() { [ -x "/usr/bin/$1" ]; }
@@ -21,6 +22,20 @@ if [ ! -x "$cache/bin/versitygw" ]; then
     else
         # Debian 12 has Go 1.19, which cannot build it
         echo "versitygw: Go not found; install 1.21 or newer from https://go.dev/dl" >&2
+        missing=1
+    fi
+fi
+
+have chromium || install_debian chromium chromium || missing=1
+
+if [ ! -f "$cache/node/node_modules/playwright-core/package.json" ]; then
+    if command -v npm >/dev/null; then
+        echo "fetching playwright-core, which drives Chromium (once)" >&2
+        mkdir -p "$cache/node"
+        npm install --prefix "$cache/node" --silent --no-fund --no-audit --ignore-scripts "playwright-core@$playwright" >"$cache/playwright.log" 2>&1 ||
+            { tail -n 3 "$cache/playwright.log" >&2; missing=1; }
+    else
+        echo "playwright-core: npm not found; install Node.js 18 or newer" >&2
         missing=1
     fi
 fi

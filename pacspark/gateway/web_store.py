@@ -28,7 +28,7 @@ from pacspark.errors import (
 )
 from pacspark.gateway.statuses import DUPLICATE_INSTANCE, OUT_OF_RESOURCES, dimse_status
 from pacspark.gateway.storing import Stored
-from pacspark.gateway.web_call import Call, json_answer, problem
+from pacspark.gateway.web_call import Call, problem
 from pacspark.gateway.web_media import DICOM, DICOM_JSON, MULTIPART
 from pacspark.gateway.web_retrieve import path_of
 from pacspark.tables.deletion import delete as delete_from_tables
@@ -272,10 +272,8 @@ def _answer(call: Call, told: list[_Outcome]) -> Response:
     status = 200 if not failed else 202 if stored else 409
     if not stored and all(one.reason == OUT_OF_RESOURCES for one in failed):
         status = 507
-    pieces = iter([json.dumps(elements)])
-    answer = json_answer(call, pieces, DICOM_JSON)
-    answer.status_code = status
-    return answer
+    # one data set, no array of them: what clients of this service read
+    return Response(json.dumps(elements), status, media_type=DICOM_JSON)
 
 
 def _named(one: _Outcome) -> dict[str, Any]:
