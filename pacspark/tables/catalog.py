@@ -355,7 +355,10 @@ class Catalog:
             as_of = self.as_of
             if isinstance(as_of, int) and name != "instances":
                 as_of = self._end_of(as_of)
-            snapshot = self._snapshots[name] = Snapshot(self.storage, name, as_of)
+            snapshot = Snapshot(self.storage, name, as_of)
+            if as_of is not None:
+                snapshot.require_kept()
+            self._snapshots[name] = snapshot
         elif self.as_of is None:
             snapshot.refresh()
         return snapshot

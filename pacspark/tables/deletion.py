@@ -228,6 +228,7 @@ def undelete(
         rows = _last_removed(storage, column, uid)
     else:
         then = Snapshot(storage, INSTANCES.name, as_of)
+        then.require_kept()
         files = then.files({column: [uid]})
         rows = rows_in(storage, files, column, uid, INSTANCES.arrow_schema.names)
     if not rows.num_rows:

@@ -73,8 +73,6 @@ class Snapshot:
                 self._go_back(as_of)
             elif as_of is not None:
                 self._go_back(as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC))
-        if self.version < newest:
-            self._require_files()
 
     def _go_back(self, as_of: int | datetime) -> None:
         try:
@@ -92,13 +90,23 @@ class Snapshot:
                 raise UsageError(message) from error
             raise
 
-    def _require_files(self) -> None:
-        """Check that an old version still has its files: compaction deletes them after a time."""
+    def require_kept(self) -> None:
+        """Check that an old version still has its files: compaction deletes them after a time.
+
+        What the newest version lists too is not asked about: if it is gone, it is lost.
+
+        Raises
+        ------
+        UsageError
+            where files are gone
+        """
         name = self.spec.name
         with self.storage.errors(f"list the files of {name}"):
             selector = pafs.FileSelector(self.storage.path(name))
             there = {info.base_name for info in self.storage.filesystem.get_file_info(selector)}
-        gone = [file for file in self.files() if "/" not in file.path and file.path not in there]
+        gone = {file.path for file in self.files() if "/" not in file.path} - there
+        if gone:
+            gone -= {file.path for file in Snapshot(self.storage, name).files()}
         if gone:
             message = (
                 f"as_of: expected a version of {name} that is kept, found {self.version}, "
