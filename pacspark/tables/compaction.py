@@ -65,7 +65,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 THREADS: Final = 2
-_GROUPS_AT_ONCE: Final = 8
+_GROUPS_AT_ONCE: Final = 4
 """Groups of objects between two scans of the rows: what refers to them is in memory meanwhile."""
 _COPIED: Final = ("sha256", "size_bytes", *PLACE, "object_offsets")
 MIN_AGE_HOURS: Final = 24.0

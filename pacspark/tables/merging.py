@@ -26,7 +26,7 @@ MERGED_BYTES: Final = 128 << 20
 """Rows that are merged at once, decoded."""
 MERGED_ROWS: Final = 1 << 16
 MERGED_OBJECT_BYTES: Final = 512 << 20
-MERGED_PIECES: Final = 1 << 16
+MERGED_PIECES: Final = 1 << 15
 FEWEST_FILES: Final = 4
 """Fewer small files are left alone: each merge is a commit, and writes all their rows again."""
 ORDER: Final[Mapping[str, Sequence[tuple[str, str]]]] = MappingProxyType(
