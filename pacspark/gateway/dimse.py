@@ -90,6 +90,7 @@ class DimseServer:
         )
         self._listener.settimeout(_ACCEPT_S)
         self._links: dict[Link, Thread] = {}
+        self._busy: set[Link] = set()
         self._lock = Lock()
         self._thread = Thread(target=self._listen, name="pacspark-dimse", daemon=True)
 
@@ -103,10 +104,14 @@ class DimseServer:
         self._thread.start()
 
     def close(self, drain_s: float = 10.0) -> None:
-        """Stop listening; running associations may end within a time, then they are aborted."""
+        """Stop listening; running requests may end within a time, all else is aborted at once."""
         self._closing.set()
         self._thread.join()
         deadline = monotonic() + drain_s
+        with self._lock:
+            idle = [link for link in self._links if link not in self._busy]
+        for link in idle:
+            link.abort()
         for thread in list(self._links.values()):
             thread.join(max(0.0, deadline - monotonic()))
         with self._lock:
@@ -151,6 +156,7 @@ class DimseServer:
         self._doorkeeper.lets_out(link)
         with self._lock:
             self._links.pop(link, None)
+            self._busy.discard(link)
 
     def _serve(self, link: Link, connection: socket.socket, address: str) -> None:
         started, requests, said = monotonic(), 0, "no association"
@@ -167,7 +173,11 @@ class DimseServer:
             link.object_header = _header_of(association)
             while (message := link.receive()) is not None:
                 requests += 1
+                with self._lock:
+                    self._busy.add(link)
                 self._handle(session, message)
+                with self._lock:
+                    self._busy.discard(link)
                 if self._closing.is_set():
                     link.abort()
                     break

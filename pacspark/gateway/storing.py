@@ -37,7 +37,8 @@ from pacspark.tables.storage import Storage
 
 LOGGER: Final = logging.getLogger(__name__)
 _STRIPES: Final = 64
-_KEPT_INDEXES: Final = 4096
+_KEPT_BYTES: Final = 64 << 20
+"""DICOM JSON of objects in the landing that is kept until they are committed."""
 _STEP_BYTES: Final = 1 << 20
 _LONGEST_PAUSE_S: Final = 60.0
 
@@ -96,7 +97,8 @@ class Store:
         self._catalog = Catalog(storage)
         self._stripes = [Lock() for _ in range(_STRIPES)]
         self._pending: list[_Pending] = []
-        self._pending_bytes = 0
+        self._pending_bytes = self._kept_bytes = 0
+        self._batch_objects = limits.commit_objects
         self._oldest_s = 0.0
         self._changed = Condition()
         self._committing = Lock()
@@ -211,8 +213,11 @@ class Store:
         self, landed: Landed, uid: str | None = None, index: InstanceIndex | None = None
     ) -> None:
         with self._changed:
-            if len(self._pending) >= _KEPT_INDEXES:
-                index = None  # it is made again when its turn comes
+            if index is not None:
+                self._kept_bytes += len(index.dicom_json)
+                if self._kept_bytes > _KEPT_BYTES:
+                    self._kept_bytes -= len(index.dicom_json)
+                    index = None  # it is made again when its turn comes
             if not self._pending:
                 self._oldest_s = monotonic()
             self._pending.append(_Pending(landed, uid, index))
@@ -343,13 +348,16 @@ class Store:
                 try:
                     self._unfinished = (batch, self._taken_in(batch))
                 except BaseException:
-                    with self._changed:
-                        self._pending[:0] = batch
-                        self._pending_bytes += sum(one.landed.size_bytes for one in batch)
+                    self._put_back(batch)
                     raise
             batch, result = self._unfinished
             report = commit_intake(self.storage, [result], self.run_id, "gateway")
             self._unfinished = None
+            self._batch_objects = self.limits.commit_objects
+            with self._changed:
+                self._kept_bytes -= sum(
+                    len(one.index.dicom_json) for one in batch if one.index is not None
+                )
             # what the tables show now is shown from there, before the landing forgets it
             self.index.refresh()
             self.index.forget_landed(one.uid for one in batch if one.uid is not None)
@@ -359,10 +367,21 @@ class Store:
                 report.stored, report.duplicate, report.conflict, report.rejected,
             )  # fmt: skip
 
+    def _put_back(self, batch: list[_Pending]) -> None:
+        """Let a batch wait again that cannot be taken in, the next time in smaller parts.
+
+        One object alone goes behind all others, so that it stops none of them.
+        """
+        with self._changed:
+            place = len(self._pending) if len(batch) == 1 else 0
+            self._pending[place:place] = batch
+            self._pending_bytes += sum(one.landed.size_bytes for one in batch)
+            self._batch_objects = max(1, len(batch) // 2)
+
     def _next_batch(self) -> list[_Pending]:
         with self._changed:
             count = size_bytes = 0
-            for one in self._pending[: self.limits.commit_objects]:
+            for one in self._pending[: self._batch_objects]:
                 if count and size_bytes + one.landed.size_bytes > self.limits.commit_bytes:
                     break
                 count, size_bytes = count + 1, size_bytes + one.landed.size_bytes

@@ -5,13 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from pacspark.errors import AssociationEndedError
+from pacspark.gateway.config import Destination
+from pacspark.gateway.negotiation import request
+from pacspark.gateway.server import Gateway
+from pacspark.gateway.services import VERIFICATION
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
+from tests.gateway.conftest import LIMITS
 from tests.gateway.peers import dcmtk
 from tests.gateway.test_dimse import written
 
@@ -46,6 +53,16 @@ def test_serve__says_where_it_is_and_ends_cleanly(tmp_path: Path, number: int) -
     (run,) = Catalog(open_storage(root)).runs().to_pylist()
     assert run["operation"] == "serve"
     assert sum("3 requests" in line for line in said.splitlines()) == 1
+
+
+def test_gateway__ends_at_once_where_associations_are_idle(gateway: Gateway) -> None:
+    here = Destination("PACSPARK", "127.0.0.1", gateway.dimse.port)
+    association = request(here, "TEST", [(VERIFICATION, ["1.2.840.10008.1.2"])], LIMITS)
+    started = time.monotonic()
+    gateway.dimse.close(drain_s=60)
+    assert time.monotonic() - started < 30
+    with pytest.raises(AssociationEndedError):
+        association.link.receive()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Storing: durable and visible at once, in the tables a little later, exactly once."""
 
+import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from pacspark.gateway.part10 import file_header
 from pacspark.gateway.searching import answers, search
 from pacspark.gateway.storing import Store
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.intake import Intake
 from pacspark.tables.landing import LARGE_BYTES, Landing
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import Storage, open_storage
@@ -187,6 +189,33 @@ def test_commit__that_fails_is_tried_again(
     store.flush()
     assert landed_files(tmp_path) == []
     assert len(Catalog(store.storage).known([uid_of(1), uid_of(2)])) == 2
+
+
+def test_object__that_cannot_be_taken_in_stops_no_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Intake.add
+
+    def refuse(self: Intake, source: str, data: bytes, **more: Any) -> None:
+        if source == "poison":
+            message = "an error of our own"
+            raise RuntimeError(message)
+        take(self, source, data, **more)
+
+    store.store(ct(0), "poison")
+    for number in range(1, 6):
+        store.store(ct(number), "x")
+    with monkeypatch.context() as patch:
+        patch.setattr(Intake, "add", refuse)
+        for _ in range(12):
+            with contextlib.suppress(RuntimeError):
+                store._commit()
+    assert store.pending == 1
+    assert len(Catalog(store.storage).known([uid_of(n) for n in range(6)])) == 5
+    assert store.read(store.instance(uid_of(0))) == ct(0)
+    store.flush()
+    assert len(Catalog(store.storage).known([uid_of(n) for n in range(6)])) == 6
+    assert store._kept_bytes == 0
 
 
 @pytest.mark.parametrize("limits", [{"commit_objects": 2}, {"commit_bytes": 1}, {"commit_s": 0.01}])
