@@ -8,7 +8,7 @@ objects keep overlays, are cleared.
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ class Blanking:
 
 
 def native_frames(
-    source: BinaryIO, dataset: Dataset, index: FrameIndex, blanking: Blanking, order: str
+    source: BinaryIO, dataset: Dataset, index: FrameIndex, blanking: Blanking, order: str, vr: str
 ) -> Iterator[bytes]:
     """Give the bytes of native pixel data, blanked, frame by frame.
 
@@ -66,40 +66,62 @@ def native_frames(
         what to do
     order
         of bytes: ``<`` or ``>``
+    vr
+        of the pixel data: samples of one byte are swapped in the words of a big endian OW
     """
     size_bytes = (index.frame_size_bits or 0) // 8
     _require_frame(size_bytes)
     shape, planar = _shape(dataset)
     dtype = np.dtype(f"{order}u{dataset.BitsAllocated // 8}")
+    swapped = vr == "OW" and order == ">" and dtype.itemsize == 1
+    if swapped and size_bytes % 2:
+        raise DeidentificationError("pixel data: expected frames of whole words, found odd ones")
     source.seek(index.pixel_data_offset or 0)
     for _ in range(index.count):
         data = bytearray(source.read(size_bytes))
         if len(data) != size_bytes:
             raise DeidentificationError("pixel data: expected whole frames, found an end")
+        if swapped:
+            np.frombuffer(data, "u2").byteswap(inplace=True)
         cells = np.frombuffer(data, dtype).reshape(shape)
         _change(cells, dataset, blanking, planar=planar)
+        if swapped:
+            np.frombuffer(data, "u2").byteswap(inplace=True)
         yield bytes(data)
 
 
-def decoded_frames(source: BinaryIO, dataset: Dataset, blanking: Blanking) -> Iterator[bytes]:
+def decoded_frames(
+    source: BinaryIO, dataset: Dataset, blanking: Blanking, *, big_endian: bool
+) -> Iterator[bytes]:
     """Give the frames of any pixel data, decoded and blanked, as native little endian bytes.
 
     `dataset` is changed into one that describes them once the first frame is there.
     """
     if dataset.get("BitsAllocated") == 1:
         raise DeidentificationError("pixel data: expected more than one bit to blank, found one")
+    if big_endian:
+        # what is in other words of it would have to be turned as well
+        raise DeidentificationError("pixel data: expected whole bytes per sample in big endian")
     codecs.register()
     source.seek(0)
     described = False
     bits, samples = dataset.get("BitsAllocated"), dataset.get("SamplesPerPixel", 1)
     _require_frame(dataset.Rows * dataset.Columns * samples * (bits or 8) // 8)
-    for frame in iter_pixels(source):
+    for frame in _decoded(source):
         if not described:
             _describe(dataset, frame)
             described = True
         cells = np.ascontiguousarray(frame)
         _change(cells, dataset, blanking, planar=False)
         yield cells.astype(cells.dtype.newbyteorder("<")).tobytes()
+
+
+def _decoded(source: BinaryIO) -> Iterator[NDArray[Any]]:
+    try:
+        yield from iter_pixels(source)
+    except (NotImplementedError, RuntimeError):
+        message = "pixel data: expected a transfer syntax that can be decoded here, found another"
+        raise DeidentificationError(message) from None
 
 
 def element_header(vr: str, length: int, *, implicit: bool, order: str) -> bytes:
@@ -113,7 +135,7 @@ def element_header(vr: str, length: int, *, implicit: bool, order: str) -> bytes
     return struct.pack(order + "HH2sHI", 0x7FE0, 0x0010, vr.encode(), 0, length)
 
 
-def _describe(dataset: Dataset, frame: NDArray[np.generic]) -> None:
+def _describe(dataset: Dataset, frame: NDArray[Any]) -> None:
     if frame.dtype.itemsize * 8 not in _BYTE_BITS or frame.dtype.kind not in "iu":
         raise DeidentificationError("pixel data: expected whole samples of 8 to 32 bits")
     dataset.BitsAllocated = frame.dtype.itemsize * 8
@@ -135,9 +157,7 @@ def _shape(dataset: Dataset) -> tuple[tuple[int, ...], bool]:
     return ((samples, rows, columns) if planar else (rows, columns, samples)), planar
 
 
-def _change(
-    cells: NDArray[np.generic], dataset: Dataset, blanking: Blanking, *, planar: bool
-) -> None:
+def _change(cells: NDArray[Any], dataset: Dataset, blanking: Blanking, *, planar: bool) -> None:
     """Blank and clear one frame in place: (samples, rows, columns), else (rows, columns[, ...])."""
     fills = _fills(dataset)
     for rectangle in blanking.rectangles:

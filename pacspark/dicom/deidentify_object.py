@@ -194,6 +194,9 @@ def _head(dataset: Dataset, index: InstanceIndex, *, implicit: bool, decoded: bo
     buffer.write(bytes(128) + b"DICM")
     write_file_meta_info(buffer, meta)
     buffer.is_little_endian, buffer.is_implicit_VR = not big, implicit and not decoded
+    if decoded:
+        for _ in dataset.iterall():
+            pass  # values as they were read would be written so, whatever the encoding is now
     write_dataset(buffer, dataset)
     return bytes(buffer.getvalue())
 
@@ -231,12 +234,14 @@ def _write_blanked(
     source.seek(_pixel_element(source, index)[0])
     if source.read(4) not in _PIXEL_DATA:
         raise DeidentificationError("pixel data: expected whole numbers to blank, found others")
+    vr = "OW" if implicit else source.read(2).decode("latin_1")
     native = blanking.keeps_native(dataset, index.frames)
-    order = ">" if native and index.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN else "<"
+    big = index.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN
+    order = ">" if big else "<"
     frames = (
-        native_frames(source, dataset, index.frames, blanking, order)
+        native_frames(source, dataset, index.frames, blanking, order, vr)
         if native
-        else decoded_frames(source, dataset, blanking)
+        else decoded_frames(source, dataset, blanking, big_endian=big)
     )
     first = next(frames, None)
     if first is None:
@@ -244,7 +249,8 @@ def _write_blanked(
     count = index.frames.count or int(dataset.get("NumberOfFrames", 1) or 1)
     length = len(first) * count
     target.write(_head(dataset, index, implicit=implicit, decoded=not native))
-    vr = "OW" if dataset.BitsAllocated > 8 or (native and implicit) else "OB"
+    if not native:
+        vr = "OW" if dataset.BitsAllocated > 8 else "OB"
     target.write(element_header(vr, length + length % 2, implicit=implicit and native, order=order))
     target.write(first)
     written = len(first) + sum(target.write(frame) for frame in frames)

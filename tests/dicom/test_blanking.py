@@ -40,7 +40,9 @@ def blanking(*rectangles: Rectangle, **match: str) -> Profile:
     return Profile(clean=frozenset({"pixel-data"}), pixel_rules=(rule,))
 
 
-def image(pixels: NDArray[Any], syntax: str = EXPLICIT, **changes: tuple[str, bytes]) -> bytes:
+def image(
+    pixels: NDArray[Any], syntax: str = EXPLICIT, *, vr: str = "OW", **changes: tuple[str, bytes]
+) -> bytes:
     """Frames of (rows, columns) or (rows, columns, samples), or in planes if so changed."""
     order: Literal["<", ">"] = ">" if syntax == BIG_ENDIAN else "<"
     samples = 3 if pixels.ndim == 4 else 1
@@ -60,9 +62,7 @@ def image(pixels: NDArray[Any], syntax: str = EXPLICIT, **changes: tuple[str, by
     for name, change in changes.items():
         elements[int(name[1:], 16)] = change
     data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-    body = data_set(elements, syntax) + element(
-        0x7FE00010, "OW", data + bytes(len(data) % 2), syntax
-    )
+    body = data_set(elements, syntax) + element(0x7FE00010, vr, data + bytes(len(data) % 2), syntax)
     return part10(body, syntax)
 
 
@@ -92,13 +92,21 @@ def blanked(pixels: NDArray[Any], *rectangles: Rectangle) -> NDArray[Any]:
 def test_blanking__does_change_native_pixels_and_no_others(syntax: str, dtype: str) -> None:
     pixels = noise(dtype)
     signed = words(int(dtype == "int16"), syntax=syntax)
-    made = read(
-        deidentified(image(pixels, syntax, x00280103=("US", signed)), blanking(BLANK, BEYOND))
-    )
+    data = image(pixels, syntax, vr="OB" if dtype == "uint8" else "OW", x00280103=("US", signed))
+    made = read(deidentified(data, blanking(BLANK, BEYOND)))
     np.testing.assert_array_equal(made.pixel_array, blanked(pixels, BLANK, BEYOND))
     assert made.BurnedInAnnotation == "NO"
     assert made.file_meta.TransferSyntaxUID == syntax
     assert "113101" in [code.CodeValue for code in made.DeidentificationMethodCodeSequence]
+
+
+def test_blanking__does_know_that_big_endian_words_swap_bytes() -> None:
+    pixels = noise("uint8")
+    swapped = pixels.reshape(-1, 2)[:, ::-1].reshape(pixels.shape)
+    data = image(np.ascontiguousarray(swapped), BIG_ENDIAN)
+    np.testing.assert_array_equal(read(data).pixel_array, pixels)
+    made = read(deidentified(data, blanking(BLANK)))
+    np.testing.assert_array_equal(made.pixel_array, blanked(pixels, BLANK))
 
 
 def test_blanking__does_know_pixels_and_planes() -> None:
@@ -145,19 +153,23 @@ def test_blanking__does_decode_what_is_compressed(syntax: str, dtype: str, sampl
     assert untouched.ExtendedOffsetTable == packed.ExtendedOffsetTable
 
 
-def test_blanking__does_undo_subsampling() -> None:
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_blanking__does_undo_subsampling(syntax: str) -> None:
     grey = np.full((1, ROWS, COLUMNS), 200, "uint8")
     cells = np.full((1, ROWS, COLUMNS // 2, 4), 128, "uint8")
     cells[..., :2] = grey.reshape(1, ROWS, COLUMNS // 2, 2)
     flat = cells.reshape(1, ROWS, COLUMNS * 2)
     data = image(
         flat,
+        syntax,
         x00280002=("US", words(3)),
         x00280004=("CS", text("YBR_FULL_422")),
         x00280006=("US", words(0)),
     )
     made = read(deidentified(data, blanking(BLANK)))
     assert made.PhotometricInterpretation == "RGB"
+    assert made.file_meta.TransferSyntaxUID == EXPLICIT
+    assert made.ImagePositionPatient == [-1.5, 2, 30]
     expected = blanked(np.repeat(grey[..., None], 3, axis=3), BLANK)
     np.testing.assert_array_equal(made.pixel_array, expected[0])
 
