@@ -48,7 +48,10 @@ def pixel_bytes(data: bytes) -> bytes:
     frames = index_instance(data).frames
     if frames.kind == "deflated" or frames.pixel_data_offset is None:
         return b""
-    return data[frames.pixel_data_offset :][: frames.pixel_data_length]
+    length = frames.pixel_data_length
+    if frames.kind == "native" and frames.frame_size_bits:
+        length = -(-frames.count * frames.frame_size_bits // 8)  # what is beyond is cleared
+    return data[frames.pixel_data_offset :][:length]
 
 
 def test_deidentify__does_take_all_public_objects(objects: dict[str, bytes]) -> None:
@@ -65,7 +68,7 @@ def test_deidentify__does_take_all_public_objects(objects: dict[str, bytes]) -> 
             assert patient not in after.dicom_json, name
         assert after.row["patient_id"] != before.row["patient_id"] or not patient, name
         if before.transfer_syntax_uid == after.transfer_syntax_uid:
-            assert pixel_bytes(made).startswith(pixel_bytes(data)), name
+            assert pixel_bytes(made) == pixel_bytes(data), name
             assert before.frames.count == after.frames.count
     assert len(objects) == 217
 
