@@ -3,8 +3,10 @@
 import gzip
 import io
 import json
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom.dataset import Dataset
 
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.server import Gateway
@@ -22,7 +25,7 @@ from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 from tests.ct_objects import SERIES_UID, STUDY_UID, ct_image, encoded
 from tests.gateway.conftest import LIMITS
-from tests.gateway.http import body_of, client_of, parts_of, stow, values
+from tests.gateway.http import BOUNDARY, STORE_TYPE, body_of, client_of, parts_of, stow, values
 
 PIXELS = np.arange(24, dtype=np.int16).reshape(4, 6)
 STUDY = f"/dicom-web/studies/{STUDY_UID}"
@@ -332,6 +335,20 @@ def test_query__of_all_attributes_has_them(filled: httpx.Client) -> None:
     assert values(study, "00080062") == ["1.2.840.10008.5.1.4.1.1.2"]
 
 
+def test_query__reaches_into_sequences(client: httpx.Client) -> None:
+    item = Dataset()
+    item.ScheduledProcedureStepID, item.RequestedProcedureID = "STEP-7", "R-1"
+    assert stow(client, ct(1, RequestAttributesSequence=[item]), ct(2)).status_code == 200
+    for name in ("RequestAttributesSequence.ScheduledProcedureStepID", "00400275.00400009"):
+        (row,) = client.get(f"/dicom-web/instances?{name}=STEP-*").json()
+        assert values(row, "00080018") == [f"{SERIES_UID}.1"]
+        (told,) = values(row, "00400275")
+        assert values(told, "00401001") == ["R-1"]
+        assert client.get(f"/dicom-web/instances?{name}=STEP-8").status_code == 204
+    (series,) = client.get(f"{STUDY}/series").json()
+    assert "00400275" in series
+
+
 def test_query__beyond_the_limit_says_what_is_left(start_gateway: Callable[..., Gateway]) -> None:
     with client_of(start_gateway(limits=replace(LIMITS, answers=2))) as client:
         stow(client, ct(1), ct(2), ct(3))
@@ -469,3 +486,54 @@ def test_pages__are_there_without_a_viewer(filled: httpx.Client) -> None:
     assert filled.get("/app-config.js").text.startswith("window.config = {")
     assert filled.get("/no-such-file.js").status_code == 404
     assert filled.post("/dicom-web/series").status_code == 405
+
+
+def test_connection__that_says_nothing_is_closed(start_gateway: Callable[..., Gateway]) -> None:
+    limits = WebLimits(first_request_s=0.2)
+    gateway = start_gateway(web=WebConfig(limits=limits))
+    assert gateway.web is not None
+    for said in (b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "):
+        with socket.create_connection(("127.0.0.1", gateway.web.port), timeout=20) as silent:
+            silent.sendall(said)
+            assert silent.recv(1000) == b""
+    with client_of(gateway) as client:
+        assert client.get("/healthz").status_code == 200
+
+
+def test_body__that_stops_is_given_up(start_gateway: Callable[..., Gateway]) -> None:
+    limits = WebLimits(idle_s=0.2)
+    gateway = start_gateway(web=WebConfig(limits=limits))
+    assert gateway.web is not None
+    head = (
+        "POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
+        f"Content-Type: {STORE_TYPE}\r\n\r\n--{BOUNDARY}\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", gateway.web.port), timeout=20) as slow:
+        slow.sendall(head.encode())
+        assert slow.recv(1000).startswith(b"HTTP/1.1 400")
+
+
+def test_head__is_answered_without_a_body(filled: httpx.Client) -> None:
+    for path in (f"{SERIES}/metadata", instance(1), "/simple", "/healthz"):
+        answer = filled.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_gateway__with_the_web_off_has_no_door(start_gateway: Callable[..., Gateway]) -> None:
+    gateway = start_gateway(web=WebConfig(enabled=False))
+    assert gateway.web is None
+    assert gateway.addresses()["http_port"] is None
+
+
+def test_retrieve__of_a_damaged_object_never_looks_whole(
+    gateway: Gateway, client: httpx.Client
+) -> None:
+    assert stow(client, ct(1)).status_code == 200
+    gateway.store.flush()
+    (row,) = Catalog(gateway.storage).table("instances").to_pylist()
+    path = Path(gateway.storage.path("objects", row["object_file"]))
+    data = bytearray(path.read_bytes())
+    data[row["object_offsets"][0] + 400] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(httpx.RemoteProtocolError):
+        client.get(instance(1))
