@@ -92,7 +92,7 @@ def view(
 
 def print_sheets(
     root: Root,
-    out: Annotated[Path, typer.Option("--out", help="The film, .pdf or .png.")],
+    out: Annotated[str, typer.Option("--out", help="The film, .pdf or .png.")],
     series: Annotated[str, typer.Option("--series", help="Series Instance UID.")],
     grid: Annotated[
         tuple[int, int], typer.Option("--grid", help="Slices on a sheet.", metavar="ROWS COLUMNS")
@@ -109,17 +109,14 @@ def print_sheets(
     as_json: AsJson = False,
 ) -> None:
     """Print a series onto film sheets: slices in a grid, with window, places and scale bars."""
-    from pacspark.film import Layout, film_path, print_film
-
-    archive = open_archive(root)
-    files = print_film(
-        archive.catalog,
-        archive.volume(series, part),
-        film_path(out),
-        Layout(*grid, every),
-        Window.given(window),
+    files = open_archive(root).film(
+        out,
+        series,
+        grid=grid,
+        every=every,
+        window=window,
+        part=part,
         with_patient=not no_patient,
-        progress=archive.progress,
     )
     if as_json:
         show_json([str(file) for file in files])

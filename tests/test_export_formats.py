@@ -429,5 +429,7 @@ def test_command__lists_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixt
         assert len(files) == count
         assert all(Path(file).exists() for file in files)
         assert "export: 0 of 3" in printed.err
+    assert main(["export", words[1], "s3://bucket/out", "--series", SERIES_UID]) == 2
+    assert "a folder on this machine, found 's3://bucket/out'" in capsys.readouterr().err
     assert main([*words, "--format", "zarr", "--part", "1"]) == 2
     assert "expected part 0, the only one, found 1" in capsys.readouterr().err

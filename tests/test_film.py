@@ -154,5 +154,7 @@ def test_command__prints_its_files(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.strip() == f'["{film}"]'
     assert main(["print", root, "--series", SERIES_UID, "--out", "film.gif"]) == 2
     told = capsys.readouterr().err
+    assert main(["print", root, "--series", SERIES_UID, "--out", "s3://bucket/film.pdf"]) == 2
+    assert "on this machine, found 's3://bucket/film.pdf'" in capsys.readouterr().err
     assert "ends in .pdf or .png" in told
     assert len(io.StringIO(told).readlines()) == 1

@@ -5,11 +5,16 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pacspark.archive.opened import OpenedArchive
+from pacspark.dicom.uids import require_uid
 from pacspark.errors import ProjectionDataError, UsageError
 from pacspark.tables.reports import IngestReport
 from pacspark.tables.sources import require_path
+
+if TYPE_CHECKING:
+    from pacspark.pictures import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +144,7 @@ class Keeping(OpenedArchive):
             message = f"export: expected one of study, series, instance, found {len(chosen)}"
             raise UsageError(message)
         ((level, uid),) = chosen.items()
-        folder = Path(require_path(directory, "a folder"))
+        folder = _path_here(directory, "a folder")
         return export(
             self.catalog,
             folder,
@@ -151,3 +156,54 @@ class Keeping(OpenedArchive):
             part=part,
             resample=resample,
         )
+
+    def film(
+        self,
+        path: str | Path,
+        series_uid: str,
+        *,
+        grid: tuple[int, int] = (5, 4),
+        every: int = 1,
+        window: "Window | tuple[float, float] | None" = None,
+        part: int | None = None,
+        with_patient: bool = True,
+    ) -> list[Path]:
+        """Print a series onto film sheets: the pages of a PDF, or PNGs.
+
+        Parameters
+        ----------
+        path
+            Ends in .pdf or .png; a file of this name is replaced.
+        series_uid, part
+            What to print.
+        grid, every
+            Rows and columns of slices on a sheet; 2 prints every second slice.
+        window
+            Center and width; None: the series' own, else chosen from its values.
+        with_patient
+            Whether to print who it is and where.
+        """
+        from pacspark.film import Layout, film_path, print_film
+        from pacspark.pictures import Window
+        from pacspark.volume import Volume
+
+        target = film_path(_path_here(path, "a film's name"))
+        layout, shown = Layout(*grid, every), Window.given(window)
+        return print_film(
+            self.catalog,
+            Volume(self.catalog, require_uid("series", series_uid), part),
+            target,
+            layout,
+            shown,
+            with_patient=with_patient,
+            progress=self.progress,
+        )
+
+
+def _path_here(path: str | Path, expected: str) -> Path:
+    """Take a path of this machine; refuse a URL, which would become a folder named ``s3:``."""
+    text = require_path(path, expected)
+    if "://" in text:
+        message = f"path: expected {expected} on this machine, found {text!r:.80}"
+        raise UsageError(message)
+    return Path(text)
