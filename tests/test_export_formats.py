@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -356,6 +357,20 @@ def test_a_study__has_a_file_for_each_volume(tmp_path: Path) -> None:
         paths = export(catalog, tmp_path / file_format, "study", STUDY_UID, file_format)
         assert {path.name for path in paths} == {f"{SERIES_UID}{suffix}", f"{STUDY_UID}.2{suffix}"}
         assert all(path.exists() for path in paths)
+
+
+@pytest.mark.parametrize("file_format", ["nifti", "tiff"])
+def test_memory__is_that_of_slices_not_of_the_volume(tmp_path: Path, file_format: str) -> None:
+    image = enhanced_ct([np.ones((256, 256), np.int16)] * 120, [(0, 0, z) for z in range(120)])
+    catalog = archive_of(tmp_path / "archive", [encoded(image)])
+    export(catalog, tmp_path / "first", "series", SERIES_UID, file_format)  # imports
+    tracemalloc.start()
+    try:
+        export(catalog, tmp_path / "out", "series", SERIES_UID, file_format)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 120 * 256 * 256 * 4 / 4  # of the volume, which is float32
 
 
 LIMITED = """

@@ -133,10 +133,11 @@ def _blocks(array: Any, *, full_rows: bool) -> Iterator[tuple[slice, slice, slic
 
 
 def _read(volume: Voxels, block: tuple[slice, slice, slice]) -> NDArray[Any]:
-    along_z, along_y, _ = block
-    return np.stack(
-        [volume.rows(z, along_y.start, along_y.stop) for z in range(along_z.start, along_z.stop)]
-    )
+    along_z, along_y, along_x = block
+    values = np.empty([part.stop - part.start for part in block], volume.voxel_type)
+    for place, z in enumerate(range(along_z.start, along_z.stop)):
+        values[place] = volume.rows(z, along_y.start, along_y.stop)[:, along_x]
+    return values
 
 
 def _coarser(finer: Any, block: tuple[slice, slice, slice], step: Sequence[int]) -> NDArray[Any]:
