@@ -6,6 +6,7 @@
     objects   1  small files and those with pieces that nothing kept refers to ──▶ one file
               2  rows of instances and rejects refer to the new file   one commit per table
               3  the old files leave the list, if no row refers to them
+    scans     projections whose scan no kept version has leave the list
     log       a checkpoint of each table
     storage   files that no kept version lists, or refers to, are deleted
 
@@ -42,7 +43,7 @@ from pacspark.tables.merging import (
     merge_rows,
 )
 from pacspark.tables.moving import list_again, move_rows
-from pacspark.tables.references import PLACE, ROW_TABLES, Pieces, rows_about
+from pacspark.tables.references import PLACE, ROW_TABLES, Pieces, rows_about, series_in
 from pacspark.tables.retention import (
     Retention,
     age_ms,
@@ -56,7 +57,7 @@ from pacspark.tables.retention import (
 )
 from pacspark.tables.rowfiles import CLUSTERING
 from pacspark.tables.runs import recorded_run, versions_now
-from pacspark.tables.schema import INSTANCES, OBJECTS, TABLES
+from pacspark.tables.schema import INSTANCES, OBJECTS, PROJECTIONS, TABLES
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import replace_files
@@ -211,6 +212,7 @@ class _Compaction:
                 part = groups[start : start + _GROUPS_AT_ONCE]
                 self._merge_objects(part)
                 stage.advance(len(part))
+        self._drop_projections()
         for table in TABLES:
             make_checkpoint(Snapshot(self.storage, table))
         with self.progress.stage("delete", len(TABLES), "tables") as stage:
@@ -338,6 +340,27 @@ class _Compaction:
         return pa.concat_tables(parts, promote_options="default")
 
     # what nobody needs
+
+    def _drop_projections(self) -> None:
+        """Take those from the list whose scan no kept version has: they can be made again."""
+        table, there = PROJECTIONS.name, data_files(self.storage, PROJECTIONS.name)
+        old = [
+            file
+            for file in Snapshot(self.storage, table).files()
+            if file.path in there and age_ms(there[file.path]) <= self.retention.young_since_ms
+        ]
+        series = {file: series_in(self.storage, table, [file]) for file in old}
+        named = set().union(*series.values())
+        if not named:
+            return
+        rows = data_files(self.storage, INSTANCES.name)
+        kept = kept_files(Snapshot(self.storage, INSTANCES.name), self.retention).values()
+        alive = series_in(
+            self.storage, INSTANCES.name, [file for file in kept if file.path in rows], named
+        )
+        dead = [file for file, uids in series.items() if not uids & alive]
+        if dead and self._replace(table, dead, [], data_change=True):
+            self.report.count(table, len(dead), 0)
 
     def _expired(self, table: str) -> list[Any]:
         # what lies there is listed before the log is read: what was committed since is in the log

@@ -91,3 +91,22 @@ def rows_about(
         )
         dataset = ds.FileSystemDataset([fragment], schema, parquet, storage.filesystem)
         return dataset.to_table(columns=list(columns), filter=where)
+
+
+def series_in(
+    storage: Storage, table: str, files: Iterable[ActiveFile], among: Iterable[str] | None = None
+) -> set[str]:
+    """Give the series, all or those among some, that rows of some files of a table belong to."""
+    wanted = None if among is None else pa.array(sorted(among), pa.string())
+    found: set[str] = set()
+    for file in files:
+        with (
+            storage.errors(f"read {table}/{file.path}"),
+            storage.filesystem.open_input_file(storage.path(table, file.path)) as stream,
+        ):
+            reader = pq.ParquetFile(stream)
+            for batch in reader.iter_batches(_BATCH_ROWS, columns=["series_instance_uid"]):
+                uids = pc.unique(batch["series_instance_uid"])
+                kept = uids if wanted is None else uids.filter(pc.is_in(uids, wanted))
+                found.update(kept.to_pylist())
+    return found

@@ -21,11 +21,11 @@ from pacspark.tables.datafile import PIECE_BYTES, ObjectFile
 from pacspark.tables.deletion import delete, undelete
 from pacspark.tables.lookup import _read_sieve
 from pacspark.tables.merging import group_up
-from pacspark.tables.schema import REJECTS, create_tables
+from pacspark.tables.schema import PROJECTIONS, REJECTS, create_tables
 from pacspark.tables.scratch import Scratch
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
-from pacspark.tables.writer import commit_files, commit_instances, commit_rejects
+from pacspark.tables.writer import append_rows, commit_files, commit_instances, commit_rejects
 from tests.tables.samples import RECEIVED_AT, instance_row, noise, rows_of, sha256
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -235,6 +235,30 @@ def test_compact__deletes_bytes_whose_retention_has_ended_and_no_others(storage:
     )
     with pytest.raises(UsageError, match=message):
         Catalog(storage, version - 1).known([gone])
+
+
+def _prepare(storage: Storage, series: str) -> None:
+    row: dict[str, Any] = dict.fromkeys(PROJECTIONS.arrow_schema.names, 0)
+    row |= {"series_instance_uid": series, "gantry_angles_rad": [0.0], "run_id": "run"}
+    row |= {"line_integrals": b"1234"}
+    rows = pa.Table.from_pylist([row], schema=PROJECTIONS.arrow_schema)
+    append_rows(storage, "projections", rows, run_id="run", operation="reconstruct")
+
+
+def test_compact__drops_projections_when_no_kept_version_has_their_scan(storage: Storage) -> None:
+    stored = {f"1.2.3.{series}.1": b"frames" for series in (1, 2)}
+    ingest(storage, stored)
+    for series in ("1.2.3.1", "1.2.3.2"):
+        _prepare(storage, series)
+    delete(storage, "series", "1.2.3.1")
+    compact(storage, **EAGER)
+    assert Catalog(storage).table("projections").num_rows == 2  # it may come back
+    compact(storage, retain_days=0)
+    assert Catalog(storage).table("projections").num_rows == 2  # somebody may be making them
+    settle(storage)
+    left = Catalog(storage).table("projections", ["series_instance_uid"]).to_pylist()
+    assert left == [{"series_instance_uid": "1.2.3.2"}]
+    assert data_files(storage, "projections") == listed(storage, "projections")
 
 
 def test_compact__leaves_damage_where_it_is_and_says_so(storage: Storage) -> None:
