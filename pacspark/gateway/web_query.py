@@ -22,6 +22,7 @@ from pacspark.errors import QueryError, UnacceptableError
 from pacspark.gateway.searching import Match, answers, search
 from pacspark.gateway.web_call import Call, json_answer
 from pacspark.gateway.web_media import DICOM_JSON, JSON
+from pacspark.gateway.web_retrieve import with_bulk_urls
 
 _STUDY: Final = (
     "StudyDate StudyTime AccessionNumber ModalitiesInStudy ReferringPhysicianName "
@@ -46,6 +47,7 @@ DEFAULTS: Final[Mapping[Level, Sequence[str]]] = {
 _NO_KEYS: Final = frozenset({"accept", "charset", "emptyvaluematching", "multiplevaluematching"})
 _ANSWERED_ANYWAY: Final = frozenset({"RetrieveURL", "InstanceAvailability"})
 _MOST_WORDS: Final = 3
+_READ_AT_ONCE: Final = 128
 _NOBODY: Final = "0"
 """A UID that nothing has."""
 _MOST_PARAMETERS: Final = 256
@@ -165,21 +167,34 @@ class _Asked:
                 and not key.sequences]  # fmt: skip
         keys += self._sequences()
         optional = self._optional()
-        whole = self.everything and self._level == "instance"
-        for match, told in zip(matches, answers(index, matches, keys), strict=False):
+        found = answers(index, matches, keys)
+        for match, told, document in zip(matches, found, self._documents(matches), strict=True):
             elements = {
                 key.json_tag: element
                 for key in keys
                 for element in [_element(key, told[key.keyword])]
                 if len(element) > 1 or key.keyword not in optional
             }
-            if whole and match.instance is not None:
-                row = index.rows([match.instance], ["dicom_json"]).get(match.key or "", {})
-                elements |= json.loads(row.get("dicom_json") or "{}")
+            elements |= document
             elements["00080056"] = {"vr": "CS", "Value": ["ONLINE"]}
             elements["00081190"] = {"vr": "UR", "Value": [url + _path(match)]}
             yield json.dumps(dict(sorted(elements.items())), ensure_ascii=False,
                              separators=(",", ":"))  # fmt: skip
+
+    def _documents(self, matches: Sequence[Match]) -> Iterator[dict[str, Any]]:
+        """Give all that instances have, where all is asked for; else nothing of each match."""
+        index = self._call.store.index
+        for start in range(0, len(matches), _READ_AT_ONCE):
+            some = matches[start : start + _READ_AT_ONCE]
+            rows: Mapping[str, Mapping[str, Any]] = {}
+            if self.everything and self._level == "instance":
+                rows = index.rows([one.instance for one in some if one.instance], ["dicom_json"])
+            for one in some:
+                document = rows.get(one.key or "", {}).get("dicom_json") or "{}"
+                yield json.loads(self._with_urls(document, one))
+
+    def _with_urls(self, document: str, match: Match) -> str:
+        return with_bulk_urls(document, self._call.url + _path(match))
 
     def _sequences(self) -> list[QueryKey]:
         """Give the sequences that keys lie in: an answer has them whole."""

@@ -331,6 +331,7 @@ def test_query__of_all_attributes_has_them(filled: httpx.Client) -> None:
     rows = filled.get(f"{SERIES}/instances?includefield=all").json()
     assert values(rows[1], "00280101") == [16]
     assert values(rows[1], "00280002") == [1]
+    assert rows[1]["7FE00010"]["BulkDataURI"].startswith("http://")
     (study,) = filled.get("/dicom-web/studies?includefield=all").json()
     assert values(study, "00080062") == ["1.2.840.10008.5.1.4.1.1.2"]
 
