@@ -27,7 +27,7 @@ from pacspark.errors import StorageError, UsageError
 from pacspark.spark.ingest import ingest, take_in
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import Intake, IntakeResult, commit_intake
-from pacspark.tables.reports import IngestReport
+from pacspark.tables.reports import IngestReport, Refused
 from pacspark.tables.schema import create_tables
 from pacspark.tables.sources import Source, expand_sources, open_source
 from pacspark.tables.storage import Storage, open_storage
@@ -358,6 +358,82 @@ def test_ingest__that_fails_leaves_no_file_of_the_tasks_that_were_done(
     assert (run["operation"], run["outcome"]) == ("ingest", "failed")
     assert "the disk fails" in run["message"]
     assert json.loads(run["options"]) == {"paths": [str(tmp_path / "in")]}
+
+
+def _in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pacspark.spark.ingest.TASK_OBJECTS", 5)
+    monkeypatch.setattr("pacspark.spark.ingest.MIN_TASK_OBJECTS", 1)
+    monkeypatch.setattr("pacspark.spark.ingest.TASKS_PER_CORE", 1)
+
+
+def test_ingest__stores_once_what_comes_again_while_its_batch_is_committed(
+    spark: "SparkSession", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without preambles too; the tasks of a batch cannot know what the one before it stores."""
+    _in_small_batches(monkeypatch)
+    digests = write_slices(tmp_path / "in", 40)
+    for number, path in enumerate(sorted((tmp_path / "in").glob("*.dcm"))):
+        data = path.read_bytes()[132:] if number % 2 else path.read_bytes()
+        path.write_bytes(data)
+        path.with_name(f"{path.stem}-again.dcm").write_bytes(data)
+        digests[f"2.25.{1000 + number}"] = hashlib.sha256(data).hexdigest()
+    archive = create_archive(tmp_path / "archive", spark)
+    report = archive.ingest(tmp_path / "in")
+    assert (report.stored, report.duplicate, report.inputs) == (40, 40, 80)
+    assert stored(archive) == digests
+    assert archive.catalog.version() == 8  # a commit for each ten inputs
+    steps = {"list", "read", "hash", "index", "look up", "write", "rows", "commit", "Spark"}
+    assert set(report.steps) == steps
+    (run,) = archive.catalog.runs().to_pylist()
+    metrics = json.loads(run["metrics"])
+    assert (metrics["stored"], set(metrics["steps"])) == (40, steps)
+    assert metrics["bytes_stored"] == sum(
+        path.stat().st_size for path in (tmp_path / "in").glob("*-again.dcm")
+    )
+
+
+def test_ingest__whose_commit_fails_leaves_no_file_of_the_next_batch(
+    spark: "SparkSession", storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _in_small_batches(monkeypatch)
+    write_slices(tmp_path / "in", 30)
+
+    def fail_second(storage: Storage, results: Sequence[IntakeResult], run_id: str) -> IngestReport:
+        if Catalog(storage).version() > 0:
+            raise StorageError(errno.EIO, "the disk fails")
+        return commit_intake(storage, results, run_id)
+
+    monkeypatch.setattr("pacspark.spark.ingest.commit_intake", fail_second)
+    with pytest.raises(StorageError, match="the disk fails"):
+        ingest(lambda: spark, storage, [tmp_path / "in"])
+    catalog = Catalog(storage)
+    assert catalog.table("instances", ["sop_instance_uid"]).num_rows == 10
+    # those of the batch whose commit failed stay: nobody knows how far it came
+    assert len(object_files(storage)) == 2 + 2
+    (run,) = catalog.runs().to_pylist()
+    assert (run["outcome"], json.loads(run["metrics"])["stored"]) == ("failed", 10)
+
+
+@pytest.mark.slow
+def test_ingest__stores_a_series_of_5000(spark: "SparkSession", tmp_path: Path) -> None:
+    digests = write_slices(tmp_path / "in", 5000, 8)
+    archive = create_archive(tmp_path / "archive", spark)
+    assert archive.ingest(tmp_path / "in").stored == 5000
+    assert stored(archive) == digests
+    (series,) = archive.find_table("series", {}).to_pylist()
+    assert series["NumberOfSeriesRelatedInstances"] == 5000
+
+
+def test_report__is_a_table_in_a_notebook_and_escapes_what_others_wrote() -> None:
+    refused = Refused("<script>.dcm", "DicomDecodeError", "expected DICOM & found <b>")
+    report = IngestReport("run", stored=1200, rejected=3, seconds=2.0, refused=(refused,))
+    shown = report._repr_html_()
+    assert "<td>1200</td>" in shown
+    assert "<td>602 per s</td>" in shown
+    assert "<td>&lt;script&gt;.dcm</td>" in shown
+    assert "and 2 more in the table rejects" in shown
+    assert "<script>" not in shown
+    assert "<b>" not in shown
 
 
 def test_ingest__stores_every_public_object_byte_for_byte(
