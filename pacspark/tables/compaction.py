@@ -268,10 +268,19 @@ class _Compaction:
         """Give the pieces that rows of kept versions refer to."""
         kept = Pieces()
         for table in ROW_TABLES:
-            there = data_files(self.storage, table)
-            files = kept_files(Snapshot(self.storage, table), self.retention).values()
-            kept.add_rows(self.storage, table, [file for file in files if file.path in there])
+            kept.add_rows(self.storage, table, self._kept_row_files(table))
         return kept
+
+    def _kept_row_files(self, table: str) -> list[ActiveFile]:
+        """List the files of kept versions; of old ones, those that other engines left.
+
+        A file of the newest version that is lost is an error where it is read: without its rows,
+        bytes would seem to be nobody's.
+        """
+        there, snapshot = data_files(self.storage, table), Snapshot(self.storage, table)
+        active = {file.path for file in snapshot.files()}
+        kept = kept_files(snapshot, self.retention).values()
+        return [file for file in kept if file.path in there or file.path in active]
 
     def _list_again(self) -> None:
         """List files of objects that rows refer to and the table does not: an undelete was late."""
@@ -353,11 +362,8 @@ class _Compaction:
         named = set().union(*series.values())
         if not named:
             return
-        rows = data_files(self.storage, INSTANCES.name)
-        kept = kept_files(Snapshot(self.storage, INSTANCES.name), self.retention).values()
-        alive = series_in(
-            self.storage, INSTANCES.name, [file for file in kept if file.path in rows], named
-        )
+        kept = self._kept_row_files(INSTANCES.name)
+        alive = series_in(self.storage, INSTANCES.name, kept, named)
         dead = [file for file, uids in series.items() if not uids & alive]
         if dead and self._replace(table, dead, [], data_change=True):
             self.report.count(table, len(dead), 0)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pacspark.errors import UsageError
+from pacspark.errors import StorageError, UsageError
 from pacspark.tables import log
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.compaction import CompactionReport, compact
@@ -284,6 +284,16 @@ def test_compact__leaves_damage_where_it_is_and_says_so(storage: Storage) -> Non
             assert catalog.read_object(catalog.instance(uid)) == data
 
 
+def test_compact__takes_no_bytes_for_nobodys_when_rows_are_lost(storage: Storage) -> None:
+    fill(storage, 3)
+    lost, *_ = Catalog(storage).files_of("instances")
+    Path(storage.path("instances", lost)).unlink()
+    before = data_files(storage, "objects")
+    with pytest.raises(StorageError, match=f"cannot read instances/{lost}"):
+        compact(storage, **NOW)
+    assert data_files(storage, "objects") == listed(storage, "objects") == before
+
+
 def _die_at(number: int, *, before: bool) -> None:
     """Let the process be killed before or after its commit of a number."""
     commit, count = log._commit, iter(range(1000))
@@ -445,6 +455,8 @@ def check_model(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str,
 
 
 PARTS = 5
+AMONG_OTHERS_S = 3
+"""Longer than others need from a file to its commit."""
 
 
 def _ingest_many(root: str, number: int, barrier: Any) -> None:
@@ -467,7 +479,7 @@ def _compact_again_and_again(root: str, barrier: Any) -> None:
     storage = open_storage(root)
     barrier.wait(120)
     for _ in range(2):
-        compact(storage, **EAGER)
+        compact(storage, min_age_hours=AMONG_OTHERS_S / 3600)
 
 
 def test_processes__ingest_delete_and_compact_at_once_and_nothing_is_lost_or_doubled(
