@@ -99,6 +99,7 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = monotonic()
+        self._door.pulse.beat()
         answer: ASGIApp | None = None
         if self._right is not None:
             answer = refusal(scope, self._right, self._door.config)

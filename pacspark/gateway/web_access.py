@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Final
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pacspark.gateway.config import GatewayConfig, is_loopback
@@ -28,6 +29,7 @@ _MOST_ADDRESSES: Final = 4096
 _KEPT_PROOFS: Final = 1024
 _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "testserver"})
 _MINUTE_S: Final = 60.0
+_FAILURES_PER_MINUTE: Final = 30
 
 
 def hashed_password(password: str) -> str:
@@ -137,6 +139,7 @@ class Access:
     def __init__(self, app: ASGIApp, config: GatewayConfig) -> None:
         self._app, self._config = app, config
         self._rates = Rates(config.web.limits.requests_per_minute)
+        self._failures = Rates(_FAILURES_PER_MINUTE)
         self._credentials = Credentials(config.web.users)
         self._names = _names(config)
 
@@ -153,21 +156,27 @@ class Access:
             await problem(400, "this host name is not served here")(scope, receive, send)
             return
         if not self._rates.takes(address):
-            answer = problem(429, "too many requests", {"Retry-After": "5"})
-            await answer(scope, receive, send)
+            await too_many()(scope, receive, send)
             return
         user, scopes = ANYBODY, self._config.web.anonymous_scopes
         authorization = headers.get(b"authorization")
         if authorization is not None and self._config.web.users:
-            # scrypt releases the interpreter, but not the event loop: it is rare and bounded
-            known = self._credentials.user_of(authorization)
+            # scrypt takes 50 ms, in which the event loop goes on
+            known = await run_in_threadpool(self._credentials.user_of, authorization)
             if known is None:
-                await unauthorized()(scope, receive, send)
+                guesses = not self._failures.takes(address)
+                answer = too_many() if guesses else unauthorized()
+                await answer(scope, receive, send)
                 return
             user, scopes = known.name, frozenset(known.scopes)
         scope.setdefault("state", {})
         scope["state"] |= {"user": user, "scopes": scopes, "address": address}
         await self._app(scope, receive, send)
+
+
+def too_many() -> ASGIApp:
+    """Answer that an address asks, or guesses, too often."""
+    return problem(429, "too many requests", {"Retry-After": "5"})
 
 
 def unauthorized() -> ASGIApp:

@@ -8,8 +8,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from threading import Lock
-from time import monotonic
 from typing import Any, Final, Literal
 
 from starlette.requests import Request
@@ -22,6 +20,7 @@ from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.storing import Store
 from pacspark.gateway.web_media import MULTIPART, Form, read_accept
+from pacspark.gateway.web_recent import Places, Pulse, RecentAccesses
 
 ROOT: Final = "/dicom-web"
 """The path under which DICOMweb is served."""
@@ -31,64 +30,8 @@ _HOST: Final = re.compile(
 _PORTLESS_ADDRESS: Final = re.compile(r"localhost|[0-9.]+|\[[0-9A-Fa-f:.]+\]")
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _WRITE_BYTES: Final = 256 << 10
-_KEPT_ACCESSES: Final = 4096
-_ACCESS_S: Final = 60.0
-_KEPT_ROWS: Final = 4096
 
 Level = Literal["study", "series", "instance"]
-
-
-class RecentAccesses:
-    """Which accesses have had their audit row lately: frames are asked for one by one."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._seen: dict[tuple[str, ...], float] = {}
-
-    def is_new(self, *access: str) -> bool:
-        """Tell whether an access is the first of its kind within a minute."""
-        now = monotonic()
-        with self._lock:
-            if now - self._seen.get(access, -_ACCESS_S) < _ACCESS_S:
-                return False
-            self._seen.pop(access, None)
-            self._seen[access] = now
-            while len(self._seen) > _KEPT_ACCESSES:
-                del self._seen[next(iter(self._seen))]
-        return True
-
-
-class Places:
-    """Where the bytes and frames of instances are, of those asked for lately."""
-
-    def __init__(self, store: Store) -> None:
-        self._store, self._lock = store, Lock()
-        self._rows: dict[str, tuple[str, dict[str, Any]]] = {}
-
-    def of(self, instance: StoredInstance) -> dict[str, Any]:
-        """Give the row of :meth:`Store.locate`.
-
-        Raises
-        ------
-        InstanceNotFoundError
-            where the instance went in between
-        """
-        uid = instance.sop_instance_uid
-        with self._lock:
-            known = self._rows.get(uid)
-        if known is not None and known[0] == instance.sha256:
-            return known[1]
-        row = self._store.locate([instance]).get(uid)
-        if row is None:
-            row = self._store.locate([self._store.instance(uid)]).get(uid)
-        if row is None:
-            message = f"no instance with the SOP Instance UID {uid}"
-            raise InstanceNotFoundError(message)
-        with self._lock:
-            self._rows[uid] = (instance.sha256, row)
-            while len(self._rows) > _KEPT_ROWS:
-                del self._rows[next(iter(self._rows))]
-        return row
 
 
 @dataclass(slots=True)
@@ -107,6 +50,8 @@ class Door:
         of objects that were asked for lately
     recent
         accesses that have their audit row
+    pulse
+        counts requests
     """
 
     store: Store
@@ -114,6 +59,7 @@ class Door:
     audit: AuditLog
     places: Places = field(init=False)
     recent: RecentAccesses = field(default_factory=RecentAccesses)
+    pulse: Pulse = field(default_factory=Pulse)
 
     def __post_init__(self) -> None:
         self.places = Places(self.store)

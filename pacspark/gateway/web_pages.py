@@ -47,6 +47,8 @@ def _told(call: Call) -> dict[str, object]:
         "version of the tables": store.index.version,
         "objects that wait for the tables": store.pending,
         "bytes in the landing": store.landing.held_bytes,
+        "requests": call.door.pulse.total,
+        "requests in the last minute": call.door.pulse.per_minute(),
         "running for (s)": round(monotonic() - _STARTED_S),
         "pacspark": __version__,
         "Python": platform.python_version(),

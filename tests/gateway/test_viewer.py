@@ -176,3 +176,4 @@ def test_ohif__lists_a_study_and_shows_its_pixels(
     assert seen["failed"] == []  # no status of an error, no request to anywhere else
     assert "TRAUMA" in seen["row"]
     assert seen["greys"] >= 32
+    assert seen["plain"] == ["15 / 28", 512, 128]

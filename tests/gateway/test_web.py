@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import socket
+import ssl
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from pacspark.gateway.config import GatewayConfig
+from pacspark.gateway.config import GatewayConfig, Tls
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.web_access import hashed_password, hashed_token
 from pacspark.gateway.web_config import WebConfig, WebLimits, WebUser
@@ -262,6 +264,25 @@ def test_frames__are_plain_pixels(filled: httpx.Client) -> None:
     assert single.content == (PIXELS + 2).tobytes()
 
 
+def test_frames__of_a_series_are_located_together(
+    gateway: Gateway, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stow(client, *map(ct, range(1, 9))).status_code == 200
+    gateway.store.flush()
+    located: list[int] = []
+    locate = gateway.store.locate
+
+    def counted(instances: Any) -> Any:
+        located.append(len(instances))
+        return locate(instances)
+
+    monkeypatch.setattr(gateway.store, "locate", counted)
+    for number in (1, 2, 3, 8, 1):
+        ((_, data),) = parts_of(client.get(f"{instance(number)}/frames/1"))
+        assert data == (PIXELS + number).tobytes()
+    assert located == [1, 7]
+
+
 # queries
 
 
@@ -445,6 +466,16 @@ def test_users__do_what_their_scopes_say(start_gateway: Callable[..., Gateway]) 
     }
 
 
+def test_guesses__of_credentials_are_few(start_gateway: Callable[..., Gateway]) -> None:
+    gateway = start_gateway(web=WebConfig(users=USERS))
+    with client_of(gateway) as client:
+        guesses = [{"Authorization": f"Bearer guess-{number}"} for number in range(14)]
+        statuses = [client.get("/dicom-web/studies", headers=one).status_code for one in guesses]
+        assert statuses[:10] == [401] * 10
+        assert set(statuses[10:]) == {429}
+        assert client.get("/dicom-web/studies", auth=("reader", "see")).status_code == 204
+
+
 def test_rates__are_bounded_for_each_address(start_gateway: Callable[..., Gateway]) -> None:
     limits = WebLimits(requests_per_minute=30)
     with client_of(start_gateway(web=WebConfig(limits=limits))) as client:
@@ -482,7 +513,9 @@ def test_metrics__count_requests_and_instances(filled: httpx.Client) -> None:
 
 def test_pages__are_there_without_a_viewer(filled: httpx.Client) -> None:
     assert "<title>pacspark</title>" in filled.get("/simple").text
-    assert filled.get("/status", headers={"Accept": "application/json"}).json()["instances"] == 3
+    told = filled.get("/status", headers={"Accept": "application/json"}).json()
+    assert told["instances"] == 3
+    assert told["requests"] >= told["requests in the last minute"] >= 3
     assert "<td>3</tr>" in filled.get("/status").text
     assert filled.get("/app-config.js").text.startswith("window.config = {")
     assert filled.get("/no-such-file.js").status_code == 404
@@ -538,3 +571,24 @@ def test_retrieve__of_a_damaged_object_never_looks_whole(
     path.write_bytes(data)
     with pytest.raises(httpx.RemoteProtocolError):
         client.get(instance(1))
+
+
+def test_tls__is_for_http_too(start_gateway: Callable[..., Gateway], tmp_path: Path) -> None:
+    subprocess.run(
+        ["/usr/bin/openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-keyout", "key.pem", "-out", "certificate.pem", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True, cwd=tmp_path,
+    )  # fmt: skip
+    certificate = tmp_path / "certificate.pem"
+    gateway = start_gateway(tls=Tls(certificate, tmp_path / "key.pem"))
+    assert gateway.web is not None
+    assert f"https://127.0.0.1:{gateway.web.port}/" in gateway.describe()
+    context = ssl.create_default_context(cafile=str(certificate))
+    base = f"https://127.0.0.1:{gateway.web.port}"
+    with httpx.Client(base_url=base, verify=context, trust_env=False) as client:
+        assert stow(client, ct(1)).status_code == 200
+        (row,) = client.get("/dicom-web/studies").json()
+        assert values(row, "00081190") == [f"{base}{STUDY}"]
+    with client_of(gateway) as plain, pytest.raises(httpx.HTTPError):
+        plain.get("/healthz")

@@ -41,6 +41,15 @@ try {
   for (let step = 0; step < Number(process.env.STEPS || 0); step++) await page.keyboard.press("ArrowDown");
   if (process.env.STEPS) await page.waitForTimeout(3000);
   await page.screenshot({ path: `${folder}/viewer.png` });
+  // the plain page, which needs no viewer
+  await page.goto(`${url}/simple`, { timeout: patience });
+  const thumbnail = page.locator(".series img").first();
+  await thumbnail.waitFor({ timeout: patience });
+  await page.locator(".series").first().click();
+  await page.waitForFunction(() => document.getElementById("picture").naturalWidth > 0, null, { timeout: patience });
+  seen.plain = await page.evaluate(() => [document.getElementById("number").textContent,
+    document.getElementById("picture").naturalWidth, document.querySelector(".series img").naturalWidth]);
+  await page.screenshot({ path: `${folder}/plain.png` });
 } catch (error) {
   seen.errors.push(String(error));
   await page.screenshot({ path: `${folder}/failed.png` });
