@@ -39,7 +39,10 @@ def export(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a study, a series or an instance as files."""
+    """Write a study, a series or an instance as files.
+
+    A file has its name when it is whole; what is there already is never overwritten.
+    """
     files = open_archive(root).export(
         directory,
         study=study,
@@ -108,7 +111,10 @@ def print_sheets(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print a series onto film sheets: slices in a grid, with window, places and scale bars."""
+    """Print a series onto film sheets.
+
+    Slices lie in a grid, in one window, each with its place, its directions and a scale bar.
+    """
     files = open_archive(root).film(
         out,
         series,
