@@ -145,7 +145,7 @@ def rerun(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Make a reconstruction again and compare it with what is stored.
+    """Make a reconstruction again and compare its bits.
 
     Everything comes from its row of `runs`, and the scan as it was then. Exit status 0 is: bit for
     bit the same. Nothing is stored.

@@ -81,7 +81,7 @@ def send(
     ae_title: Annotated[str, typer.Option("--ae-title", help="What to be called.")] = "PACSPARK",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
 ) -> None:
-    """Send a study, a series or an instance to a DICOM peer by C-STORE.
+    """Send a study, a series or an instance to a DICOM peer.
 
     Objects go as they are stored where the peer takes their transfer syntax, else decoded.
     """
