@@ -1,7 +1,8 @@
 """De-identification of one object, from stream to stream.
 
-The data set without its pixel data is held, at most 256 MiB; pixel data of any size are copied as
-they are, or go through `blanking` frame by frame. What stands behind the pixel data (trailing
+The data set without its pixel data is held, at most 128 MiB and a million elements, which takes up
+to about 1 GiB; pixel data of any size are copied as they are, or go through `blanking` frame by
+frame. What stands behind the pixel data (trailing
 padding, signatures, private elements) goes.
 
 No message here holds a value of the object: it ends in tables and logs of those who may not know.
@@ -32,7 +33,7 @@ from pacspark.dicom.pixel_rules import rectangles_for
 from pacspark.dicom.stream import INFLATE_LIMIT_BYTES
 from pacspark.errors import DeidentificationError, DicomDecodeError
 
-MOST_HEADER_BYTES: Final = 256 << 20
+MOST_HEADER_BYTES: Final = 128 << 20
 """Of all of an object but its pixel data."""
 _COPY_BYTES: Final = 4 << 20
 _SPOOL_BYTES: Final = 64 << 20

@@ -479,6 +479,17 @@ def test_deidentify__does_refuse_what_it_cannot_clean(changes: dict[str, Any]) -
     assert "\n" not in str(refused.value)
 
 
+def test_deidentify__does_refuse_a_data_set_beyond_its_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    document = ct_object(x00420011=("OB", bytes(40_000)))
+    deidentified(document)
+    monkeypatch.setattr("pacspark.dicom.deidentify_object.MOST_HEADER_BYTES", 20_000)
+    with pytest.raises(DeidentificationError, match="at most 20000 bytes besides pixel data"):
+        deidentified(document)
+    deidentified(ct_object(x7FE00010=("OW", bytes(40_000))))
+
+
 def test_deidentify__does_not_say_what_it_read() -> None:
     data = ct_object(x00100010=("PN", text("Doe^Jane")))[:-4]
     broken = data.replace(uid("1.2.3.4"), b"Doe+Jane")

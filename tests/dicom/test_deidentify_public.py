@@ -162,19 +162,17 @@ def new_errors(program: str, folder: Path, data: bytes, profile: Profile) -> set
     return errors_of(program, after) - errors_of(program, before)
 
 
-def one_of_each_kind(objects: dict[str, bytes]) -> dict[str, bytes]:
-    kinds: dict[tuple[str, str], str] = {}
-    for name, data in objects.items():
-        kinds.setdefault((index_instance(data).sop_class_uid, name.split("/")[1]), name)
-    return {name: objects[name] for name in kinds.values()}
+def one_of_each_class(objects: dict[str, bytes]) -> dict[str, bytes]:
+    classes = {index_instance(data).sop_class_uid: name for name, data in objects.items()}
+    return {name: objects[name] for name in classes.values()}
 
 
 def test_deidentify__does_add_no_error_that_dciodvfy_finds(
     objects: dict[str, bytes], peer: Callable[[str], str], tmp_path: Path
 ) -> None:
-    kinds = one_of_each_kind(objects)
-    assert len(kinds) > 20
-    for name, data in kinds.items():
+    classes = one_of_each_class(objects)
+    assert len(classes) > 10
+    for name, data in classes.items():
         assert new_errors(peer("dciodvfy"), tmp_path, data, Profile()) == set(), name
 
 
