@@ -355,12 +355,12 @@ def test_every_command__has_help_with_an_example(shell: Shell) -> None:
     names = [name for name in listed if not name.startswith("-")]
     assert {"init", "ingest", "import-scan", "find", "sql", "check", "plan"} <= set(names)
     for name in ["init", "ingest", "import-scan", "find", "sql", "check", "plan", "reconstruct",
-                 "export", "view", "history", "delete", "undelete", "hold",
+                 "export", "view", "print", "history", "delete", "undelete", "hold",
                  "compact"]:  # fmt: skip
         status, out, _ = shell(name, "--help")
         assert (status, out) == shell(name, "-h")[:2]
         assert status == 0
-        assert f"Example: pacspark {name}" in out
+        assert f": pacspark {name}" in out.partition("Example")[2]
         assert "--json" in out
 
 
