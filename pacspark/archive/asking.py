@@ -1,6 +1,7 @@
 """What is asked of an archive."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pyarrow as pa
 from pacspark.archive.opened import OpenedArchive
 from pacspark.dicom.matching import parse_query
 from pacspark.dicom.uids import require_uid
+from pacspark.tables.catalog import Catalog
 from pacspark.tables.changes import CHANGE_COLUMNS, Changes, follow
 from pacspark.tables.search import columns_to_show
 
@@ -41,14 +43,19 @@ class Asking(OpenedArchive):
             without any value is left out; `find_table` has all.
         """
         asked = parse_query({key: _query_text(value) for key, value in query.items()}, level)
-        found = self.catalog.find(asked)
+        found = self._found.find(asked)
         names = columns_to_show(found, asked, all_telling=True)
         shown: pd.DataFrame = found.select(names).to_pandas()
         return shown
 
     def find_table(self, level: str, query: Mapping[str, object]) -> pa.Table:
         """Find as `find` does, into an Arrow table; keywords may be tags of eight hex digits."""
-        return self.catalog.find(parse_query(query, level))
+        return self._found.find(parse_query(query, level))
+
+    @cached_property
+    def _found(self) -> Catalog:
+        """A catalog that keeps the log from one question to the next."""
+        return self.catalog
 
     @property
     def instances(self) -> "DataFrame":

@@ -27,6 +27,7 @@ from pacspark.tables.log import read_origin
 from pacspark.tables.lookup import find_rows, refused_in
 from pacspark.tables.schema import INSTANCES, TABLES
 from pacspark.tables.search import search
+from pacspark.tables.sifting import files_with
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
 
@@ -175,7 +176,7 @@ class Catalog:
         snapshot = self._snapshot("instances")
         conditions = [ds.field(column) == value for column, value in where.items()]
         wanted = reduce(operator.and_, conditions) if conditions else None
-        for file in snapshot.files({column: [value] for column, value in where.items()}):
+        for file in files_with(snapshot, {column: [value] for column, value in where.items()}):
             yield snapshot.read(list(columns), wanted, [file])
 
     def _hint(self, uid: str) -> str:
@@ -374,7 +375,8 @@ class Catalog:
 
     def _of(self, column: str, uid: str, columns: Sequence[str]) -> pa.Table:
         snapshot = self._snapshot("instances")
-        return snapshot.read(columns, ds.field(column) == uid, snapshot.files({column: [uid]}))
+        files = files_with(snapshot, {column: [uid]})
+        return snapshot.read(columns, ds.field(column) == uid, files)
 
     def _rows_of(self, uids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         files = self._snapshot("instances").files({"sop_instance_uid": uids})

@@ -27,10 +27,14 @@ from pacspark.dicom.attributes import (
 )
 from pacspark.dicom.conditions import Condition, Query, QueryKey
 from pacspark.dicom.values import person_name
+from pacspark.tables.lookup import find_rows
 from pacspark.tables.schema import INSTANCES
-from pacspark.tables.snapshot import Snapshot
+from pacspark.tables.sifting import files_with
+from pacspark.tables.snapshot import ActiveFile, Snapshot
 
 _INSTANCE: Final = "sop_instance_uid"
+_FEW: Final = 1000
+"""So many UIDs are looked up by Bloom filters; of more, the column is read."""
 _OFFSET: Final = "timezone_offset_from_utc"
 _ORDER: Final = {
     "patient": ("PatientID",),
@@ -59,13 +63,13 @@ def search(snapshot: Snapshot, query: Query) -> pa.Table:
         one row per match; columns named by DICOM keyword
     """
     key = UNIQUE_KEYS[query.level].column
-    matching = _matching(snapshot, query, key)
+    matching, files = _matching(snapshot, query, key)
     grouped = matching.group_by(key, use_threads=False).aggregate([(_INSTANCE, "min")])
     shown = grouped[f"{_INSTANCE}_min"]
     attributes = [a for a in PROMOTED if LEVELS.index(a.level) <= LEVELS.index(query.level)]
     in_json = [requested for requested in query.requested if requested.in_json]
     names = [a.column for a in attributes] + (["dicom_json"] if in_json else [])
-    rows = _select(snapshot, _INSTANCE, shown, list(dict.fromkeys([*names, _INSTANCE])))
+    rows = _shown(snapshot, shown, list(dict.fromkeys([*names, _INSTANCE])), files)
     answer = rows.select([a.column for a in attributes])
     answer = answer.rename_columns([a.keyword for a in attributes])
     answer = _with_computed(answer, snapshot, query.level, key)
@@ -143,22 +147,22 @@ def _level(keyword: str) -> Level | None:
     return BY_KEYWORD[keyword].level if keyword in BY_KEYWORD else None
 
 
-def _matching(snapshot: Snapshot, query: Query, key: str) -> pa.Table:
-    """Give key and UID of the instances that meet every condition."""
+def _matching(snapshot: Snapshot, query: Query, key: str) -> tuple[pa.Table, Sequence[ActiveFile]]:
+    """Give key and UID of the instances that meet every condition, and the files that have them."""
     own = [condition for condition in query.conditions if not condition.any_of_study]
     columns = list(dict.fromkeys([key, _INSTANCE, "study_instance_uid"]))
-    rows = _meeting(snapshot, own, columns)
+    rows, files = _meeting(snapshot, own, columns)
     for condition in query.conditions:
         if condition.any_of_study:
-            studies = _meeting(snapshot, [condition], ["study_instance_uid"])
+            studies, _ = _meeting(snapshot, [condition], ["study_instance_uid"])
             wanted = pc.unique(studies["study_instance_uid"])
             rows = rows.filter(pc.is_in(rows["study_instance_uid"], wanted))
-    return rows
+    return rows, files
 
 
 def _meeting(
     snapshot: Snapshot, conditions: Sequence[Condition], columns: Sequence[str]
-) -> pa.Table:
+) -> tuple[pa.Table, Sequence[ActiveFile]]:
     filters: list[ds.Expression] = []
     values: dict[str, Sequence[Any]] = {}
     rest: list[Condition] = []
@@ -175,16 +179,16 @@ def _meeting(
         where = pushed if where is None else where & pushed
     needed = [name for condition in rest for name in _columns_of(condition)]
     names = list(dict.fromkeys([*columns, *needed]))
-    files = snapshot.files(values)
+    files = files_with(snapshot, values)
     if not rest:
-        return snapshot.read(names, where, files)
+        return snapshot.read(names, where, files), files
     # batch by batch, so that the DICOM JSON of an archive never is in memory at once
     met: list[pa.RecordBatch] = []
     for batch in snapshot.batches(names, where, files):
         mask = [all(c.matches(row) for c in rest) for row in batch.select(needed).to_pylist()]
         met.append(batch.select(list(columns)).filter(pa.array(mask, pa.bool_())))
     schema = pa.schema([INSTANCES.arrow_schema.field(name) for name in columns])
-    return pa.Table.from_batches([b.cast(schema) for b in met], schema=schema)
+    return pa.Table.from_batches([b.cast(schema) for b in met], schema=schema), files
 
 
 def _expression(condition: Condition) -> ds.Expression | None:
@@ -234,13 +238,26 @@ def _columns_of(condition: Condition) -> list[str]:
     return [*names, _OFFSET] if condition.key.vr == "DT" or condition.inside else names
 
 
+def _shown(
+    snapshot: Snapshot, uids: pa.ChunkedArray, names: Sequence[str], files: Sequence[ActiveFile]
+) -> pa.Table:
+    """Read the instances that stand for what they belong to, out of files that have them all."""
+    if len(uids) > _FEW or len(files) < 2:
+        return snapshot.read(names, ds.field(_INSTANCE).isin(pc.unique(uids)), files)
+    wanted = uids.to_pylist()
+    bounds = {file.path for file in snapshot.files({_INSTANCE: wanted})}
+    return find_rows(
+        snapshot.storage, [file for file in files if file.path in bounds], wanted, names
+    )
+
+
 def _select(
     snapshot: Snapshot, column: str, values: pa.ChunkedArray | pa.Array, names: Sequence[str]
 ) -> pa.Table:
     wanted = pc.unique(values)
     known = [value for value in wanted.to_pylist() if value is not None]
     # a null has no bounds: files without statistics for it are kept by all
-    files = snapshot.files({column: known} if len(known) == len(wanted) else None)
+    files = files_with(snapshot, {column: known} if len(known) == len(wanted) else {})
     return snapshot.read(names, ds.field(column).isin(wanted), files)
 
 
