@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
         (find, "find archive --level series Modality=CT 'PatientName=WAL*'"),
         (sql, "sql archive 'SELECT KVP, count(*) FROM instances GROUP BY ALL'"),
         (changes, "changes archive --since 12 --follow --json"),
+        (headers, "headers archive headers.parquet --attributes KVP,AnatomicRegionSequence"),
         (rerun, "rerun archive 0e9a2c51d7f34c0b8a6f2d9c1b3e5a70"),
     ):
         app.command(epilog=f"Example: pacspark {example}")(command)
@@ -136,6 +137,32 @@ def changes(
                 print("\t".join(map(str, [*row.values(), version])))
         sys.stdout.flush()
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def headers(
+    root: Root,
+    path: Annotated[str, typer.Argument(metavar="OUT", help="The Parquet file to write.")],
+    study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
+    series: Annotated[str | None, typer.Option("--series", help="Series Instance UID.")] = None,
+    attributes: Annotated[
+        str | None, typer.Option("--attributes", help="Keywords or tags, with commas; else all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write headers into a Parquet file, for DuckDB, pandas or Polars.
+
+    A row per instance, a typed column per attribute; sequences are lists of structs.
+    """
+    schema = open_archive(root).headers(
+        path,
+        study=study,
+        series=series,
+        attributes=None if attributes is None else attributes.split(","),
+    )
+    if as_json:
+        show_json({"path": path, "columns": {field.name: str(field.type) for field in schema}})
+    else:
+        print(f"{len(schema)} {counted_unit(len(schema), 'columns')} in {path}")
 
 
 def rerun(

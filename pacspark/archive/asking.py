@@ -1,7 +1,8 @@
 """What is asked of an archive."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from pacspark.dicom.uids import require_uid
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.changes import CHANGE_COLUMNS, Changes, follow
 from pacspark.tables.search import columns_to_show
+from pacspark.tables.sources import require_path
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -72,6 +74,43 @@ class Asking(OpenedArchive):
         from pacspark.spark.query import sql
 
         return sql(self._delta_spark(), self.catalog, statement)
+
+    def headers(
+        self,
+        path: str | Path,
+        *,
+        study: str | None = None,
+        series: str | None = None,
+        attributes: Iterable[str] | None = None,
+    ) -> pa.Schema:
+        """Write headers into a Parquet file for other tools: typed, nested columns, a row each.
+
+        Parameters
+        ----------
+        path
+            Of the file, which must not be there.
+        study, series
+            UIDs; None: any.
+        attributes
+            Keywords or tags; None: all that there are.
+
+        Returns
+        -------
+        pyarrow.Schema
+            Of the file: a column per keyword, sequences are lists of structs.
+        """
+        from pacspark.tables.headers import write_headers
+
+        given = {"study": study, "series": series}
+        where = {
+            f"{level}_instance_uid": require_uid(level, uid)
+            for level, uid in given.items()
+            if uid is not None
+        }
+        target = require_path(path, "a file")
+        return write_headers(
+            self.catalog, target, where=where, attributes=attributes, progress=self.progress
+        )
 
     def frames(
         self,
