@@ -69,7 +69,7 @@ def test_headers__are_nested_columns_for_duckdb_and_polars(
     assert [file.name for file in tmp_path.iterdir()] == ["headers.parquet"]
     found = duckdb.execute(
         'SELECT InstanceNumber, KVP, PatientName, PixelSpacing, SelectorUVValue[1], "00291001", '
-        '"60000010", "60020010", list_transform(AnatomicRegionSequence, r -> r.CodeValue), '
+        '"60000010", "60020010", list_transform(AnatomicRegionSequence, lambda r: r.CodeValue), '
         "AnatomicRegionSequence[2].AnatomicRegionModifierSequence[1].CodeValue "
         "FROM read_parquet(?) ORDER BY InstanceNumber",
         [str(path)],
@@ -77,7 +77,7 @@ def test_headers__are_nested_columns_for_duckdb_and_polars(
     name = "Yamada^Tarou=山田^太郎"
     same: list[Any] = [name, [0.5, 0.25], LARGE]
     assert found == [
-        (0, 80.0, *same, b"\0\0", None, None, None, None),
+        (0, 80.0, *same, b"\0\0", None, None, [], None),
         (1, 80.25, *same, b"\1\0", 4, 5, ["A"], None),
         (2, 80.5, *same, b"\2\0", None, None, ["A", "B"], "left"),
     ]
