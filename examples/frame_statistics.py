@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 -- a script
 """Statistics, windowing and thumbnails of every frame of an archive, computed where the pixels are.
 
 Run: python examples/frame_statistics.py ARCHIVE [SERIES_UID]
