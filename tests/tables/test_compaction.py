@@ -409,7 +409,7 @@ def test_archive__is_a_dictionary_whatever_is_done(
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None, suppress_health_check=UNCHECKED)
+@settings(max_examples=30, deadline=None, suppress_health_check=UNCHECKED)
 @given(st.lists(STEP, min_size=3, max_size=12))
 def test_archive__is_a_dictionary_whatever_is_done_at_length(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any]]
