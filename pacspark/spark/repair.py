@@ -7,9 +7,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
-
 from pacspark.errors import UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.verify import Run, VerifyReport
@@ -18,12 +15,11 @@ from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import FileToCheck, check_object_file
 from pacspark.tables.inventory import ROW_TABLES, Listing, Scope, rows_of_files
 from pacspark.tables.mending import Mended, mend_file
-from pacspark.tables.replica import Moves, moved
-from pacspark.tables.rewriting import rewrite
+from pacspark.tables.moving import move_rows
 from pacspark.tables.runs import recorded_run
-from pacspark.tables.schema import TABLES, check_tables
+from pacspark.tables.schema import check_tables
 from pacspark.tables.scratch import Scratch
-from pacspark.tables.snapshot import ActiveFile, Snapshot
+from pacspark.tables.snapshot import ActiveFile
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import commit_files, replace_files
 
@@ -170,21 +166,15 @@ def _relocate(storage: Storage, listing: Listing, mended: Sequence[Mended], run_
     origin: dict[str, Any] = {"run_id": run_id, "operation": _OPERATION}
     added = [one.added for one in mended if one.added is not None]
     commit_files(storage, "objects", added, **origin)
-    moves: dict[str, Moves] = {one.file: one.moves for one in mended if one.moves is not None}
+    moves = {
+        (one.file, row_group): (place.object_file, place.object_row_group, [*place.object_offsets])
+        for one in mended
+        for (row_group, _), place in (one.moves or {}).items()
+    }
     for table in ROW_TABLES:
-        snapshot = Snapshot(storage, table)
-        for file in snapshot.files():
-            if _refers(snapshot, file, list(moves)):
-                new = rewrite(storage, TABLES[table], file, lambda rows: moved(rows, moves))
-                replace_files(storage, table, [file], [new] if new else [], **origin)
+        move_rows(storage, table, moves, run_id, _OPERATION)
     sizes = listing.sizes("objects")
     old = [ActiveFile(one.file, sizes[one.file]) for one in mended if not one.lost]
     old = [file for file in old if file.path in Listing(storage).sizes("objects")]
     if old:
         replace_files(storage, "objects", old, [], **origin)
-
-
-def _refers(snapshot: Snapshot, file: ActiveFile, names: Sequence[str]) -> bool:
-    wanted = ds.field("object_file").isin(list(names))
-    batches = snapshot.batches(["object_file"], wanted, [file])
-    return any(pc.count(batch["object_file"]).as_py() for batch in batches)

@@ -20,7 +20,9 @@ Moves = Mapping[tuple[str, int], tuple[str, int, list[int]]]
 _MOVED: Final = ("object_file", "object_row_group", "object_offsets")
 
 
-def move_rows(storage: Storage, table: str, moves: Moves, run_id: str) -> None:
+def move_rows(
+    storage: Storage, table: str, moves: Moves, run_id: str, operation: str = "compact"
+) -> None:
     """Let rows refer to where their bytes are now, in one commit, whatever others do meanwhile.
 
     Parameters
@@ -29,7 +31,7 @@ def move_rows(storage: Storage, table: str, moves: Moves, run_id: str) -> None:
         the archive, and `instances` or `rejects`
     moves
         where objects went; they lie in both places
-    run_id
+    run_id, operation
         for the history
     """
     if not moves:
@@ -57,7 +59,7 @@ def move_rows(storage: Storage, table: str, moves: Moves, run_id: str) -> None:
                 remove_file(storage, table, new.path)
 
     try:
-        compare_and_set(Snapshot(storage, table), change, run_id, "compact")
+        compare_and_set(Snapshot(storage, table), change, run_id, operation)
     except CommitConflictError:
         discard(NOTHING)
         raise

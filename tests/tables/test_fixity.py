@@ -16,6 +16,7 @@ from pacspark.spark import verify as verify_module
 from pacspark.spark.verify import VerifyReport, VerifyRequest, verify
 from pacspark.tables import forward
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.compaction import compact
 from pacspark.tables.datafile import PIECE_BYTES, DataFile, ObjectFile
 from pacspark.tables.fixity import LISTED, FileToCheck, check_object_file, check_table_file
 from pacspark.tables.intake import Intake, commit_intake
@@ -465,3 +466,20 @@ def test_verify__tells_of_a_log_that_cannot_be_opened(storage: Storage) -> None:
     report = verified(storage)
     assert not report.clean
     assert "open the table rejects" in report.findings[0].line
+
+
+def test_verify__is_content_while_and_after_files_are_compacted(storage: Storage) -> None:
+    for number in range(6):
+        store(storage, {f"1.{number}": noise(1000, number)})
+
+    def compacting(tasks: Sequence[Any], work: Callable[[Any], Any]) -> list[Any]:
+        """Compact in the middle, and delete at once what only older versions need."""
+        compact(storage, retain_days=0, min_age_hours=0)
+        return here(tasks, work)
+
+    assert verify(compacting, storage, VerifyRequest()).clean
+    report = verified(storage)
+    assert (report.objects, report.findings) == (6, ())
+    (file,) = Catalog(storage).files_of("objects")
+    storage.filesystem.delete_file(storage.path("objects", file))
+    assert not verified(storage).clean

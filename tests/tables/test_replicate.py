@@ -11,6 +11,7 @@ from pacspark.spark import replicate as replicate_module
 from pacspark.spark.replicate import ReplicateReport, replicate
 from pacspark.tables import replica
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.compaction import compact
 from pacspark.tables.datafile import PIECE_BYTES
 from pacspark.tables.deletion import delete
 from pacspark.tables.holds import set_hold
@@ -244,3 +245,15 @@ def test_replicate__refuses_itself(storage: Storage) -> None:
     with pytest.raises(UsageError, match="two roots"):
         copied(storage, storage)
     assert named(verified(storage)) == []
+
+
+def test_replicate__brings_nothing_again_after_a_compaction(
+    storage: Storage, replica_root: Storage
+) -> None:
+    filled(storage)
+    copied(storage, replica_root)
+    for one in (storage, replica_root):
+        compact(one, retain_days=0, min_age_hours=0)
+    report = copied(storage, replica_root)
+    assert (report.stored, report.rejects, report.files) == (0, 0, 0)
+    assert verified(replica_root).clean
