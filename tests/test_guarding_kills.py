@@ -1,0 +1,101 @@
+"""Verify and replicate, killed with all their processes at any point, and repeated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pacspark
+from pacspark.tables.catalog import Catalog
+from pacspark.tables.schema import create_tables
+from pacspark.tables.storage import open_storage
+from tests.tables.samples import noise, sha256, store
+from tests.test_ingest import run_whole, stored
+
+FILES, FILE_BYTES = 30, 20 << 20
+
+
+def filled(root: Path) -> dict[str, str]:
+    """Make an archive of more than one task, each object in a data file of its own."""
+    storage = open_storage(root)
+    create_tables(storage)
+    digests = {}
+    for number in range(FILES):
+        data = noise(FILE_BYTES, number)
+        store(storage, {f"1.2.{number}": data})
+        digests[f"1.2.{number}"] = sha256(data)
+    return digests
+
+
+def kill_when(arguments: list[str], reached: Callable[[], bool]) -> None:
+    """Begin a command, and kill its whole process group at some point."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pacspark", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 240
+    while not reached():
+        assert process.poll() is None, "the command ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_verify__goes_on_after_kills(tmp_path: Path) -> None:
+    root = tmp_path / "archive"
+    filled(root)
+    row = pacspark.open(root).catalog.instance("1.2.7")
+    path = root / "objects" / row["object_file"]
+    data = bytearray(path.read_bytes())
+    data[row["object_offsets"][0] + 12_345] ^= 1
+    path.write_bytes(data)
+
+    def kept() -> int:
+        # the files of rows are checked first: as many as those of objects
+        return len([*root.glob("_scratch/verify-*/*.*.*.*.*")])
+
+    command = ["verify", str(root), "--resume", "--json"]
+    kill_when(command, lambda: kept() > FILES + 3)
+    first = kept()
+    kill_when(command, lambda: kept() > FILES + 9)
+    second = kept()
+    assert FILES < first < second < 2 * FILES
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pacspark", *command], capture_output=True, text=True, check=False
+    )
+
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, report["objects"], report["wrong"]) == (1, FILES, 1)
+    assert report["kept"] >= second - 1  # the last one may have been cut off
+    assert report["bytes_read"] < (2 * FILES - second + 2) * (FILE_BYTES + 100_000)
+    assert [one["name"] for one in report["found"] if one["wrong"]] == ["1.2.7"]
+    assert not [*root.glob("_scratch/*")]
+
+
+@pytest.mark.slow
+def test_replicate__is_whole_after_kills_and_the_same_command(tmp_path: Path) -> None:
+    root, other = tmp_path / "archive", tmp_path / "other"
+    digests = filled(root)
+    command = ["replicate", str(root), str(other)]
+    for count in (1, 4, 10):
+        kill_when(command, lambda: len([*other.glob("objects/*.parquet")]) >= count)  # noqa: B023
+        create_tables(open_storage(other))
+        for uid, digest in stored(pacspark.open(other)).items():
+            assert digests[uid] == digest
+    kill_when(command, lambda: len([*other.glob("instances/*.parquet")]) >= 1)
+    run_whole(command)
+    assert stored(pacspark.open(other)) == digests
+    assert "stored 0" in run_whole(command)
+    run_whole(["verify", str(other)])
+    assert Catalog(open_storage(other)).table("instances").num_rows == FILES
