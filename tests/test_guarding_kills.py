@@ -1,4 +1,4 @@
-"""Verify and replicate, killed with all their processes at any point, and repeated."""
+"""Verify, killed with all its processes in the middle, and begun again."""
 
 import json
 import os
@@ -12,25 +12,19 @@ from pathlib import Path
 import pytest
 
 import pacspark
-from pacspark.tables.catalog import Catalog
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
-from tests.tables.samples import noise, sha256, store
-from tests.test_ingest import run_whole, stored
+from tests.tables.samples import noise, store
 
 FILES, FILE_BYTES = 30, 20 << 20
 
 
-def filled(root: Path) -> dict[str, str]:
+def filled(root: Path) -> None:
     """Make an archive of more than one task, each object in a data file of its own."""
     storage = open_storage(root)
     create_tables(storage)
-    digests = {}
     for number in range(FILES):
-        data = noise(FILE_BYTES, number)
-        store(storage, {f"1.2.{number}": data})
-        digests[f"1.2.{number}"] = sha256(data)
-    return digests
+        store(storage, {f"1.2.{number}": noise(FILE_BYTES, number)})
 
 
 def kill_when(arguments: list[str], reached: Callable[[], bool]) -> None:
@@ -81,21 +75,3 @@ def test_verify__goes_on_after_kills(tmp_path: Path) -> None:
     assert report["bytes_read"] < (2 * FILES - second + 2) * (FILE_BYTES + 100_000)
     assert [one["name"] for one in report["found"] if one["wrong"]] == ["1.2.7"]
     assert not [*root.glob("_scratch/*")]
-
-
-@pytest.mark.slow
-def test_replicate__is_whole_after_kills_and_the_same_command(tmp_path: Path) -> None:
-    root, other = tmp_path / "archive", tmp_path / "other"
-    digests = filled(root)
-    command = ["replicate", str(root), str(other)]
-    for count in (1, 4, 10):
-        kill_when(command, lambda: len([*other.glob("objects/*.parquet")]) >= count)  # noqa: B023
-        create_tables(open_storage(other))
-        for uid, digest in stored(pacspark.open(other)).items():
-            assert digests[uid] == digest
-    kill_when(command, lambda: len([*other.glob("instances/*.parquet")]) >= 1)
-    run_whole(command)
-    assert stored(pacspark.open(other)) == digests
-    assert "stored 0" in run_whole(command)
-    run_whole(["verify", str(other)])
-    assert Catalog(open_storage(other)).table("instances").num_rows == FILES
