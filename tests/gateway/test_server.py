@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,10 @@ def test_serve__says_where_it_is_and_ends_cleanly(tmp_path: Path, number: int) -
     told = json.loads(process.stdout.readline())
     assert (told["ae_title"], told["host"], told["instances"]) == ("TEST", "127.0.0.1", 0)
     dcmtk("storescu", "127.0.0.1", told["dimse_port"], *written(tmp_path / "in"))
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{told['http_port']}/dicom-web/instances"
+    ) as page:
+        assert len(json.load(page)) == 3
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said

@@ -16,13 +16,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from pacspark.dicom.decode import data_set_start
 from pacspark.gateway.config import GatewayConfig, Tls
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.web_access import hashed_password, hashed_token
 from pacspark.gateway.web_config import WebConfig, WebLimits, WebUser
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.holds import set_hold
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 from tests.ct_objects import SERIES_UID, STUDY_UID, ct_image, encoded
@@ -410,6 +413,18 @@ def test_rendered__has_window_and_viewport(client: httpx.Client) -> None:
     assert client.get(f"{wado}&contentType=application/dicom").content == data
 
 
+def test_transcoding__of_a_bare_data_set(client: httpx.Client) -> None:
+    bare = ct(1)[data_set_start(ct(1)) :]
+    assert stow(client, bare).status_code == 200
+    assert parts_of(client.get(instance(1)))[0][1] == bare
+    implicit = "application/dicom; transfer-syntax=1.2.840.10008.1.2"
+    answer = client.get(instance(1), headers={"Accept": implicit})
+    assert answer.headers["content-type"] == implicit
+    image = dcmread(io.BytesIO(answer.content))
+    assert image.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2"
+    assert image.PixelData == (PIXELS + 1).tobytes()
+
+
 # deletes, rights, limits
 
 
@@ -425,6 +440,16 @@ def test_delete__needs_its_scope_and_is_one_commit(start_gateway: Callable[..., 
         assert client.get("/dicom-web/studies").status_code == 204
         assert client.delete(STUDY).status_code == 404
     assert Catalog(gateway.storage).table("instances", ["sop_instance_uid"]).num_rows == 0
+
+
+def test_delete__of_a_study_on_hold_is_a_conflict(start_gateway: Callable[..., Gateway]) -> None:
+    gateway = start_gateway(web=WebConfig(anonymous=("read", "write", "delete")))
+    with client_of(gateway) as client:
+        assert stow(client, ct(1)).status_code == 200
+        gateway.store.flush()
+        set_hold(gateway.storage, STUDY_UID, reason="case 4711")
+        assert client.delete(STUDY).status_code == 409
+        assert client.get(instance(1)).status_code == 200
 
 
 def test_delete__is_not_for_anybody(filled: httpx.Client) -> None:

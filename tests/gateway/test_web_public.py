@@ -161,3 +161,39 @@ def test_frames__of_enhanced_objects_are_range_reads(
         both = parts_of(client.get(f"{url}/frames/{number},1", headers={"Accept": STORED}))
         assert next(data for _, data in both) == frame
         assert client.get(f"{url}/frames/{number}/rendered").headers["content-type"] == "image/jpeg"
+
+
+@pytest.mark.slow
+def test_every_public_file__is_given_in_every_form(gateway: Gateway, shared_data: Path) -> None:
+    files = [path for path in (shared_data / "dicom").rglob("*") if path.is_file()]
+    asked = {
+        "/rendered": "image/png",
+        "/thumbnail": "*/*",
+        "/frames/1": STORED,
+        "/metadata": "application/dicom+json",
+        "": f"application/dicom; transfer-syntax={LITTLE}",
+    }
+    images, refused = 0, set()
+    with client_of(gateway) as client:
+        for path in files:
+            assert stow(client, path.read_bytes()).status_code in {200, 409}, path
+        gateway.store.flush()
+        for row in client.get("/dicom-web/instances?limit=1000").json():
+            (url,) = values(row, "00081190")
+            if not values(row, "00280010"):
+                assert client.get(f"{url}/rendered").status_code == 406
+                continue
+            images += 1
+            for form, accept in asked.items():
+                answer = client.get(url + form, headers={"Accept": accept})
+                if answer.status_code == 406 and form not in {"/metadata", "/frames/1"}:
+                    refused.add(url)
+                else:
+                    assert answer.status_code == 200, (url, form, answer.text[:200])
+            (told,) = client.get(f"{url}/metadata").json()
+            for element in told.values():
+                if "BulkDataURI" in element:
+                    assert client.get(element["BulkDataURI"]).status_code == 200
+    assert images >= 170
+    # deflated frames, two retired JPEG processes, and RLE of single bits: nothing here decodes them
+    assert len(refused) <= 6
