@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from tempfile import TemporaryFile
 from time import monotonic
 from typing import BinaryIO, Final
@@ -378,7 +379,10 @@ class Link:
             raise ProtocolError(text)
 
     def send(
-        self, command: Command, context_id: int, data_set: bytes | Iterable[bytes] | None = None
+        self,
+        command: Command,
+        context_id: int,
+        data_set: bytes | Iterable[bytes | memoryview] | None = None,
     ) -> None:
         """Send one message.
 
@@ -393,42 +397,41 @@ class Link:
         """
         told = DATA_SET if data_set is not None else NO_DATA_SET
         encoded = encode_command(command | {"CommandDataSetType": told})
-        waiting = bytearray()
-        for pdu in self._pdus(context_id, _COMMAND, [encoded]):
-            waiting += pdu
+        waiting: list[bytes | memoryview] = []
+        waiting_bytes = 0
+        pdus = self._pdus(context_id, _COMMAND, [encoded])
         if data_set is not None:
-            parts = [data_set] if isinstance(data_set, bytes) else data_set
-            for pdu in self._pdus(context_id, 0, parts):
-                waiting += pdu
-                if len(waiting) >= _SENT_AT_ONCE_BYTES:
-                    self._send(bytes(waiting))
-                    waiting.clear()
+            parts = [data_set] if isinstance(data_set, bytes | memoryview) else data_set
+            pdus = chain(pdus, self._pdus(context_id, 0, parts))
+        for header, value in pdus:
+            waiting += (header, value)
+            waiting_bytes += len(value)
+            if waiting_bytes >= _SENT_AT_ONCE_BYTES:
+                self._send(b"".join(waiting))
+                waiting.clear()
+                waiting_bytes = 0
         if waiting:
-            self._send(bytes(waiting))
+            self._send(b"".join(waiting))
 
-    def _pdus(self, context_id: int, control: int, parts: Iterable[bytes]) -> Iterator[bytes]:
-        """Cut a stream into PDUs that the peer takes; the last one says that it is."""
-        most = self.peer_pdu_bytes - 6
-        waiting = b""
+    def _pdus(
+        self, context_id: int, control: int, parts: Iterable[bytes | memoryview]
+    ) -> Iterator[tuple[bytes, memoryview]]:
+        """Cut a stream into PDUs that the peer takes, headers and values; the last one says so."""
+        most = self.peer_pdu_bytes - 6 & ~1  # fragments have an even length
+        waiting = memoryview(b"")
         for part in parts:
-            view = memoryview(waiting + part if waiting else part)
+            view = memoryview(bytes(waiting) + part) if waiting else memoryview(part)
             start = 0
             while len(view) - start > most:
-                yield self._data_pdu(context_id, control, view[start : start + most])
+                yield self._header(context_id, control, most), view[start : start + most]
                 start += most
-            waiting = bytes(view[start:])
-        yield self._data_pdu(context_id, control | _LAST, memoryview(waiting))
+            waiting = view[start:]
+        yield self._header(context_id, control | _LAST, len(waiting)), waiting
 
     @staticmethod
-    def _data_pdu(context_id: int, control: int, value: memoryview) -> bytes:
-        length = len(value)
-        return b"".join(
-            (
-                _PDU_HEADER.pack(P_DATA, length + 6),
-                _PDV_HEADER.pack(length + 2, context_id, control),
-                value,
-            )
-        )
+    def _header(context_id: int, control: int, length: int) -> bytes:
+        pdu = _PDU_HEADER.pack(P_DATA, length + 6)
+        return pdu + _PDV_HEADER.pack(length + 2, context_id, control)
 
 
 def usable_pdu_bytes(told: int | None) -> int:

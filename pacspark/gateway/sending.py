@@ -124,6 +124,7 @@ def send_one(
     """
     contexts = association.sending_contexts(one.sop_class_uid)
     context = contexts.get(one.transfer_syntax_uid)
+    data_set: Iterator[bytes | memoryview]
     if context is not None:
         data_set = _data_set(one.pieces())
     else:
@@ -167,13 +168,15 @@ def _fallback(contexts: Mapping[str, Context], one: Outgoing, peer: str) -> Cont
     raise TranscodingError(message)
 
 
-def _data_set(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _data_set(pieces: Iterator[bytes]) -> Iterator[bytes | memoryview]:
     first = next(pieces)
-    yield first[data_set_start(first) :]
+    yield memoryview(first)[data_set_start(first) :]
     yield from pieces
 
 
-def _with(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+def _with(
+    first: bytes | memoryview, rest: Iterator[bytes | memoryview]
+) -> Iterator[bytes | memoryview]:
     yield first
     yield from rest
 
