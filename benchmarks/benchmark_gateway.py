@@ -244,6 +244,7 @@ def many(root: Path, queries: int) -> None:
         record(
             "gateway", case="start", server="pacspark", instances=instances,
             seconds=round(start_s, 2), rss_mb=round(process.memory_info().rss / 1e6),
+            cpu_s=round(sum(process.cpu_times()[:2]), 2),
         )  # fmt: skip
         asked("pacspark", port, study, queries, instances=instances)
 
