@@ -127,6 +127,11 @@ class S3Server(Servers):
         """Start on a free port, with one bucket."""
         data = self.folder / "data"
         (data / self.bucket).mkdir(parents=True)
+        self.listen()
+
+    def listen(self) -> None:
+        """Start the server's process, the first time or again after `drop`."""
+        data = self.folder / "data"
         command = [
             str(self.program()),
             "--access", self.environment["AWS_ACCESS_KEY_ID"],
@@ -136,6 +141,12 @@ class S3Server(Servers):
         ]  # fmt: skip
         self.begin("versitygw", command, {})
         wait_until(lambda: answers(self.port), "S3", self.processes)
+
+    def drop(self) -> None:
+        """End the server in the middle of whatever it answers."""
+        process = self.processes.pop()
+        process.kill()
+        process.wait()
 
     def new_root(self) -> str:
         """Give the URL of an archive that does not exist yet."""
