@@ -9,6 +9,7 @@ from typing import Any
 
 from pacspark.errors import UsageError
 from pacspark.progress import SILENT, Progress
+from pacspark.spark.repair_rows import is_of_rows, mend_rows
 from pacspark.spark.verify import Run, VerifyReport
 from pacspark.tables.audit import record
 from pacspark.tables.findings import Finding
@@ -92,14 +93,21 @@ def repair(
         raise UsageError(message)
     check_tables(other)
     run_id, started = uuid.uuid4().hex, time.monotonic()
-    listing = Listing(storage)
     wrong = [finding for finding in report.findings if finding.wrong]
     mendable = [one for one in wrong if one.table == "objects" and one.kind in _MENDABLE]
-    left = [one.line for one in wrong if one not in mendable]
-    asked = _asked(listing, mendable, wrong)
+    of_rows = [one for one in wrong if is_of_rows(one)]
+    left = [one.line for one in wrong if one not in mendable and one not in of_rows]
     options = {"from": other.root, "verify": report.run_id}
-    with recorded_run(storage, run_id, _OPERATION, listing.versions, options=options) as row:
+    versions = Listing(storage).versions
+    with recorded_run(storage, run_id, _OPERATION, versions, options=options) as row:
         try:
+            # rows first: they say which objects there are
+            replica = Listing(other)
+            unmended = {one: mend_rows(run, storage, replica, run_id, one) for one in of_rows}
+            left += [line for line in unmended.values() if line]
+            unread = [one for one, line in unmended.items() if line]
+            listing = Listing(storage)
+            asked = _asked(listing, mendable, unread)
             with progress.stage("repair", len(asked), "files") as stage:
                 mended = (
                     run([[one] for one in asked], partial(_mend_files, storage, other, run_id))
@@ -120,7 +128,7 @@ def repair(
         fixed = [one for one in done if one.how]
         result = RepairReport(
             run_id,
-            len(fixed),
+            len(fixed) + len(of_rows) - len(unread),
             sum(one.objects for one in fixed),
             tuple(left),
             time.monotonic() - started,
@@ -132,12 +140,12 @@ def repair(
 
 
 def _asked(
-    listing: Listing, mendable: Sequence[Finding], wrong: Sequence[Finding]
+    listing: Listing, mendable: Sequence[Finding], unread: Sequence[Finding]
 ) -> list[FileToCheck]:
     """Give the files to mend, each with all rows that refer to it."""
     files = list(dict.fromkeys(finding.file for finding in mendable))
-    unread = frozenset((one.table, one.file) for one in wrong if one.table in ROW_TABLES)
-    rows = rows_of_files(listing, Scope(), files, unread)
+    skipped = frozenset((one.table, one.file) for one in unread if one.table in ROW_TABLES)
+    rows = rows_of_files(listing, Scope(), files, skipped)
     sizes = listing.sizes("objects")
     return [FileToCheck(file, sizes.get(file), rows[file]) for file in files if file in rows]
 

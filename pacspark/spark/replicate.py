@@ -198,7 +198,7 @@ class _Job:
         rows = self._unknown(table, rows)
         if not rows.num_rows:
             return
-        brought = self._bring(table, rows)
+        brought = bring(self.run, self.listing, self.target, self.report.run_id, table, rows)
         self.report.files += sum(one.added is not None for one in brought)
         self.report.bytes_copied += sum(one.bytes_copied for one in brought)
         lost = [finding for one in brought for finding in one.findings]
@@ -245,25 +245,28 @@ class _Job:
             kept = [key not in refused for key in keys]
         return rows.filter(pa.array(kept, pa.bool_()))
 
-    def _bring(self, table: str, rows: pa.Table) -> list[Brought]:
-        sizes = self.listing.sizes("objects")
-        there = {file.path for file in Snapshot(self.target, "objects").files()}
-        by_file: dict[str, pa.Table] = listed_rows(table, rows)
-        asked = [
-            (FileToCheck(name, sizes.get(name), listed.cast(LISTED)), name in there)
-            for name, listed in by_file.items()
-        ]
-        tasks = list(runs_of(asked, lambda one: one[0].size_bytes or 0, TASK_BYTES))
-        if not tasks:
-            return []
-        work = partial(_bring_files, self.listing.storage, self.target, self.report.run_id)
-        return [one for brought in self.run(tasks, work) for one in brought]
-
     def notes(self, table: str) -> None:
         """Bring the rows of a table over that refers to no bytes."""
         snapshot = self.listing.snapshots[table]
         for rows in _row_batches(snapshot, snapshot.files()):
             append_unseen(self.target, table, rows, run_id=self.report.run_id, operation=_OPERATION)
+
+
+def bring(
+    run: Run, listing: Listing, target: Storage, run_id: str, table: str, rows: pa.Table
+) -> list[Brought]:
+    """Bring the data files over that rows of a table refer to, or check those that are there."""
+    sizes = listing.sizes("objects")
+    there = {file.path for file in Snapshot(target, "objects").files()}
+    asked = [
+        (FileToCheck(name, sizes.get(name), listed.cast(LISTED)), name in there)
+        for name, listed in listed_rows(table, rows).items()
+    ]
+    tasks = list(runs_of(asked, lambda one: one[0].size_bytes or 0, TASK_BYTES))
+    if not tasks:
+        return []
+    work = partial(_bring_files, listing.storage, target, run_id)
+    return [one for brought in run(tasks, work) for one in brought]
 
 
 def _bring_files(

@@ -245,6 +245,8 @@ class DataFile:
             # one page per value, so that bulk values are contiguous
             data_page_size=1 if bulk else None,
             write_statistics=small,
+            # objects have digests of their own
+            write_page_checksum=not bulk,
             bloom_filter_options=(
                 {bloom: {"ndv": row_group_rows, "fpp": BLOOM_FALSE_POSITIVES}} if bloom else None
             ),

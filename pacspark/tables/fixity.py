@@ -148,7 +148,12 @@ def _decode(storage: Storage, table: str, path: str, num_records: int | None) ->
     names = TABLES[table].arrow_schema.names
     try:
         with storage.filesystem.open_input_file(path) as stream:
-            reader = pq.ParquetFile(stream, buffer_size=_READ_BYTES, pre_buffer=False)
+            reader = pq.ParquetFile(
+                stream,
+                buffer_size=_READ_BYTES,
+                pre_buffer=False,
+                page_checksum_verification=True,
+            )
             for batch in reader.iter_batches(_BATCH_ROWS, columns=names, use_threads=False):
                 batch.validate(full=True)
                 rows += batch.num_rows

@@ -273,7 +273,8 @@ def count_rows(
         own: Counter[str] = Counter()
         own_bytes = 0
         try:
-            for batch in _batches(snapshot, file, ["object_file", "size_bytes"], scope):
+            # all that `rows_of_files` will want: what cannot be read then is known now
+            for batch in _batches(snapshot, file, _columns_of(snapshot.spec.name), scope):
                 kept = batch.filter(pc.is_valid(batch["object_file"]))
                 for pair in pc.value_counts(kept["object_file"]).to_pylist():
                     own[pair["values"]] += pair["counts"]
@@ -297,11 +298,14 @@ def rows_of_files(
         table = snapshot.spec.name
         if (table, file.path) in unread:
             continue
-        columns = [_NAMES[table], "object_file", *LISTED.names[2:]]
-        for batch in _batches(snapshot, file, columns, scope, where):
+        for batch in _batches(snapshot, file, _columns_of(table), scope, where):
             for name, rows in listed_rows(table, pa.Table.from_batches([batch])).items():
                 found.setdefault(name, []).append(rows)
     return {name: pa.concat_tables(parts).combine_chunks() for name, parts in found.items()}
+
+
+def _columns_of(table: str) -> list[str]:
+    return [_NAMES[table], "object_file", *LISTED.names[2:]]
 
 
 def listed_rows(table: str, rows: pa.Table) -> dict[str, pa.Table]:

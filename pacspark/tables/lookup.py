@@ -193,7 +193,7 @@ def _matching_rows(
         storage.errors(f"read instances/{file.path}"),
         storage.filesystem.open_input_file(path) as stream,
     ):
-        reader = pq.ParquetFile(stream)
+        reader = pq.ParquetFile(stream, page_checksum_verification=True)
         for group in groups:
             # files that other engines compacted may come as views of strings
             column = reader.read_row_group(group, columns=[_UID])[_UID].cast(pa.string())

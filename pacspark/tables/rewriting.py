@@ -25,7 +25,8 @@ def row_groups(storage: Storage, spec: TableSpec, file: ActiveFile) -> Iterator[
         storage.errors(f"read {spec.name}/{file.path}"),
         storage.filesystem.open_input_file(path) as stream,
     ):
-        reader = pq.ParquetFile(stream)
+        # what is damaged must not be written anew as if it were not
+        reader = pq.ParquetFile(stream, page_checksum_verification=True)
         more = sorted(set(reader.schema_arrow.names) - set(spec.arrow_schema.names))
         if more:
             message = (

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 from deltalake import DeltaTable
@@ -19,7 +20,9 @@ from pacspark.errors import UsageError
 from pacspark.tables.schema import TABLES
 from pacspark.tables.storage import Storage
 
-_FORMAT: Final = ds.ParquetFileFormat()
+_FORMAT: Final = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
 _BATCH_ROWS: Final = 1024
 
 
@@ -167,6 +170,16 @@ class Snapshot:
         actions = self._add_actions()
         counts = actions["num_records"].to_pylist()
         return dict(zip(actions["path"].to_pylist(), counts, strict=True))
+
+    def bounds(self, file: ActiveFile) -> dict[str, tuple[Any, Any]]:
+        """Give the smallest and largest value, by the log, of those columns that have both."""
+        actions = self._add_actions()
+        row = actions.filter(pc.equal(actions["path"], file.path)).to_pylist()[0]
+        found = {
+            name: (row.get(f"min.{name}"), row.get(f"max.{name}"))
+            for name in self.spec.statistics_columns
+        }
+        return {name: pair for name, pair in found.items() if None not in pair}
 
     def read(
         self,
