@@ -1,6 +1,7 @@
 """Rows that cannot be read come back from a replica, or nothing is changed."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -56,8 +57,9 @@ def spoil(storage: Storage, table: str) -> bytes:
     return kept
 
 
-def rows_of(storage: Storage, table: str) -> list[dict[str, object]]:
-    return Catalog(storage).table(table).sort_by("received_at").to_pylist()
+def rows_of(storage: Storage, table: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = Catalog(storage).table(table).sort_by("received_at").to_pylist()
+    return rows
 
 
 def mended(storage: Storage, other: Storage) -> RepairReport:
