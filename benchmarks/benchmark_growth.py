@@ -18,7 +18,7 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
-from benchmarks.instances import fill_rows, instance
+from benchmarks.instances import fill_rows, instance, made_uid
 from benchmarks.results import ROOT, record
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import Intake, commit_intake
@@ -70,11 +70,11 @@ def main() -> None:
             objects = [instance(fresh + n) for n in range(OBJECTS)]
             fresh += OBJECTS
             opened = time.process_time()
-            catalog.known(["1.2.3"])
+            catalog.known([made_uid("unknown", -1)])
             opened = time.process_time() - opened
             looked_up = time.process_time()
             for at in range(0, OBJECTS, 256):
-                catalog.known([f"2.25.1{n:038d}" for n in range(at, at + 256)])
+                catalog.known([made_uid("unknown", n) for n in range(at, at + 256)])
             looked_up = time.process_time() - looked_up
             new_s, counts = take_in(storage, objects)
             again_s, again = take_in(storage, objects)
