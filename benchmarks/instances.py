@@ -44,7 +44,7 @@ TASK_INSTANCES = 4096
 FAMILY_NAMES = ("Adams", "Berger", "Costa", "Dubois", "Eriksson", "Fischer", "Garcia", "Horvat")
 MODALITIES = ("CT", "MR", "PT", "CR")
 _UID = "2.25.1" + "0" * 38
-_NUMBER = "900001"
+_NUMBER = "900000000001"  # as long as an IS can be: no UID has it by chance
 _POSITION = "0\\0\\900002.0"
 
 
@@ -103,7 +103,7 @@ def instance(number: int, size: int = 4) -> bytes:
     return (
         _template(series, size)
         .replace(_UID.encode(), made_uid("instance", number).encode())
-        .replace(_NUMBER.encode(), f"{position + 1:<6}".encode())
+        .replace(_NUMBER.encode(), f"{position + 1:<12}".encode())
         .replace(_POSITION.encode(), f"0\\0\\{position:<8}".encode())
     )
 
