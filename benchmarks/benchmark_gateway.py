@@ -218,12 +218,12 @@ def asked(
         if not association.is_established:
             association = associate()
     association.release()
-    assert lost <= 0.01 * queries, lost
+    assert lost <= 0.05 * queries, lost
     taken = sorted(taken[10:])
     record(
         "gateway", case="find_by_key", server=server, queries=queries,
         p50_ms=round(1000 * statistics.median(taken), 2),
-        p99_ms=round(1000 * taken[int(0.99 * len(taken))], 2), **more,
+        p99_ms=round(1000 * taken[int(0.99 * len(taken))], 2), lost_by_client=lost, **more,
     )  # fmt: skip
 
 
