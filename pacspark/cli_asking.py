@@ -149,7 +149,7 @@ def headers(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write headers into a Parquet file, for DuckDB, pandas or Polars.
+    """Write headers into a Parquet file, for other tools.
 
     A row per instance, a typed column per attribute; sequences are lists of structs.
     """
