@@ -74,7 +74,7 @@ def test_readme__runs_as_it_stands(tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     run_blocks(ROOT / "README.md", tmp_path)
     assert (tmp_path / "walnut.png").read_bytes().startswith(b"\x89PNG")
-    assert {path.suffix for path in (tmp_path / "walnut").iterdir()} == {".dcm", ".gz"}
+    assert {path.suffix for path in (tmp_path / "walnut").iterdir()} == {".dcm", ".zarr"}
 
 
 def test_geometry_page__runs_as_it_stands(tmp_path: Path) -> None:
