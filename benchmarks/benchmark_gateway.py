@@ -1,10 +1,10 @@
 """The gateway: objects stored and retrieved per second, and how long a query takes.
 
 Run: python -m benchmarks.benchmark_gateway [--objects 400] [--queries 300] [--archive ROOT]
-Peers are DCMTK's storescu and getscu and a pynetdicom client with TCP_NODELAY; the rival is Orthanc
-(Debian `orthanc`), where it is installed, on loopback in the same run, with its durable storage as
-it comes. Also in the same run: a pynetdicom server whose handler answers from memory. With
-``--archive``, queries go to an archive of many instances made by ``benchmarks.instances``.
+Peers are DCMTK's storescu and getscu, and a pynetdicom client with TCP_NODELAY; the rival is
+Orthanc, where ``scripts/peers.sh`` has fetched it, on loopback in the same run, with its durable
+storage as it comes. Also in the same run: a pynetdicom server whose handler answers from memory.
+With ``--archive``, queries go to an archive of many instances made by ``benchmarks.instances``.
 Records one JSON line per case in ``docs/benchmarks/gateway.jsonl``.
 """
 
@@ -36,16 +36,10 @@ from pacspark.gateway.services import STUDY_ROOT
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
+from tests.servers import Orthanc
 
 FIND = f"{STUDY_ROOT}.1"
-ORTHANC = "/usr/sbin/Orthanc"
 ASSOCIATIONS = 8
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def no_delay(event: Any) -> None:
@@ -68,32 +62,6 @@ def pacspark(root: Path) -> Iterator[tuple[int, psutil.Process]]:
     finally:
         process.terminate()
         process.wait(120)
-
-
-@contextmanager
-def orthanc(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
-    """Run Orthanc as it comes, on loopback, without HTTP."""
-    folder.mkdir()
-    port = free_port()
-    config = {
-        "StorageDirectory": str(folder), "IndexDirectory": str(folder), "DicomPort": port,
-        "HttpServerEnabled": False, "DicomServerEnabled": True, "DicomAlwaysAllowFind": True,
-        "DicomAlwaysAllowGet": True, "Plugins": [], "DicomTlsEnabled": False,
-    }  # fmt: skip
-    path = folder / "orthanc.json"
-    path.write_text(json.dumps(config))
-    process = subprocess.Popen(
-        [ORTHANC, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        while subprocess.run(
-            ["/usr/bin/echoscu", "127.0.0.1", str(port)], capture_output=True, check=False
-        ).returncode:
-            time.sleep(0.2)
-        yield port, psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 @contextmanager
@@ -277,11 +245,13 @@ def main() -> None:
             asked("pacspark", port, first_study, given.queries)
         with bare() as port:
             asked("a bare pynetdicom handler", port, first_study, given.queries)
-        if Path(ORTHANC).exists():
-            with orthanc(work / "orthanc") as (port, process):
-                stored("orthanc", port, process, work, given.objects)
-                got("orthanc", port, work, given.objects)
-                asked("orthanc", port, first_study, given.queries)
+        if Orthanc.program() is not None:
+            (work / "orthanc").mkdir()
+            with Orthanc(work / "orthanc") as rival:
+                process = psutil.Process(rival.processes[0].pid)
+                stored("orthanc", rival.port, process, work, given.objects)
+                got("orthanc", rival.port, work, given.objects)
+                asked("orthanc", rival.port, first_study, given.queries)
     finally:
         shutil.rmtree(work)
 

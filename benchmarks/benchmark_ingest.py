@@ -4,21 +4,17 @@ Run: python -m benchmarks.benchmark_ingest [--instances 2000] [--size 512] [--sm
 ``--small`` takes in 100,000 tiny objects instead. Records one JSON line per case in
 ``docs/benchmarks/ingest.jsonl`` and prints what each step cost. The objects are made before the
 clock starts; the Spark session is warm (its start is reported by itself). The rival is Orthanc
-(Debian's `orthanc`), which DCMTK's `/usr/bin/storescu` sends the same files to, two associations at
-once, in the same run.
+(fetched by ``scripts/peers.sh``), which DCMTK's `/usr/bin/storescu` sends the same files to, two
+associations at once, in the same run.
 """
 
 import argparse
-import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +26,7 @@ from benchmarks.instances import write_instances
 from benchmarks.results import record
 from pacspark.archive import create_archive
 from pacspark.tables.reports import IngestReport
+from tests.servers import Orthanc
 
 
 def write_slices(folder: Path, instances: int, size: int) -> int:
@@ -78,46 +75,12 @@ def show_steps(report: IngestReport) -> None:
         print(f"  {step:<8} {seconds:8.2f} s {100 * seconds / total:5.1f} % {each:8.0f} us each")
 
 
-def missing(program: str, package: str) -> bool:
-    """Say where a rival is to be had, if it is not here."""
-    if shutil.which(program, path="/usr/sbin:/usr/bin"):
-        return False
-    print(f"no rival: {program} is missing: apt-get install {package}", flush=True)
-    return True
-
-
-@contextmanager
-def orthanc(work: Path) -> Iterator[int]:
-    """Run Orthanc on loopback; give the port of its DICOM server."""
-    ports = []
-    for _ in range(2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(free.getsockname()[1])
-    settings = {
-        "StorageDirectory": str(work / "orthanc"),
-        "IndexDirectory": str(work / "orthanc"),
-        "DicomPort": ports[0],
-        "HttpPort": ports[1],
-        "RemoteAccessAllowed": False,
-        "Plugins": [],
-    }
-    (work / "orthanc.json").write_text(json.dumps(settings))
-    program = shutil.which("Orthanc", path="/usr/sbin:/usr/bin")
-    process = subprocess.Popen(
-        [str(program), str(work / "orthanc.json")],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        while process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", ports[0])) == 0:
-                    break
-            time.sleep(0.05)
-        yield ports[0]
-    finally:
-        process.terminate()
-        process.wait()
+def has_rival() -> bool:
+    """Tell whether the rival and who sends to it are here, and where they are to be had."""
+    if Orthanc.program() is not None and Path("/usr/bin/storescu").exists():
+        return True
+    print("no rival: run scripts/peers.sh", flush=True)
+    return False
 
 
 def send(work: Path, port: int, folder: Path) -> float:
@@ -183,13 +146,13 @@ def main() -> None:
                 load_before=round(load, 1),
             )
             show_steps(report)
-        if arguments.no_rival or missing("Orthanc", "orthanc") or missing("storescu", "dcmtk"):
+        if arguments.no_rival or not has_rival():
             return
         sent = arguments.rival_instances or min(instances, 5000)
         for path in sorted(incoming.rglob("*.dcm"))[sent:]:
             path.unlink()
-        with orthanc(work) as port:
-            seconds = send(work, port, incoming)
+        with Orthanc(work) as rival:
+            seconds = send(work, rival.port, incoming)
         record(
             "ingest",
             case="Orthanc",

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The programs that the tests hold pacspark against: DCMTK, an S3 server, a browser, Hadoop and the jars of Spark.
+# The programs that the tests hold pacspark against: DCMTK, Orthanc, an S3 server, a browser, Hadoop and the jars of Spark.
 # What cannot be had fails in CI and is skipped by its tests elsewhere.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -12,6 +12,17 @@ missing=0
 have() { [ -x "/usr/bin/$1" ]; }
 
 have dcmdump || install_debian dcmdump dcmtk || missing=1
+
+if [ ! -x "$cache/bin/Orthanc" ]; then
+    if unpack_debian "$cache/orthanc" orthanc orthanc-dicomweb; then
+        mkdir -p "$cache/bin"
+        printf '#!/bin/sh\nexport LD_LIBRARY_PATH="%s"\nexec "%s" "$@"\n' \
+            "$(echo "$cache"/orthanc/usr/lib/*-linux-gnu*)" "$cache/orthanc/usr/sbin/Orthanc" >"$cache/bin/Orthanc"
+        chmod +x "$cache/bin/Orthanc"
+    else
+        missing=1
+    fi
+fi
 
 if [ ! -x "$cache/bin/versitygw" ]; then
     if command -v go >/dev/null; then

@@ -1,4 +1,4 @@
-"""Real servers for tests: S3, HDFS, a Spark cluster; on loopback, ended by their process ids."""
+"""Real servers for tests: S3, HDFS, Spark, Orthanc; on loopback, ended by their process ids."""
 
 import json
 import os
@@ -151,6 +151,42 @@ class S3Server(Servers):
     def new_root(self) -> str:
         """Give the URL of an archive that does not exist yet."""
         return f"s3://{self.bucket}/{uuid.uuid4().hex}"
+
+
+class Orthanc(Servers):
+    """Orthanc, another archive, with its DICOMweb plugin; it knows the modalities it is told of."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        super().__init__(folder)
+        self.port, self.http_port = free_port(), free_port()
+        self.settings = settings
+
+    @staticmethod
+    def program() -> Path | None:
+        """Give the program where it is unpacked."""
+        path = cache_folder() / "bin" / "Orthanc"
+        return path if path.exists() else None
+
+    def start(self) -> None:
+        """Start as it comes, on loopback and free ports."""
+        plugins = cache_folder() / "orthanc" / "usr" / "share" / "orthanc" / "plugins"
+        settings = {
+            "StorageDirectory": str(self.folder / "orthanc"),
+            "IndexDirectory": str(self.folder / "orthanc"),
+            "DicomPort": self.port,
+            "HttpPort": self.http_port,
+            "RemoteAccessAllowed": False,
+            "DicomAlwaysAllowFind": True,
+            "DicomAlwaysAllowGet": True,
+            "DicomTlsEnabled": False,
+            "Plugins": [str(plugins / "libOrthancDicomWeb.so")],
+        }
+        path = self.folder / "orthanc.json"
+        path.write_text(json.dumps(settings | self.settings))
+        self.begin("orthanc", [str(self.program()), str(path)], {})
+        wait_until(
+            lambda: answers(self.port) and answers(self.http_port), "Orthanc", self.processes
+        )
 
 
 class HdfsCluster(Servers):
