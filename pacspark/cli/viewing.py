@@ -8,18 +8,8 @@ from typing import Annotated
 
 import typer
 
+from pacspark.cli.options import AsJson
 from pacspark.printing import readable, say, show_json
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to an application."""
-    viewer = typer.Typer(help="The viewer that the gateway serves, OHIF from npm.")
-    viewer.command("install", epilog="Example: pacspark viewer install")(install)
-    viewer.command("path", epilog="Example: pacspark viewer path")(path)
-    app.add_typer(viewer, name="viewer")
-    app.command(epilog="Example: pacspark credential radiology")(credential)
 
 
 def install(

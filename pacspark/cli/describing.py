@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pacspark.cli.options import AsJson
 from pacspark.printing import say, show_json
 
 
@@ -30,7 +31,7 @@ def describe(
     extract: Annotated[
         bool, typer.Option("--extract", help="Write the frames inside a .txrm as .npy.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a SCAN.toml from a scanner's own file.
 

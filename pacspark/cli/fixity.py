@@ -6,21 +6,11 @@ from typing import Annotated
 import typer
 
 from pacspark.archive import open_archive
+from pacspark.cli.options import AsJson, Root, Series, Study
 from pacspark.printing import readable, say, show_json
 from pacspark.progress import counted_unit
 
 FINDINGS_SHOWN = 200
-
-Root = Annotated[
-    str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://... or s3://...")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.command(epilog="Example: pacspark verify archive --sample 5")(verify)
-    app.command(epilog="Example: pacspark replicate archive s3://backup/archive")(replicate)
 
 
 def verify(
@@ -32,8 +22,8 @@ def verify(
     seed: Annotated[
         str | None, typer.Option("--seed", help="Any word: draws the same sample again.")
     ] = None,
-    study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
-    series: Annotated[str | None, typer.Option("--series", help="Series Instance UID.")] = None,
+    study: Study = None,
+    series: Series = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Index every object again; compare its row too.")
     ] = False,

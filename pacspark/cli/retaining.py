@@ -7,29 +7,13 @@ from typing import Annotated
 import typer
 
 from pacspark.archive import open_archive
+from pacspark.cli.options import AsJson, Instance, Root, Series, Study
 from pacspark.errors import UsageError
 from pacspark.printing import readable, say, show_json
 from pacspark.progress import counted_unit
 from pacspark.tables.compaction import MIN_AGE_HOURS
 
-Root = Annotated[
-    str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://... or s3://...")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
-Study = Annotated[str | None, typer.Option("--study", help="Study Instance UID.")]
-Series = Annotated[str | None, typer.Option("--series", help="Series Instance UID.")]
-Instance = Annotated[str | None, typer.Option("--instance", help="SOP Instance UID.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept with who and when.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to an application."""
-    app.command(epilog="Example: pacspark delete archive --study 1.2.3 --reason 'wrong patient'")(
-        delete
-    )
-    app.command(epilog="Example: pacspark undelete archive --study 1.2.3")(undelete)
-    app.command(epilog="Example: pacspark hold archive --study 1.2.3 --reason 'case 4711'")(hold)
-    app.command(epilog="Example: pacspark compact archive --dry-run")(compact)
 
 
 def delete(

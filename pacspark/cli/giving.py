@@ -6,26 +6,18 @@ from typing import Annotated, Literal
 import typer
 
 from pacspark.archive import open_archive
+from pacspark.cli.options import AsJson, Instance, Part, Root, Series, SeriesUID, ShownWindow, Study
 from pacspark.pictures import Window
 from pacspark.printing import show_json
 from pacspark.progress import counted_unit
-
-Root = Annotated[
-    str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://... or s3://...")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
-Part = Annotated[
-    int | None,
-    typer.Option("--part", help="Of a series with several volumes, which, from 0."),
-]
 
 
 def export(
     root: Root,
     directory: Annotated[str, typer.Argument(help="Where the files go.")],
-    study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
-    series: Annotated[str | None, typer.Option("--series", help="Series Instance UID.")] = None,
-    instance: Annotated[str | None, typer.Option("--instance", help="SOP Instance UID.")] = None,
+    study: Study = None,
+    series: Series = None,
+    instance: Instance = None,
     file_format: Annotated[
         str, typer.Option("--format", help="dicom, nifti, zarr, tiff or parquet.")
     ] = "dicom",
@@ -61,7 +53,7 @@ def export(
 
 def view(
     root: Root,
-    series_uid: Annotated[str, typer.Argument(help="Series Instance UID.")],
+    series_uid: SeriesUID,
     picture: Annotated[Path, typer.Argument(help="The PNG to write.")] = Path("view.png"),
     plane: Annotated[
         Literal["z", "y", "x"] | None,
@@ -71,10 +63,7 @@ def view(
         int | None,
         typer.Option("--slice", help="Its index, from 0; negative from the end; else the middle."),
     ] = None,
-    window: Annotated[
-        tuple[float, float] | None,
-        typer.Option("--window", help="Values shown.", metavar="CENTER WIDTH"),
-    ] = None,
+    window: ShownWindow = None,
     part: Part = None,
     as_json: AsJson = False,
 ) -> None:
@@ -101,10 +90,7 @@ def print_sheets(
         tuple[int, int], typer.Option("--grid", help="Slices on a sheet.", metavar="ROWS COLUMNS")
     ] = (5, 4),
     every: Annotated[int, typer.Option("--every", help="Print every n-th slice.")] = 1,
-    window: Annotated[
-        tuple[float, float] | None,
-        typer.Option("--window", help="Values shown.", metavar="CENTER WIDTH"),
-    ] = None,
+    window: ShownWindow = None,
     part: Part = None,
     no_patient: Annotated[
         bool, typer.Option("--no-patient", help="Leave out who it is and where.")

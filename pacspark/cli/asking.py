@@ -8,29 +8,13 @@ from typing import Annotated
 import typer
 
 from pacspark.archive import open_archive
+from pacspark.cli.options import AsJson, Root, Series, Study
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import UsageError
-from pacspark.printing import say, show_json, show_table
+from pacspark.printing import show_json, show_table
 from pacspark.progress import counted_unit
 
 SECONDS_BETWEEN_LOOKS = 1.0
-
-Root = Annotated[
-    str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://... or s3://...")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    for command, example in (
-        (find, "find archive --level series Modality=CT 'PatientName=WAL*'"),
-        (sql, "sql archive 'SELECT KVP, count(*) FROM instances GROUP BY ALL'"),
-        (changes, "changes archive --since 12 --follow --json"),
-        (headers, "headers archive headers.parquet --attributes KVP,AnatomicRegionSequence"),
-        (rerun, "rerun archive 0e9a2c51d7f34c0b8a6f2d9c1b3e5a70"),
-    ):
-        app.command(epilog=f"Example: pacspark {example}")(command)
 
 
 def find(
@@ -142,8 +126,8 @@ def changes(
 def headers(
     root: Root,
     path: Annotated[str, typer.Argument(metavar="OUT", help="The Parquet file to write.")],
-    study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
-    series: Annotated[str | None, typer.Option("--series", help="Series Instance UID.")] = None,
+    study: Study = None,
+    series: Series = None,
     attributes: Annotated[
         str | None, typer.Option("--attributes", help="Keywords or tags, with commas; else all.")
     ] = None,
@@ -165,32 +149,10 @@ def headers(
         print(f"{len(schema)} {counted_unit(len(schema), 'columns')} in {path}")
 
 
-def rerun(
-    root: Root,
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run_id, or the UID of the series it made.")
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """Make a reconstruction again and compare its bits.
-
-    Everything comes from its row of `runs`, and the scan as it was then. Exit status 0 is: bit for
-    bit the same. Nothing is stored.
-    """
-    report = open_archive(root).rerun(run)
+def history(root: Root, as_json: AsJson = False) -> None:
+    """Tell which run changed which table, and when in UTC."""
+    versions = open_archive(root).versions()
     if as_json:
-        show_json(report.summary())
+        show_json(versions.to_dict("records"))
     else:
-        for note in report.notes:
-            say(note)
-        for other in report.differences:
-            stored, made = other.stored_sha256 or "nothing", other.made_sha256 or "nothing"
-            say(f"{other.sop_instance_uid}: expected {stored}, found {made}")
-        if report.n_stored > report.n_objects:
-            say(f"the series has {report.n_stored} objects, more than the run made")
-        print(
-            f"{report.n_same} of {report.n_objects} {counted_unit(report.n_objects, 'objects')} "
-            f"bit for bit as stored: {report.series_instance_uid}"
-        )
-    if not report.identical:
-        raise typer.Exit(1)
+        show_table(list(versions.columns), versions.to_numpy().tolist())

@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from pacspark.cli.options import AsJson, Instance, Root, Series, Study
 from pacspark.printing import say, show_json
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def serve(
-    root: Annotated[str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://...")],
+    root: Root,
     ae_title: Annotated[
         str | None, typer.Option("--ae-title", help="AE title; PACSPARK unless given.")
     ] = None,
@@ -73,13 +74,13 @@ def serve(
 
 
 def send(
-    root: Annotated[str, typer.Argument(help="The archive: a folder, hdfs://..., s3a://...")],
+    root: Root,
     to: Annotated[str, typer.Option("--to", help="The peer: AE@HOST:PORT.")],
-    study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
-    series: Annotated[str | None, typer.Option("--series", help="Series Instance UID.")] = None,
-    instance: Annotated[str | None, typer.Option("--instance", help="SOP Instance UID.")] = None,
+    study: Study = None,
+    series: Series = None,
+    instance: Instance = None,
     ae_title: Annotated[str, typer.Option("--ae-title", help="What to be called.")] = "PACSPARK",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Send a study, a series or an instance to a DICOM peer.
 

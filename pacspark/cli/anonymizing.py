@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pacspark.archive import open_archive
+from pacspark.cli.options import AsJson, Root
 from pacspark.errors import UsageError
 from pacspark.printing import say, show_json
 
@@ -17,7 +18,7 @@ CLEAN = "descriptors, structured-content, graphics, pixel-data."
 
 
 def anonymize(
-    root: Annotated[str, typer.Argument(help="The archive: a folder, hdfs://... or s3a://...")],
+    root: Root,
     target: Annotated[str, typer.Argument(help="Another archive; made where there is none.")],
     study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
     series: Annotated[str | None, typer.Option("--series", help="Series Instance UID.")] = None,
@@ -41,7 +42,7 @@ def anonymize(
     create_secret: Annotated[
         bool, typer.Option("--create-secret", help="Make the file of --secret, mode 600.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """De-identify what is stored into another archive.
 
