@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,21 @@ def missing(peer: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(line)
     pytest.skip(line)
+
+
+@contextmanager
+def mounted(folder: Path, size: str) -> Iterator[Path]:
+    """Mount a file system of a size, as of mount(8), at a folder that is made."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        missing("mount, as root")
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "pacspark-test", str(folder)]
+    if subprocess.run(mount, check=False).returncode:
+        missing("mount of a tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Fault campaigns: what is killed, filled up, cut off or flipped loses nothing acknowledged."""
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +11,7 @@ from pacspark.spark.repair import repair
 from pacspark.tables.compaction import in_threads
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import open_storage
-from tests.conftest import missing
+from tests.conftest import missing, mounted
 from tests.faults import OPERATIONS, Campaign, Victim
 from tests.servers import S3Server
 
@@ -50,15 +48,8 @@ def test_kills__at_random_moments_lose_nothing(tmp_path: Path, seed: int) -> Non
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Give a file system of two megabytes."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        missing("mount, as root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "pacspark-test", str(folder)]
-    if subprocess.run(mount, check=False).returncode:
-        missing("mount of a tmpfs")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with mounted(tmp_path / "disk", "2m") as folder:
+        yield folder
 
 
 @pytest.mark.slow

@@ -125,6 +125,9 @@ class Limits:
         of one query
     reserve_bytes
         of the landing's disk that stay free
+    refused_bytes_per_hour
+        of what is no DICOM that are kept in `rejects`: who may store is not to fill the disk with
+        what nobody can find or delete
     commit_objects, commit_bytes, commit_s
         whichever is reached first, the landing is committed to the tables
     follow_s
@@ -143,6 +146,7 @@ class Limits:
     pdu_s: float = 30.0
     answers: int = 100_000
     reserve_bytes: int = 256 << 20
+    refused_bytes_per_hour: int = 1 << 30
     commit_objects: int = 1000
     commit_bytes: int = 512 << 20
     commit_s: float = 5.0

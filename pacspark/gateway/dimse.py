@@ -56,6 +56,7 @@ from pacspark.gateway.services import (
 from pacspark.gateway.session import Session
 from pacspark.gateway.storing import Store
 from pacspark.gateway.worklist import Worklist, find_worklist
+from pacspark.tables.spool import Spool
 
 LOGGER: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 128
@@ -153,6 +154,7 @@ class DimseServer:
 
     def _end(self, link: Link) -> None:
         link.close()
+        link.discard()
         self._doorkeeper.lets_out(link)
         with self._lock:
             self._links.pop(link, None)
@@ -170,7 +172,7 @@ class DimseServer:
             self._doorkeeper.associated(link)
             said = f"{association.calling_ae_title} -> {association.called_ae_title}"
             session = Session(association, self._store, self._config, self._audit, self._worklist)
-            link.object_header = _header_of(association)
+            link.begin_object = _beginning_of(association, self._store)
             while (message := link.receive()) is not None:
                 requests += 1
                 with self._lock:
@@ -254,17 +256,19 @@ def _refused(session: Session, expected: str, found: object) -> ProtocolError:
     return ProtocolError(f"{session.peer}: expected {expected}, found {found}")
 
 
-def _header_of(association: Association) -> Callable[[Command, int], bytes]:
-    def header(command: Command, context_id: int) -> bytes:
+def _beginning_of(association: Association, store: Store) -> Callable[[Command, int], Spool]:
+    def begin(command: Command, context_id: int) -> Spool:
         context = association.contexts.get(context_id)
         sop_class = command.get("AffectedSOPClassUID", "")
         uid = command.get("AffectedSOPInstanceUID", "")
         if context is None or not is_uid(sop_class) or not is_uid(uid):
             message = f"C-STORE: expected UIDs and an accepted context, found {uid[:80]!r}"
             raise ProtocolError(message)
-        return file_header(sop_class, uid, context.transfer_syntax)
+        spool = Spool(store.landing)
+        spool.write(file_header(sop_class, uid, context.transfer_syntax))
+        return spool
 
-    return header
+    return begin
 
 
 def echo(session: Session, message: Message) -> None:

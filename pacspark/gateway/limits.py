@@ -14,6 +14,35 @@ _MINUTE_S: Final = 60.0
 _MOST_ADDRESSES: Final = 4096
 
 
+class Rates:
+    """Buckets that fill with time, one for each address; safe for threads.
+
+    Parameters
+    ----------
+    per_s
+        what an address may take for ever
+    most
+        at once
+    """
+
+    def __init__(self, per_s: float, most: float) -> None:
+        self._per_s, self._most = per_s, most
+        self._lock = Lock()
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def takes(self, address: str, amount: float = 1.0) -> bool:
+        """Take from the bucket of an address, or refuse that."""
+        now = monotonic()
+        with self._lock:
+            left, at = self._left.pop(address, (self._most, now))
+            left = min(left + (now - at) * self._per_s, self._most)
+            allowed = left >= amount
+            self._left[address] = (left - amount * allowed, now)
+            while len(self._left) > _MOST_ADDRESSES:
+                self._left.popitem(last=False)
+        return allowed
+
+
 class Doorkeeper:
     """Counts connections; safe for threads.
 

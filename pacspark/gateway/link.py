@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from tempfile import TemporaryFile
 from time import monotonic
-from typing import BinaryIO, Final
+from typing import Final
 
 from pacspark.errors import AssociationEndedError, ProtocolError
 from pacspark.gateway.commands import (
@@ -31,63 +30,18 @@ from pacspark.gateway.commands import (
     encode_command,
 )
 from pacspark.gateway.config import Limits
+from pacspark.tables.spool import Spool
 
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
 _PDU_HEADER: Final = struct.Struct(">BxI")
 _PDV_HEADER: Final = struct.Struct(">IBB")
 _COMMAND, _LAST = 1, 2
 _MOST_COMMAND_BYTES: Final = 64 << 10
-IN_MEMORY_BYTES: Final = 8 << 20
-"""A larger data set is gathered in a file."""
 _SENT_AT_ONCE_BYTES: Final = 1 << 20
 _LEAST_PDU_BYTES: Final = 4096
 _UNLIMITED_PDU_BYTES: Final = 1 << 20
 _MOST_WAITING: Final = 64
 _UNEXPECTED_PDU, _UNRECOGNIZED_PDU, _INVALID_PARAMETER = 2, 1, 6
-
-
-class Gathered:
-    """A data set as it comes in: in memory, in a file where it is large."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self.size_bytes = 0
-        self._most_bytes = most_bytes
-        self._parts: list[bytes] = []
-        self._file: BinaryIO | None = None
-
-    def write(self, part: bytes) -> None:
-        """Take one part.
-
-        Raises
-        ------
-        ProtocolError
-            where the whole is longer than it may be
-        """
-        self.size_bytes += len(part)
-        if self.size_bytes > self._most_bytes:
-            message = f"data set: expected at most {self._most_bytes} bytes, found more"
-            raise ProtocolError(message)
-        if self._file is not None:
-            self._file.write(part)
-            return
-        self._parts.append(part)
-        if self.size_bytes > IN_MEMORY_BYTES:
-            self._file = TemporaryFile()  # noqa: SIM115 -- it goes with this object
-            self._file.writelines(self._parts)
-            self._parts.clear()
-
-    def data(self) -> bytes | BinaryIO:
-        """Give the whole: bytes, or a file that stands at its start."""
-        if self._file is None:
-            return b"".join(self._parts)
-        self._file.flush()
-        self._file.seek(0)
-        return self._file
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
 
 
 @dataclass(slots=True)
@@ -96,7 +50,7 @@ class Message:
 
     command: Command
     context_id: int
-    data_set: Gathered | None = None
+    data_set: Spool | None = None
 
     def identifier(self) -> bytes:
         """Give a data set that has to be small, as bytes."""
@@ -113,6 +67,7 @@ class _Incoming:
     context_id: int
     command_bytes: bytearray = field(default_factory=bytearray)
     message: Message | None = None
+    most_bytes: int = 0
 
 
 class Link:
@@ -135,8 +90,9 @@ class Link:
         numbers of messages whose operation the peer has cancelled
     released
         whether the peer has released the association
-    object_header
-        gives what comes before the data set of a C-STORE, for its command and context
+    begin_object
+        gives where the data set of a C-STORE goes, for its command and context; what comes before
+        it in a file is written there
     """
 
     def __init__(self, connection: socket.socket, limits: Limits, peer: str) -> None:
@@ -144,7 +100,7 @@ class Link:
         self.peer_pdu_bytes = _LEAST_PDU_BYTES
         self.cancelled: set[int] = set()
         self.released = False
-        self.object_header: Callable[[Command, int], bytes] = lambda _command, _context_id: b""
+        self.begin_object: Callable[[Command, int], Spool] = lambda _command, _context_id: Spool()
         self._connection = connection
         self._incoming: _Incoming | None = None
         self._ready: deque[Message] = deque()
@@ -166,6 +122,13 @@ class Link:
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
+
+    def discard(self) -> None:
+        """Let go of what has come in; for the thread that reads, once the connection is closed."""
+        half = self._incoming.message if self._incoming is not None else None
+        for message in [*self._ready, *([half] if half is not None else [])]:
+            if message.data_set is not None:
+                message.data_set.close()
 
     # PDUs
 
@@ -345,7 +308,15 @@ class Link:
             if incoming.message is None or incoming.message.data_set is not None:
                 return
         elif incoming.message.data_set is not None:
-            incoming.message.data_set.write(value)
+            data_set = incoming.message.data_set
+            data_set.write(value)
+            if data_set.size_bytes > incoming.most_bytes:
+                data_set.close()
+                message = (
+                    f"{self.peer}: data set: expected at most {incoming.most_bytes} bytes, found "
+                    "more"
+                )
+                raise ProtocolError(message)
             if not control & _LAST:
                 return
         self._incoming = None
@@ -361,12 +332,12 @@ class Link:
         command = decode_command(bytes(incoming.command_bytes))
         incoming.message = Message(command, incoming.context_id)
         if command["CommandDataSetType"] != NO_DATA_SET:
-            is_object = command["CommandField"] == C_STORE
-            limits = self.limits
-            data_set = Gathered(limits.object_bytes if is_object else limits.identifier_bytes)
-            if is_object:
-                data_set.write(self.object_header(command, incoming.context_id))
-            incoming.message.data_set = data_set
+            if command["CommandField"] == C_STORE:
+                incoming.most_bytes = self.limits.object_bytes
+                incoming.message.data_set = self.begin_object(command, incoming.context_id)
+            else:
+                incoming.most_bytes = self.limits.identifier_bytes
+                incoming.message.data_set = Spool()
 
     def _take_message(self, message: Message) -> None:
         if message.command["CommandField"] == C_CANCEL:

@@ -9,6 +9,7 @@
 """
 
 import hashlib
+import io
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,7 @@ from pacspark.errors import (
 from pacspark.gateway.config import Limits
 from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.index import Index
+from pacspark.gateway.limits import Rates
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import Intake, IntakeResult, commit_intake
 from pacspark.tables.landing import LARGE_BYTES, Landed, Landing
@@ -39,8 +41,11 @@ LOGGER: Final = logging.getLogger(__name__)
 _STRIPES: Final = 64
 _KEPT_BYTES: Final = 64 << 20
 """DICOM JSON of objects in the landing that is kept until they are committed."""
+_REFUSED_ROW_BYTES: Final = 4 << 10
+"""What a refused object costs beside its bytes."""
 _STEP_BYTES: Final = 1 << 20
 _LONGEST_PAUSE_S: Final = 60.0
+_HOUR_S: Final = 3600.0
 
 Outcome = Literal["stored", "duplicate", "conflict"]
 
@@ -95,6 +100,8 @@ class Store:
         self.run_id = uuid.uuid4().hex
         self.index = Index(storage, landing)
         self._catalog = Catalog(storage)
+        most = float(limits.refused_bytes_per_hour)
+        self._refused = Rates(most / _HOUR_S, most)
         self._stripes = [Lock() for _ in range(_STRIPES)]
         self._pending: list[_Pending] = []
         self._pending_bytes = self._kept_bytes = 0
@@ -154,7 +161,8 @@ class Store:
         Raises
         ------
         DicomDecodeError
-            where it is no DICOM object; its bytes are durable all the same and go to `rejects`
+            where it is no DICOM object; its bytes are durable all the same and go to `rejects`, as
+            far as the limits allow
         LandingFullError
             where there is no room; nothing of it is kept
         StorageError
@@ -163,8 +171,8 @@ class Store:
         sha256 = _sha256(data)
         try:
             index = index_instance(data)
-        except DicomDecodeError:
-            self._wait_for_commit(self.landing.append(_rewound(data), source, sha256=sha256))
+        except DicomDecodeError as error:
+            self._keep_refused(data, source, sha256, error)
             raise
         if check is not None:
             check(index)
@@ -182,6 +190,18 @@ class Store:
                 return Stored("stored", known)
         self._wait_for_commit(landed)
         return Stored("conflict", known)
+
+    def _keep_refused(
+        self, data: bytes | BinaryIO, source: str, sha256: str, error: DicomDecodeError
+    ) -> None:
+        size_bytes = len(data) if isinstance(data, bytes) else data.seek(0, io.SEEK_END)
+        if self._refused.takes("", size_bytes + _REFUSED_ROW_BYTES):
+            self._wait_for_commit(self.landing.append(_rewound(data), source, sha256=sha256))
+        else:
+            LOGGER.warning(
+                "%s: refused %d bytes, SHA-256 %s, which are not kept: the limit of this hour is "
+                "reached: %s", source, size_bytes, sha256, error,
+            )  # fmt: skip
 
     def _is_same_data_set(
         self, known: StoredInstance, index: InstanceIndex, data: bytes | BinaryIO

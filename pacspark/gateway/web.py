@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -24,11 +24,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pacspark.errors import PacsparkError, StorageError
 from pacspark.gateway.audit import AuditLog
@@ -38,6 +37,7 @@ from pacspark.gateway.storing import Store
 from pacspark.gateway.viewer import Viewer, viewer_folder
 from pacspark.gateway.web_access import Access, refusal
 from pacspark.gateway.web_call import ROOT, Call, Door, problem
+from pacspark.gateway.web_connections import connections
 from pacspark.gateway.web_pages import status_page
 from pacspark.gateway.web_query import query
 from pacspark.gateway.web_rendered import rendered, uri
@@ -117,6 +117,8 @@ class _Endpoint:
                 found: Response = await self._handler(call)
                 return found
             return await run_in_threadpool(self._handler, call)  # type: ignore[arg-type]
+        except ClientDisconnect:  # nobody reads this, but it is counted
+            return problem(400, "expected the whole request, found the connection closed")
         except PacsparkError as error:
             return _problem_of(error, self._door.store.storage.root)
 
@@ -226,20 +228,6 @@ def _health(call: Call) -> Response:
     return Response("ok\n", media_type="text/plain")
 
 
-class _Protocol(H11Protocol):
-    """HTTP/1.1 whose first request has to come in time: a silent connection holds no place."""
-
-    first_request_s: float = 10.0
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self.loop.call_later(self.first_request_s, self._require_request)
-
-    def _require_request(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
-
-
 class WebServer:
     """The web door as a thread with an event loop of its own.
 
@@ -257,17 +245,16 @@ class WebServer:
         self._socket = _listening(config)
         self.port: int = self._socket.getsockname()[1]
         limits, tls = config.web.limits, config.tls
-        protocol = type("_Protocol", (_Protocol,), {"first_request_s": limits.first_request_s})
         self._server = uvicorn.Server(
             uvicorn.Config(
                 application(store, config, audit),
-                http=protocol,
+                http=connections(limits.connections, limits.first_request_s),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                limit_concurrency=limits.connections,
+                limit_concurrency=limits.connections + 1,
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=_DRAIN_S,
                 ssl_certfile=None if tls is None else str(tls.certificate),

@@ -11,7 +11,6 @@ import re
 import secrets
 from collections import OrderedDict
 from threading import Lock
-from time import monotonic
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,13 +18,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pacspark.gateway.config import GatewayConfig, is_loopback
+from pacspark.gateway.limits import Rates
 from pacspark.gateway.web_call import problem
 from pacspark.gateway.web_config import WebUser
 
 ANYBODY: Final = "anonymous"
 OPEN_PATHS: Final = frozenset({"/healthz"})
 """What is answered to everybody."""
-_MOST_ADDRESSES: Final = 4096
 _KEPT_PROOFS: Final = 1024
 _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "testserver"})
 _MINUTE_S: Final = 60.0
@@ -45,33 +44,6 @@ def hashed_token(token: str) -> str:
 
 def _scrypt(password: str, salt: bytes) -> bytes:
     return hashlib.scrypt(password.encode(), salt=salt, n=1 << 14, r=8, p=1, dklen=32)
-
-
-class Rates:
-    """Buckets of requests, one for each address; safe for threads.
-
-    Parameters
-    ----------
-    per_minute
-        that an address may make; a third of them at once
-    """
-
-    def __init__(self, per_minute: int) -> None:
-        self._per_s, self._most = per_minute / _MINUTE_S, max(per_minute / 3, 1.0)
-        self._lock = Lock()
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def takes(self, address: str) -> bool:
-        """Take one request of an address, or refuse it."""
-        now = monotonic()
-        with self._lock:
-            left, at = self._left.pop(address, (self._most, now))
-            left = min(left + (now - at) * self._per_s, self._most)
-            allowed = left >= 1
-            self._left[address] = (left - allowed, now)
-            while len(self._left) > _MOST_ADDRESSES:
-                self._left.popitem(last=False)
-        return allowed
 
 
 class Credentials:
@@ -138,8 +110,10 @@ class Access:
 
     def __init__(self, app: ASGIApp, config: GatewayConfig) -> None:
         self._app, self._config = app, config
-        self._rates = Rates(config.web.limits.requests_per_minute)
-        self._failures = Rates(_FAILURES_PER_MINUTE)
+        self._rates, self._failures = (
+            Rates(per_minute / _MINUTE_S, max(per_minute / 3, 1.0))
+            for per_minute in (config.web.limits.requests_per_minute, _FAILURES_PER_MINUTE)
+        )
         self._credentials = Credentials(config.web.users)
         self._names = _names(config)
 

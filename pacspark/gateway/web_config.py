@@ -63,7 +63,7 @@ class WebLimits:
     Attributes
     ----------
     connections
-        at once
+        at once; where one more comes, one that keeps the gateway waiting goes
     requests_per_minute
         of one address; frames of a series are a request each
     body_bytes, parts

@@ -7,10 +7,9 @@ arrive, at most four at a time; larger ones go through a file without a name bes
 import asyncio
 import json
 import re
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, MultipartState
@@ -32,7 +31,8 @@ from pacspark.gateway.web_call import Call, problem
 from pacspark.gateway.web_media import DICOM, DICOM_JSON, MULTIPART
 from pacspark.gateway.web_retrieve import path_of
 from pacspark.tables.deletion import delete as delete_from_tables
-from pacspark.tables.landing import LARGE_BYTES
+from pacspark.tables.landing import LARGE_BYTES, Landing
+from pacspark.tables.spool import Spool
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -54,30 +54,16 @@ class _Outcome:
 
 
 @dataclass(slots=True)
-class _Received:
-    """A part that has arrived: its bytes, or a file of them."""
-
-    data: bytes | BinaryIO
-
-    def close(self) -> None:
-        if not isinstance(self.data, bytes):
-            self.data.close()
-
-
-@dataclass(slots=True)
 class _PartReader:
     """Takes what the parser finds; whole parts wait in :attr:`ready`."""
 
     most_bytes: int
     most_parts: int
-    folder: str
-    ready: list[_Received] = field(default_factory=list)
+    landing: Landing
+    ready: list[Spool] = field(default_factory=list)
     parts: int = 0
     _head: bytearray = field(default_factory=bytearray)
-    _small: bytearray = field(default_factory=bytearray)
-    _file: BinaryIO | None = None
-    _size: int = 0
-    _type: str = ""
+    _part: Spool = field(default_factory=Spool)
 
     def callbacks(self) -> "MultipartCallbacks":
         return {
@@ -94,7 +80,7 @@ class _PartReader:
         if self.parts > self.most_parts:
             message = f"expected at most {self.most_parts} parts, found more"
             raise RequestTooLargeError(message)
-        self._head, self._small, self._file, self._size = bytearray(), bytearray(), None, 0
+        self._head, self._part = bytearray(), Spool(self.landing)
 
     def _in_head(self, data: bytes, start: int, end: int) -> None:
         self._head += data[start:end]
@@ -106,33 +92,17 @@ class _PartReader:
         self._head += b"\n"
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        self._size += end - start
-        if self._size > self.most_bytes:
+        if self._part.size_bytes + end - start > self.most_bytes:
             message = f"expected objects of at most {self.most_bytes} bytes, found a larger one"
             raise RequestTooLargeError(message)
-        if self._file is None and self._size > LARGE_BYTES:
-            self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 -- lives on
-            self._file.write(self._small)
-            self._small = bytearray()
-        if self._file is None:
-            self._small += data[start:end]
-        else:
-            self._file.write(data[start:end])
+        self._part.write(data[start:end])
 
     def _end(self) -> None:
-        if self._file is not None:
-            self._file.seek(0)
-            self.ready.append(_Received(self._file))
-            self._file = None
-        else:
-            self.ready.append(_Received(bytes(self._small)))
-        self._small = bytearray()
+        self.ready.append(self._part)
 
     def close(self) -> None:
-        for one in self.ready:
+        for one in [*self.ready, self._part]:
             one.close()
-        if self._file is not None:
-            self._file.close()
 
 
 async def store(call: Call) -> Response:
@@ -166,9 +136,7 @@ async def _store_one(call: Call) -> list[_Outcome]:
 
 def _reader(call: Call) -> _PartReader:
     limits = call.door.config
-    return _PartReader(
-        limits.limits.object_bytes, limits.web.limits.parts, str(call.store.landing.folder)
-    )
+    return _PartReader(limits.limits.object_bytes, limits.web.limits.parts, call.store.landing)
 
 
 async def _store_parts(call: Call, boundary: str) -> list[_Outcome]:
@@ -222,7 +190,7 @@ async def _body(call: Call) -> AsyncIterator[bytes]:
             yield data
 
 
-def _store_part(call: Call, part: _Received) -> _Outcome:
+def _store_part(call: Call, part: Spool) -> _Outcome:
     outcome = _Outcome()
     study = call.uid("study")
 
@@ -233,7 +201,7 @@ def _store_part(call: Call, part: _Received) -> _Outcome:
             raise InstanceMismatchError(message)
 
     try:
-        outcome.stored = call.store.store(part.data, call.source, check)
+        outcome.stored = call.store.store(part.data(), call.source, check)
         if outcome.stored.outcome == "conflict":
             outcome.reason = DUPLICATE_INSTANCE
     except (DicomDecodeError, StorageError) as error:

@@ -37,6 +37,8 @@ __all__ = ["Landed", "Landing"]
 JOURNAL_BYTES: Final = 128 << 20
 """A journal that has reached this size is followed by the next one."""
 LARGE_BYTES: Final = 8 << 20
+IN_MEMORY_BYTES: Final = 256 << 20
+"""Objects that are still coming in have so much memory together."""
 _STEP_BYTES: Final = 1 << 20
 _BATCH_BYTES: Final = 64 << 20
 _UNFINISHED: Final = -1
@@ -85,11 +87,12 @@ class Landing:
         self.folder = folder
         self.reserve_bytes = reserve_bytes
         self._queue: list[_Record] = []
-        self._queue_lock, self._write_lock = Lock(), Lock()
+        self._in_memory_bytes = 0
+        self._queue_lock, self._write_lock, self._memory_lock = Lock(), Lock(), Lock()
         self._journals: dict[int, _Journal] = {}
         self._active: _Journal | None = None
         self._next = 1
-        with _errors(folder, "open the landing"):
+        with disk_errors(folder, "open the landing"):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock_file = (folder / "lock").open("a+b")
         try:
@@ -132,7 +135,7 @@ class Landing:
             all whole objects, oldest first. A journal that holds none is removed
         """
         found: list[Landed] = []
-        with _errors(self.folder, "read the landing"):
+        with disk_errors(self.folder, "read the landing"):
             for path in sorted(self.folder.iterdir()):
                 match = _NAME.fullmatch(path.name)
                 if match is None:
@@ -178,11 +181,11 @@ class Landing:
             where the disk fails otherwise
         """
         size_bytes = len(data) if isinstance(data, bytes) else _size_of(data)
-        self._require_room(size_bytes)
+        self.require_room(size_bytes)
         received_at = received_at or datetime.now(UTC)
         digest = bytes.fromhex(sha256) if sha256 else _digest(data)
         header = record_header(digest, size_bytes, source, received_at)
-        with _errors(self.folder, "store in the landing"):
+        with disk_errors(self.folder, "store in the landing"):
             if isinstance(data, bytes) and size_bytes <= LARGE_BYTES:
                 journal, offset = self._append_small(header, data)
             else:
@@ -201,7 +204,7 @@ class Landing:
 
     def read_range(self, landed: Landed, start: int, length: int) -> bytes:
         """Read a part of an object, which it has to have; errors are those of :meth:`read`."""
-        with _errors(self.folder, "read the landing"):
+        with disk_errors(self.folder, "read the landing"):
             descriptor = os.open(self._path(landed.journal), os.O_RDONLY)
             try:
                 data = os.pread(descriptor, length, landed.offset + start)
@@ -223,14 +226,14 @@ class Landing:
 
     def open_stream(self, landed: Landed) -> BinaryIO:
         """Open an object as a seekable file; errors are those of :meth:`read`."""
-        with _errors(self.folder, "read the landing"):
+        with disk_errors(self.folder, "read the landing"):
             stream = io.FileIO(self._path(landed.journal))
         part = FilePart(stream, landed.offset, landed.size_bytes)
         return io.BufferedReader(part, _STEP_BYTES)
 
     def remove(self, landed: Iterable[Landed]) -> None:
         """Forget objects that the tables have; journals without others are removed."""
-        with self._write_lock, _errors(self.folder, "clear the landing"):
+        with self._write_lock, disk_errors(self.folder, "clear the landing"):
             for one in landed:
                 journal = self._journals.get(one.journal)
                 if journal is not None:
@@ -244,10 +247,25 @@ class Landing:
         """The size of all journals together."""
         return sum(journal.size_bytes for journal in list(self._journals.values()))
 
+    def hold(self, size_bytes: int) -> bool:
+        """Count bytes in memory that are on their way here; False where there is no room for them.
+
+        Parameters
+        ----------
+        size_bytes
+            more of them; negative: less
+        """
+        with self._memory_lock:
+            if size_bytes > 0 and self._in_memory_bytes + size_bytes > IN_MEMORY_BYTES:
+                return False
+            self._in_memory_bytes += size_bytes
+        return True
+
     # writing
 
-    def _require_room(self, size_bytes: int) -> None:
-        with _errors(self.folder, "look at the disk of the landing"):
+    def require_room(self, size_bytes: int) -> None:
+        """Raise a `LandingFullError` where so many bytes would not leave the reserve free."""
+        with disk_errors(self.folder, "look at the disk of the landing"):
             free = shutil.disk_usage(self.folder).free
         if free < self.reserve_bytes + size_bytes:
             message = (
@@ -406,7 +424,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _errors(folder: Path, doing: str) -> Iterator[None]:
+def disk_errors(folder: Path | str, doing: str) -> Iterator[None]:
+    """Turn errors of the disk into a line that names the folder."""
     try:
         yield
     except StorageError:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pacspark.dicom.decode import data_set_start
 from pacspark.errors import AssociationEndedError, ProtocolError, QueryError
 from pacspark.gateway import statuses
 from pacspark.gateway.commands import C_ECHO, C_FIND, C_STORE, decode_command, encode_command
@@ -23,6 +25,8 @@ from pacspark.gateway.limits import MOST_HALF_OPEN
 from pacspark.gateway.negotiation import Association, request
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.services import STUDY_ROOT, VERIFICATION
+from pacspark.tables.landing import LARGE_BYTES
+from tests.ct_objects import SERIES_UID, ct_image, encoded
 from tests.gateway.conftest import LIMITS
 from tests.gateway.peers import dcmtk
 
@@ -217,6 +221,24 @@ def test_object__beyond_the_limit_ends_the_association(
     with pytest.raises(AssociationEndedError):
         association.link.receive()
     echo(gateway)
+
+
+def test_large_object__for_which_there_is_no_room_is_refused_and_the_next_is_stored(
+    gateway: Gateway,
+) -> None:
+    image = encoded(ct_image(np.zeros((2048, 2100), np.int16), 1, (0.0, 0.0, 0.0)))
+    assert len(image) > LARGE_BYTES
+    data_set, uid = image[data_set_start(image) :], f"{SERIES_UID}.1"
+    association = associated(gateway, CT)
+    for reserve, status in ((1 << 60, statuses.OUT_OF_RESOURCES), (0, statuses.SUCCESS)):
+        gateway.store.landing.reserve_bytes = reserve
+        association.link.send(command(C_STORE, CT, uid), 1, data_set)
+        answer = association.link.receive()
+        assert answer is not None
+        assert answer.command["Status"] == status
+    association.link.release()
+    kept = gateway.store.read(gateway.store.instance(uid))
+    assert kept[data_set_start(kept) :] == data_set
 
 
 def nested(depth: int) -> bytes:

@@ -1,8 +1,10 @@
 """Storing: durable and visible at once, in the tables a little later, exactly once."""
 
 import contextlib
+import hashlib
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,24 @@ def test_store__of_what_is_no_dicom_is_an_error_and_kept(store: Store) -> None:
     store.flush()
     (reject,) = Catalog(store.storage).rejects().to_pylist()
     assert (reject["source"], reject["size_bytes"]) == ("peer", 15)
+
+
+def test_bytes_of_no_dicom__are_kept_within_the_limit_of_an_hour(
+    storage: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = replace(LIMITS, refused_bytes_per_hour=100_000)
+    with Store(storage, Landing(tmp_path / "landing"), limits) as store:
+        for number in range(40):
+            with pytest.raises(DicomDecodeError):
+                store.store(bytes([number]) * 10_000, "peer")
+        assert 5 <= store.pending <= 8  # of 10,000 bytes and a row each
+        assert store.landing.held_bytes < 100_000
+        digest = hashlib.sha256(bytes([39]) * 10_000).hexdigest()
+        assert f"SHA-256 {digest}, which are not kept" in caplog.messages[-1]
+        kept = store.store(ct(1), "peer")  # DICOM is not meant
+        assert store.read(kept.instance) == ct(1)
+        store.flush()
+        assert 5 <= Catalog(storage).rejects().num_rows <= 8
 
 
 def test_objects__that_a_killed_gateway_left_are_there_and_committed_once(

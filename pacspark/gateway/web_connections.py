@@ -1,0 +1,74 @@
+"""Connections of the web door: who keeps the gateway waiting holds no place that others need."""
+
+from collections import OrderedDict
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+class Connection(H11Protocol):
+    """HTTP/1.1 on one connection; made by uvicorn, of a class that :func:`connections` gives.
+
+    A first request has to come in time. Where there are more connections than there may be, the one
+    goes that has kept the gateway waiting longest: for a request or the rest of one, or until it
+    takes an answer. Who sends or takes something all the time is never that one.
+    """
+
+    most: int
+    first_request_s: float
+    heard_of: "OrderedDict[Connection, None]"
+    """All connections of one door; who was heard of longest ago comes first."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Take a new connection, and let one go where there are too many."""
+        super().connection_made(transport)
+        self._is_heard_of()
+        self.loop.call_later(self.first_request_s, self._require_request)
+        if len(self.heard_of) > self.most:
+            oldest = next((one for one in self.heard_of if one is not self and one.waits), None)
+            if oldest is not None:
+                self.heard_of.pop(oldest)
+                oldest.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget a connection that has ended."""
+        self.heard_of.pop(self, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what a client sends."""
+        self._is_heard_of()
+        super().data_received(data)
+
+    def resume_writing(self) -> None:
+        """Go on with an answer that a client takes."""
+        self._is_heard_of()
+        super().resume_writing()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is the client's turn."""
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete or cycle.more_body or self.flow.write_paused
+
+    def _is_heard_of(self) -> None:
+        self.heard_of[self] = None
+        self.heard_of.move_to_end(self)
+
+    def _require_request(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+
+def connections(most: int, first_request_s: float) -> type[Connection]:
+    """Make the class of the connections of one door.
+
+    Parameters
+    ----------
+    most
+        at once
+    first_request_s
+        from the connection to a whole request head
+    """
+    told: dict[str, Any] = {"most": most, "first_request_s": first_request_s}
+    return type("_Connection", (Connection,), told | {"heard_of": OrderedDict()})
