@@ -7,6 +7,7 @@ source "$here/install.sh"
 cache="${PACSPARK_CACHE:-$HOME/.cache/pacspark}"
 versitygw=v1.8.0
 playwright=1.65.1
+dcmjs_dimse=0.3.3
 missing=0
 
 have() { [ -x "/usr/bin/$1" ]; }
@@ -39,15 +40,17 @@ fi
 
 have chromium || install_debian chromium chromium || missing=1
 
-if [ ! -f "$cache/node/node_modules/playwright-core/package.json" ]; then
+modules="$cache/node/node_modules"
+if [ ! -f "$modules/playwright-core/package.json" ] || [ ! -f "$modules/dcmjs-dimse/package.json" ]; then
     if command -v npm >/dev/null; then
-        echo "fetching playwright-core, which drives Chromium (once)" >&2
+        echo "fetching playwright-core, which drives Chromium, and dcmjs-dimse (once)" >&2
         mkdir -p "$cache/node"
-        npm install --prefix "$cache/node" --silent --no-fund --no-audit --ignore-scripts "playwright-core@$playwright" >"$cache/playwright.log" 2>&1 ||
-            { tail -n 3 "$cache/playwright.log" >&2; missing=1; }
+        npm install --prefix "$cache/node" --silent --no-fund --no-audit --ignore-scripts \
+            "playwright-core@$playwright" "dcmjs-dimse@$dcmjs_dimse" >"$cache/npm.log" 2>&1 ||
+            { tail -n 3 "$cache/npm.log" >&2; missing=1; }
     else
-        # the slow tests of the viewer alone need it, and say so themselves
-        echo "playwright-core: npm not found; install Node.js 18 or newer" >&2
+        # tests that need them say so themselves
+        echo "playwright-core, dcmjs-dimse: npm not found; install Node.js 18 or newer" >&2
     fi
 fi
 

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 _MOST_HEAD_BYTES: Final = 8192
 _AT_ONCE: Final = 4
-_BOUNDARY: Final = re.compile(r'boundary="?([0-9A-Za-z\'()+_,./:=? -]{1,70})"?')
+_BOUNDARY: Final = re.compile(r'boundary="?([0-9A-Za-z\'()+_,./:=? -]{1,200})"?')
+"""RFC 2046 has at most 70 characters; Orthanc writes longer ones."""
 _MOST_FAILURES_TOLD: Final = 10_000
 
 
