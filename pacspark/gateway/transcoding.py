@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from pacspark.dicom.decode import data_set_start
@@ -41,7 +42,10 @@ def transcoded(data: bytes, transfer_syntax_uid: str) -> bytes:
         source = data_set.file_meta.TransferSyntaxUID
         if source.is_encapsulated:
             _require_size(data_set)
+            cells = data_set.pixel_array if data_set.get("BitsAllocated") == 1 else None
             data_set.decompress(generate_instance_uid=False)
+            if cells is not None:  # which pydicom leaves in a byte each
+                data_set.PixelData = packed(cells)
         elif not source.is_little_endian:
             data_set.walk(_swap_words)
         buffer = io.BytesIO()
@@ -60,6 +64,11 @@ def transcoded(data: bytes, transfer_syntax_uid: str) -> bytes:
         raise TranscodingError(message) from error
     written = buffer.getvalue()
     return written[data_set_start(written) :]
+
+
+def packed(cells: NDArray[Any]) -> bytes:
+    """Write pixels of one bit, eight to a byte, the first one lowest (PS3.5 8.1.1)."""
+    return np.packbits(cells != 0, axis=None, bitorder="little").tobytes()
 
 
 def _require_size(data_set: Any) -> None:

@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -38,6 +38,7 @@ from pacspark.gateway.viewer import Viewer, viewer_folder
 from pacspark.gateway.web_access import Access, refusal
 from pacspark.gateway.web_call import ROOT, Call, Door, problem
 from pacspark.gateway.web_connections import connections
+from pacspark.gateway.web_openapi import description
 from pacspark.gateway.web_pages import status_page
 from pacspark.gateway.web_query import query
 from pacspark.gateway.web_rendered import rendered, uri
@@ -190,6 +191,7 @@ def application(store_: Store, config: GatewayConfig, audit: AuditLog) -> ASGIAp
         route("/metrics", "metrics", lambda _: Response(
             generate_latest(metrics.registry), media_type="text/plain; version=0.0.4")),
         route("/status", "status", status_page),
+        route("/openapi.json", "openapi", lambda _: JSONResponse(description(routes))),
         route("/{path:path}", "viewer", viewer.answer, None),
     ]  # fmt: skip
     middleware = [Middleware(Access, config=config)]

@@ -26,7 +26,7 @@ from pacspark.errors import QueryError, RequestTooLargeError, StorageError, Tran
 from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.part10 import file_header
 from pacspark.gateway.storing import Store
-from pacspark.gateway.transcoding import TARGETS, transcoded
+from pacspark.gateway.transcoding import TARGETS, packed, transcoded
 from pacspark.gateway.web_call import Call
 from pacspark.tables.schema import frame_index
 
@@ -207,8 +207,10 @@ class FrameSource:
 
 
 def native_frame(source: FrameSource, number: int) -> bytes:
-    """Give a frame as plain pixels, little endian."""
+    """Give a frame as plain pixels, little endian; those of one bit eight to a byte."""
     cells = source.pixels(number)
+    if int(source.header.get("BitsAllocated", 8)) == 1:
+        return packed(cells)
     return cells.astype(cells.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
