@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-from pacspark.dicom.decode import data_set_start
 from pacspark.errors import AssociationEndedError
 from pacspark.gateway.commands import C_CANCEL, C_ECHO, C_FIND, C_GET, C_MOVE, C_STORE, N_ACTION
 from pacspark.gateway.config import Destination, Limits
@@ -16,7 +15,7 @@ from pacspark.gateway.link import Link
 from pacspark.gateway.negotiation import request
 from pacspark.gateway.services import STUDY_ROOT, VERIFICATION
 from tests.ct_objects import SERIES_UID, STUDY_UID
-from tests.gateway.served import CT, LITTLE, object_of
+from tests.gateway.served import CT, LITTLE, data_set_of, object_of
 
 COMMITMENT = "1.2.840.10008.1.20.1"
 WORKLIST = "1.2.840.10008.5.1.4.31"
@@ -76,7 +75,6 @@ def identifier(level: str, *keys: tuple[int, str, object]) -> bytes:
 
 def conversations() -> Mapping[str, list[bytes]]:
     """Give what honest peers say after the association request: PDUs, by name."""
-    given = object_of("1.2.3.4")
     study = (0x0020000D, "UI", STUDY_UID)
     series = (0x0020000E, "UI", SERIES_UID)
     one = {"00081150": {"vr": "UI", "Value": [CT]}, "00081155": {"vr": "UI", "Value": ["1.2.3.4"]}}
@@ -87,7 +85,7 @@ def conversations() -> Mapping[str, list[bytes]]:
     said = {
         "echo": message(C_ECHO, VERIFICATION),
         "store": message(
-            C_STORE, CT, given[data_set_start(given) :], AffectedSOPInstanceUID="1.2.3.4"
+            C_STORE, CT, data_set_of(object_of("1.2.3.4")), AffectedSOPInstanceUID="1.2.3.4"
         ),
         "find": message(C_FIND, find, identifier("STUDY", study, (0x00100010, "PN", "*"))),
         "find images": message(C_FIND, find, identifier("IMAGE", study, series)),

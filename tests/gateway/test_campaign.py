@@ -10,7 +10,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pacspark.dicom.decode import data_set_start
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.server import Gateway
 from pacspark.tables.catalog import Catalog
@@ -18,7 +17,7 @@ from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import Storage, open_storage
 from tests.conftest import mounted
 from tests.gateway.conftest import LIMITS
-from tests.gateway.served import DimseSender, Sender, Served, WebSender, object_of
+from tests.gateway.served import DimseSender, Sender, Served, WebSender, data_set_of, object_of
 
 NAMES = ("first", "second")
 CONFIG = """
@@ -31,8 +30,7 @@ reserve_bytes = 1000000
 
 
 def is_whole(data: bytes, uid: str) -> bool:
-    given = object_of(uid)
-    return data[data_set_start(data) :] == given[data_set_start(given) :]
+    return data_set_of(data) == data_set_of(object_of(uid))
 
 
 class Campaign:

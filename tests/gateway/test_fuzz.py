@@ -11,17 +11,22 @@ from pathlib import Path
 
 import pytest
 
+from pacspark.gateway import statuses
+from pacspark.gateway.config import Destination, Limits
 from pacspark.gateway.limits import MOST_HALF_OPEN
+from pacspark.gateway.negotiation import request
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 from tests.conftest import REPOSITORY
+from tests.dicom import hostile
 from tests.dicom.fuzz import Seed, generated, mutants
 from tests.gateway.http import STORE_TYPE, body_of
 from tests.gateway.pdus import Fuzzer
-from tests.gateway.served import HonestPeer, Served
+from tests.gateway.served import CT, HonestPeer, Served, stored_by
 
 MEMORY_BYTES = 512 << 20
 """What a gateway of a small archive may have taken at its worst."""
+REFUSED = {statuses.CANNOT_UNDERSTAND, statuses.DOES_NOT_MATCH, statuses.DUPLICATE_INSTANCE}
 CONFIG = """
 [limits]
 associations_per_minute = 10000000
@@ -122,6 +127,27 @@ def test_mutants__are_refused_or_shown(served: Served, count: int) -> None:
             assert answer.json()
     assert stored > count // 20
     check(served, honest, "mutants of objects", count=count, stored=stored)
+
+
+def test_bombs__are_refused_at_both_doors(served: Served) -> None:
+    """Deflated data sets that inflate without end, and whatever else is refused as an object."""
+    bombs = [
+        hostile.zlib_bomb(1 << 30),
+        hostile.zlib_bomb(256 << 20, tag=0x00081030, vr="UT"),
+        hostile.bomb_of_values(1 << 20, 64),
+        *(data for _, data, _ in hostile.refused_objects()),
+    ]
+    with HonestPeer(served, "1.2.9") as honest, served.client() as client:
+        for data in bombs:
+            headers = {"Content-Type": STORE_TYPE}
+            answer = client.post("/studies", content=body_of([data]), headers=headers)
+            assert answer.status_code in {200, 409}, answer.text
+            uid, syntax = "1.2.3.4", "1.2.840.10008.1.2.1.99"
+            here = Destination("PACSPARK", "127.0.0.1", served.dimse_port)
+            association = request(here, "TEST", [(CT, [syntax])], Limits())
+            assert stored_by(association, uid, data) in REFUSED | {0}
+            association.link.release()
+    check(served, honest, "deflate bombs and hostile objects", count=2 * len(bombs))
 
 
 @pytest.mark.parametrize("count", [400, pytest.param(2000, marks=pytest.mark.slow)])
