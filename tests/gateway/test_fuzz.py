@@ -68,7 +68,7 @@ def check(served: Served, honest: HonestPeer, what: str, **more: object) -> None
 def said_to(served: Served, stream: bytes) -> None:
     """Say something, and wait until the gateway ends the connection."""
     with socket.create_connection(("127.0.0.1", served.dimse_port), 30) as peer:
-        with suppress(ConnectionError):  # it may have ended already
+        with suppress(OSError):  # it may have ended already
             peer.sendall(stream)
             peer.shutdown(socket.SHUT_WR)
         with suppress(ConnectionError):
