@@ -1,6 +1,7 @@
 """The commands of the gateway: serve, and send."""
 
 import logging
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,8 +61,10 @@ def serve(
     told = GatewayConfig() if config is None else read_config(config)
     told = replace(told, **{name: value for name, value in given.items() if value is not None})
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
-    # pynetdicom has a line for each PDU
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    # pynetdicom has a line for each PDU, pydicom several for each value of a stranger that is none
+    for name in ("pynetdicom", "pydicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")
 
     def ready(gateway: Gateway) -> None:
         if as_json:

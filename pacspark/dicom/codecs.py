@@ -1,16 +1,35 @@
 """Decoding of JPEG beyond 8 bits, which pydicom leaves to plugins: by libjpeg-turbo in imagecodecs.
 
 The usual plugin for these transfer syntaxes is under the GPL. `register` adds ours to pydicom's
-decoders: 12-bit JPEG (process 2 and 4) and lossless JPEG (process 14, any selection value).
+decoders: 12-bit JPEG (process 2 and 4) and lossless JPEG (process 14, any selection value). It also
+has all of them refuse frames that say they are larger than the image they are of.
 """
 
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1
+from pydicom.uid import (
+    UID,
+    JPEG2000TransferSyntaxes,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+)
+
+from pacspark.dicom.codestreams import cells_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydicom.pixels.decoders.base import DecodeRunner
+
+    Decode = Callable[[bytes, "DecodeRunner"], bytes | bytearray]
 
 NAME = "pacspark"
 DECODER_DEPENDENCIES = {
@@ -18,6 +37,8 @@ DECODER_DEPENDENCIES = {
     JPEGLossless: ("imagecodecs",),
     JPEGLosslessSV1: ("imagecodecs",),
 }
+BOUNDED = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
+_LOCK = Lock()
 
 
 def is_available(uid: str) -> bool:
@@ -38,9 +59,32 @@ def decode_frame(frame: bytes, runner: "DecodeRunner") -> bytearray:
     return bytearray(cells.astype(cells.dtype.newbyteorder("<")).tobytes())
 
 
+@dataclass(frozen=True, slots=True)
+class _Bounded:
+    """A decoder that makes room for no more than the image has."""
+
+    decode: "Decode"
+
+    def __call__(self, frame: bytes, runner: "DecodeRunner") -> bytes | bytearray:
+        found = cells_of(frame)
+        most = runner.rows * runner.columns * runner.samples_per_pixel
+        if found is not None and found > most:
+            message = f"expected a frame of {most} samples, found one that says it has {found}"
+            raise ValueError(message)
+        return self.decode(frame, runner)
+
+
 def register() -> None:
-    """Add this plugin to pydicom's decoders; again changes nothing."""
+    """Add this plugin to pydicom's decoders, and bound them all; again changes nothing."""
+    with _LOCK:
+        _register()
+
+
+@cache
+def _register() -> None:
     for uid in DECODER_DEPENDENCIES:
-        decoder = get_decoder(uid)
-        if NAME not in decoder._available and NAME not in decoder._unavailable:  # noqa: SLF001
-            decoder.add_plugin(NAME, (__name__, "decode_frame"))
+        get_decoder(uid).add_plugin(NAME, (__name__, "decode_frame"))
+    for uid in BOUNDED:
+        with suppress(NotImplementedError):  # pydicom knows no decoder
+            plugins = get_decoder(uid)._available  # noqa: SLF001 -- no public way leads there
+            plugins.update({name: _Bounded(decode) for name, decode in plugins.items()})

@@ -12,6 +12,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from pacspark.dicom import codecs
 from pacspark.dicom.decode import data_set_start
 from pacspark.errors import TranscodingError
 
@@ -37,6 +38,7 @@ def transcoded(data: bytes, transfer_syntax_uid: str) -> bytes:
         where it cannot be decoded here
     """
     target = UID(transfer_syntax_uid)
+    codecs.register()
     try:
         data_set = pydicom.dcmread(io.BytesIO(data), force=True)
         source = data_set.file_meta.TransferSyntaxUID

@@ -248,7 +248,6 @@ def transcoded_object(call: Call, instance: StoredInstance, transfer_syntax_uid:
     # some came as a bare data set, or with a header that does not say how it is encoded
     data = file_header(*names, instance.transfer_syntax_uid) + data[data_set_start(data) :]
     encodes = transfer_syntax_uid in _ENCODED_TARGETS and cells
-    codecs.register()
     plain = transfer_syntax_uid if transfer_syntax_uid in TARGETS else EXPLICIT_VR_LITTLE_ENDIAN
     whole = file_header(*names, plain) + transcoded(data, plain)
     return _encoded(whole, UID(transfer_syntax_uid)) if encodes else whole
