@@ -11,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import nibabel
 import numpy as np
+import pandas as pd
+import polars as pl
 import pyarrow.parquet as pq
 import pydicom
 import pytest
@@ -184,6 +187,24 @@ def test_parquet__has_a_row_for_each_slice(tmp_path: Path) -> None:
         assert (row["row_spacing_mm"], row["column_spacing_mm"]) == (0.5, 0.25)
         assert row["sop_instance_uid"] == f"{SERIES_UID}.{z}"
     assert table.num_rows == 6
+
+
+def test_parquet__is_read_by_duckdb_polars_and_pandas(tmp_path: Path) -> None:
+    catalog = tilted_archive(tmp_path / "archive")
+    (path,) = export(catalog, tmp_path / "out", "series", SERIES_UID, "parquet")
+    volume = Volume(catalog, SERIES_UID)
+    query = "SELECT z, position_lps_mm[3], pixels FROM read_parquet(?) WHERE z >= 4 ORDER BY z"
+    by_duckdb = duckdb.execute(query, [str(path)]).fetchall()
+    frame = pl.scan_parquet(path).filter(pl.col("z") >= 4).sort("z").collect()
+    by_polars = frame.select("z", pl.col("position_lps_mm").list.get(2), "pixels").rows()
+    table = pd.read_parquet(path).query("z >= 4").sort_values("z")
+    heights = [position[2] for position in table["position_lps_mm"]]
+    by_pandas = list(zip(table["z"], heights, table["pixels"], strict=True))
+    assert by_duckdb == by_polars == by_pandas
+    assert [row[0] for row in by_duckdb] == [4, 5]
+    for z, height_mm, pixels in by_duckdb:
+        assert height_mm == volume.images[z]["image_position_patient"][2]
+        np.testing.assert_array_equal(np.frombuffer(pixels, volume[z].dtype), volume[z].ravel())
 
 
 def test_parquet__is_read_by_spark(tmp_path: Path, spark: Any) -> None:

@@ -1,10 +1,14 @@
 """Headers as Parquet columns, read back by other tools, and tables that they read as they are."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
@@ -24,7 +28,7 @@ LARGE = (1 << 64) - 1
 
 def region(code: str, *modifiers: str) -> Dataset:
     item = Dataset()
-    item.CodeValue = code
+    item.CodeValue, item.CodeMeaning = code, f"region {code}"
     if modifiers:
         inner = [region(modifier) for modifier in modifiers]
         item.AnatomicRegionModifierSequence = inner
@@ -86,6 +90,9 @@ def test_headers__are_nested_columns_for_duckdb_and_polars(
     regions = frame["AnatomicRegionSequence"].to_list()[2]
     modifiers = regions[1]["AnatomicRegionModifierSequence"]
     assert [item["CodeValue"] for item in modifiers] == ["left", "upper"]
+    by_pandas = pd.read_parquet(path).sort_values("InstanceNumber")
+    assert by_pandas["KVP"].tolist() == frame["KVP"].to_list()
+    assert by_pandas["AnatomicRegionSequence"].iloc[2][1]["CodeValue"] == "B"
 
 
 def test_headers__are_those_that_are_asked_for(archive: Archive, tmp_path: Path) -> None:
@@ -124,3 +131,17 @@ def test_tables__are_read_by_other_tools_as_they_are(archive: Archive) -> None:
     assert list(frame.select("instance_number", "kvp").iter_rows()) == expected
     pandas = table.to_pandas(columns=["instance_number", "kvp"]).sort_values("instance_number")
     assert list(pandas.itertuples(index=False, name=None)) == expected
+
+
+def test_page__asks_with_other_tools_as_it_says(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "asking.md"
+    (tmp_path / "archive").symlink_to(archive.root)
+    archive.headers(tmp_path / "headers.parquet")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(import duckdb.*?)```", page.read_text(), re.DOTALL)
+    said = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=True)
+    assert said.stderr == ""
+    (query,) = re.findall(r'duckdb -c "(SELECT .*?)"', page.read_text())
+    assert sorted(duckdb.execute(query).fetchall())[1:] == [(80.25, "region A"), (80.5, "region A")]
