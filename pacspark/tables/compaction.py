@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 
 from pacspark.errors import CommitConflictError
 from pacspark.progress import SILENT, Progress, Stage
+from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile
 from pacspark.tables.log import make_checkpoint
 from pacspark.tables.merging import (
@@ -43,7 +44,7 @@ from pacspark.tables.merging import (
     merge_rows,
 )
 from pacspark.tables.moving import list_again, move_rows
-from pacspark.tables.references import PLACE, ROW_TABLES, Pieces, rows_about, series_in
+from pacspark.tables.references import PLACE, ROW_TABLES, Pieces, rows_about, uids_in
 from pacspark.tables.retention import (
     Retention,
     age_ms,
@@ -55,9 +56,10 @@ from pacspark.tables.retention import (
     leftovers,
     retention_of,
 )
+from pacspark.tables.rewriting import rewrite
 from pacspark.tables.rowfiles import CLUSTERING
 from pacspark.tables.runs import recorded_run, versions_now
-from pacspark.tables.schema import INSTANCES, OBJECTS, PROJECTIONS, TABLES
+from pacspark.tables.schema import INSTANCES, OBJECTS, PROJECTIONS, REJECTS, TABLES
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import replace_files
@@ -213,6 +215,7 @@ class _Compaction:
                 self._merge_objects(part)
                 stage.advance(len(part))
         self._drop_projections()
+        self._drop_conflicts()
         for table in TABLES:
             make_checkpoint(Snapshot(self.storage, table))
         with self.progress.stage("delete", len(TABLES), "tables") as stage:
@@ -358,15 +361,40 @@ class _Compaction:
             for file in Snapshot(self.storage, table).files()
             if file.path in there and age_ms(there[file.path]) <= self.retention.young_since_ms
         ]
-        series = {file: series_in(self.storage, table, [file]) for file in old}
-        named = set().union(*series.values())
-        if not named:
-            return
-        kept = self._kept_row_files(INSTANCES.name)
-        alive = series_in(self.storage, INSTANCES.name, kept, named)
-        dead = [file for file, uids in series.items() if not uids & alive]
+        column = "series_instance_uid"
+        series = {file: uids_in(self.storage, table, column, [file]) for file in old}
+        gone = self._in_no_kept_version(column, set().union(*series.values()))
+        dead = [file for file, uids in series.items() if uids <= gone]
         if dead and self._replace(table, dead, [], data_change=True):
             self.report.count(table, len(dead), 0)
+
+    def _drop_conflicts(self) -> None:
+        """Drop what came under the UID of an object that was deleted: it goes with that object."""
+        table, column = REJECTS.name, "sop_instance_uid"  # which conflicts alone have
+        files = Snapshot(self.storage, table).files()
+        named = {file: uids_in(self.storage, table, column, [file]) for file in files}
+        unknown = set().union(*named.values())
+        unknown -= Catalog(self.storage).known(unknown).keys()
+        gone = self._in_no_kept_version(column, unknown)
+        dropped = pa.array(sorted(gone), pa.string())
+        for file, uids in named.items():
+            if uids & gone:
+                rest = rewrite(
+                    self.storage,
+                    REJECTS,
+                    file,
+                    lambda rows: rows.filter(pc.invert(pc.is_in(rows[column], dropped))),
+                )
+                left = [] if rest is None else [rest]
+                if self._replace(table, [file], left, data_change=True):
+                    self.report.count(table, 1, len(left))
+
+    def _in_no_kept_version(self, column: str, uids: set[str]) -> set[str]:
+        """Choose the UIDs that no version of `instances` has which is kept."""
+        if not uids:
+            return set()
+        kept = self._kept_row_files(INSTANCES.name)
+        return uids - uids_in(self.storage, INSTANCES.name, column, kept, uids)
 
     def _expired(self, table: str) -> list[Any]:
         # what lies there is listed before the log is read: what was committed since is in the log

@@ -93,10 +93,14 @@ def rows_about(
         return dataset.to_table(columns=list(columns), filter=where)
 
 
-def series_in(
-    storage: Storage, table: str, files: Iterable[ActiveFile], among: Iterable[str] | None = None
+def uids_in(
+    storage: Storage,
+    table: str,
+    column: str,
+    files: Iterable[ActiveFile],
+    among: Iterable[str] | None = None,
 ) -> set[str]:
-    """Give the series, all or those among some, that rows of some files of a table belong to."""
+    """Give the UIDs, all or those among some, that rows of some files of a table have."""
     wanted = None if among is None else pa.array(sorted(among), pa.string())
     found: set[str] = set()
     for file in files:
@@ -105,8 +109,8 @@ def series_in(
             storage.filesystem.open_input_file(storage.path(table, file.path)) as stream,
         ):
             reader = pq.ParquetFile(stream)
-            for batch in reader.iter_batches(_BATCH_ROWS, columns=["series_instance_uid"]):
-                uids = pc.unique(batch["series_instance_uid"])
+            for batch in reader.iter_batches(_BATCH_ROWS, columns=[column]):
+                uids = pc.unique(batch[column].drop_null())
                 kept = uids if wanted is None else uids.filter(pc.is_in(uids, wanted))
                 found.update(kept.to_pylist())
     return found

@@ -19,6 +19,7 @@ from pacspark.tables.catalog import Catalog
 from pacspark.tables.compaction import CompactionReport, compact
 from pacspark.tables.datafile import PIECE_BYTES, ObjectFile
 from pacspark.tables.deletion import delete, undelete
+from pacspark.tables.intake import Intake, commit_intake
 from pacspark.tables.lookup import _read_sieve
 from pacspark.tables.merging import group_up
 from pacspark.tables.schema import PROJECTIONS, REJECTS, create_tables
@@ -26,6 +27,7 @@ from pacspark.tables.scratch import Scratch
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
 from pacspark.tables.writer import append_rows, commit_files, commit_instances, commit_rejects
+from tests.ct_objects import ct_image, encoded, steps
 from tests.tables.samples import RECEIVED_AT, instance_row, noise, rows_of, sha256
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -259,6 +261,37 @@ def test_compact__drops_projections_when_no_kept_version_has_their_scan(storage:
     left = Catalog(storage).table("projections", ["series_instance_uid"]).to_pylist()
     assert left == [{"series_instance_uid": "1.2.3.2"}]
     assert data_files(storage, "projections") == listed(storage, "projections")
+
+
+def test_compact__drops_conflicts_with_the_objects_that_they_contradict(storage: Storage) -> None:
+    ingest(storage, {"1.2.1.1.1": b"deleted", "1.2.2.1.1": b"kept"})
+    for uid in ("1.2.1.1.1", "1.2.2.1.1"):
+        with Intake(storage, "run-2") as intake:
+            image = ct_image(steps(1)[0], 1, (0, 0, 0), SOPInstanceUID=uid)
+            intake.add("late.dcm", encoded(image))
+            taken = intake.finish()
+        assert commit_intake(storage, [taken], "run-2").conflict == 1
+    reject(storage, "broken", b"no DICOM")
+    conflicts = {row["sop_instance_uid"]: row for row in Catalog(storage).rejects().to_pylist()}
+    delete(storage, "study", "1.2.1")
+    compact(storage, **EAGER)
+    assert Catalog(storage).rejects().num_rows == 3  # their study may come back
+    undelete(storage, "study", "1.2.1")
+    settle(storage)
+    assert Catalog(storage).rejects().num_rows == 3
+    delete(storage, "study", "1.2.1")
+    settle(storage)
+    catalog = Catalog(storage)
+    left = {row["sop_instance_uid"]: row for row in catalog.rejects().to_pylist()}
+    assert set(left) == {"1.2.2.1.1", None}
+    assert {catalog.read_object(row) for row in left.values()} >= {b"no DICOM"}
+    # nothing of what was deleted is left on the storage
+    gone = conflicts["1.2.1.1.1"]["sha256"].encode()
+    for table in ("objects", "rejects", "instances"):
+        for path in Path(storage.path(table)).glob("*.parquet"):
+            content = path.read_bytes()
+            assert b"1.2.1.1.1" not in content, path
+            assert gone not in content, path
 
 
 def test_compact__leaves_damage_where_it_is_and_says_so(storage: Storage) -> None:
