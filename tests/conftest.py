@@ -1,8 +1,10 @@
 """Fixtures that many tests share: one Spark session, real servers, peers, and the public data."""
 
 import os
+import random
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,12 +117,32 @@ def standalone_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
         yield cluster
 
 
-@pytest.fixture(params=["local", "s3", "hdfs"])
-def archive_root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Give a fresh root on a local disk, on S3 and on HDFS in turn."""
-    if request.param == "local":
-        return str(tmp_path / "archive")
-    server = request.getfixturevalue(
-        f"{request.param}_{'server' if request.param == 's3' else 'cluster'}"
-    )
-    return str(server.new_root())
+@pytest.fixture(scope="session")
+def losing_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HdfsCluster]:
+    """Give an HDFS cluster that tests take a datanode from; its namenode notices soon."""
+    if not HdfsCluster.jars():
+        missing("hdfs")
+    with HdfsCluster(tmp_path_factory.mktemp("losing"), properties=HdfsCluster.WATCHFUL) as cluster:
+        yield cluster
+
+
+@pytest.fixture(
+    params=["local", "s3", "hdfs", pytest.param("hdfs losing a datanode", marks=pytest.mark.slow)]
+)
+def archive_root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Give a fresh root on each kind of storage in turn; the last loses a datanode meanwhile."""
+    match request.param:
+        case "local":
+            yield str(tmp_path / "archive")
+        case "s3":
+            yield request.getfixturevalue("s3_server").new_root()
+        case "hdfs":
+            yield request.getfixturevalue("hdfs_cluster").new_root()
+        case _:
+            cluster = request.getfixturevalue("losing_cluster")
+            moment_s = random.Random(request.node.name).uniform(1, 5)
+            kill = threading.Timer(moment_s, cluster.kill_datanode, [0])
+            kill.start()
+            yield cluster.new_root()
+            kill.join()
+            cluster.revive_datanode(0)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
 import psutil
 
@@ -192,6 +192,12 @@ class Orthanc(Servers):
 class HdfsCluster(Servers):
     """A namenode and datanodes, each a process of its own."""
 
+    WATCHFUL: Final = {
+        "dfs.heartbeat.interval": "1",
+        "dfs.namenode.heartbeat.recheck-interval": "1000",
+    }
+    """Settings with which the namenode misses a datanode after 12 s, not after ten minutes."""
+
     def __init__(
         self, folder: Path, n_datanodes: int = 2, properties: dict[str, str] | None = None
     ) -> None:
@@ -234,18 +240,23 @@ class HdfsCluster(Servers):
         )  # fmt: skip
         self.begin("namenode", [*java, namenode], {})
         for number in range(self.n_datanodes):
-            command = [*java, "org.apache.hadoop.hdfs.server.datanode.DataNode"]
-            for name, value in (
-                ("dfs.datanode.data.dir", (self.folder / f"data{number}").as_uri()),
-                ("dfs.datanode.address", "127.0.0.1:0"),
-                ("dfs.datanode.ipc.address", "127.0.0.1:0"),
-                ("dfs.datanode.http.address", "127.0.0.1:0"),
-            ):
-                command += ["-D", f"{name}={value}"]
-            self.datanodes.append(self.begin(f"datanode{number}", command, {}))
+            self.datanodes.append(self.begin_datanode(number))
         wait_until(
             lambda: self.state("NumLiveDataNodes") >= self.n_datanodes, "HDFS", self.processes
         )
+
+    def begin_datanode(self, number: int) -> "subprocess.Popen[bytes]":
+        path = ":".join([str(self.folder / "conf"), *(str(jar) for jar in self.jars())])
+        command = ["java", "-Xmx256m", "-cp", path]
+        command += ["org.apache.hadoop.hdfs.server.datanode.DataNode"]
+        for name, value in (
+            ("dfs.datanode.data.dir", (self.folder / f"data{number}").as_uri()),
+            ("dfs.datanode.address", "127.0.0.1:0"),
+            ("dfs.datanode.ipc.address", "127.0.0.1:0"),
+            ("dfs.datanode.http.address", "127.0.0.1:0"),
+        ):
+            command += ["-D", f"{name}={value}"]
+        return self.begin(f"datanode{number}", command, {})
 
     def new_root(self) -> str:
         """Give the URL of an archive that does not exist yet."""
@@ -257,16 +268,30 @@ class HdfsCluster(Servers):
         self.datanodes[number].wait()
         self.processes.remove(self.datanodes[number])
 
+    def revive_datanode(self, number: int) -> None:
+        """Start a datanode again, and wait until the namenode knows of it, at its new port."""
+        before = self.addresses()
+        process = self.datanodes[number] = self.begin_datanode(number)
+        wait_until(lambda: bool(self.addresses() - before), "datanode", [process])
+
+    def addresses(self) -> set[str]:
+        """Give where the namenode believes datanodes to be."""
+        nodes = json.loads(self._bean("NameNodeInfo").get("LiveNodes", "{}"))
+        return {node["xferaddr"] for node in nodes.values()}
+
     def state(self, name: str) -> int:
         """Give a number of the namenode's state; 0 while it does not answer."""
-        query = "jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"
+        return int(self._bean("FSNamesystemState").get(name, 0))
+
+    def _bean(self, name: str) -> dict[str, Any]:
+        query = f"jmx?qry=Hadoop:service=NameNode,name={name}"
         try:
             url = f"http://127.0.0.1:{self.http_port}/{query}"
             with urllib.request.urlopen(url, timeout=5) as answer:
-                beans = json.load(answer)["beans"]
+                beans: list[dict[str, Any]] = json.load(answer)["beans"]
         except (OSError, ValueError):
-            return 0
-        return int(beans[0][name]) if beans else 0
+            return {}
+        return beans[0] if beans else {}
 
     @staticmethod
     def write_configuration(path: Path, properties: dict[str, str]) -> None:

@@ -28,14 +28,12 @@ def test_hdfs__keeps_a_table_readable_and_then_writable_when_a_datanode_dies(
 ) -> None:
     if not HdfsCluster.jars():
         missing("hdfs")
-    # until the namenode takes a silent datanode for dead, hdfs-native cannot write past it: that is
-    # 10 minutes unless told otherwise, here 20 s
-    soon = {"dfs.heartbeat.interval": "1", "dfs.namenode.heartbeat.recheck-interval": "5000"}
-    with HdfsCluster(tmp_path, properties=soon) as cluster:
+    with HdfsCluster(tmp_path, properties=HdfsCluster.WATCHFUL) as cluster:
         uri = f"{cluster.new_root()}/table"
         write_deltalake(uri, pa.table({"x": list(range(1000))}))
         cluster.kill_datanode(0)
         assert DeltaTable(uri).to_pyarrow_table()["x"].to_pylist() == list(range(1000))
+        # until the namenode takes a silent datanode for dead, delta-rs cannot write past it
         wait_until(lambda: cluster.state("UnderReplicatedBlocks") > 0, "HDFS", cluster.processes)
         write_deltalake(uri, pa.table({"x": [-1]}), mode="append")
         assert sum(DeltaTable(uri).to_pyarrow_table()["x"].to_pylist()) == 999 * 500 - 1

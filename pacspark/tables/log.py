@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -200,7 +200,7 @@ def make_checkpoint(snapshot: Snapshot) -> None:
             with storage.filesystem.open_input_stream(path) as stream:
                 if json.loads(stream.read()).get("version") == snapshot.version:
                     return
-        snapshot.delta.create_checkpoint()
+        storage.patiently(snapshot.delta.create_checkpoint)
         _make_checkpoint_durable(snapshot, snapshot.version)
         snapshot.delta.cleanup_metadata()
 
@@ -230,7 +230,8 @@ def _commit_next(
             return snapshot.version
         origin = _origin(run_id, operation)
         try:
-            _commit(snapshot, wanted, origin, app_transaction)
+            # one that arrived all the same is found as a conflict with itself
+            storage.patiently(partial(_commit, snapshot, wanted, origin, app_transaction))
         except CommitFailedError:
             if _arrived(snapshot, origin):
                 return snapshot.version + 1

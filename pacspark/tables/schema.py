@@ -7,7 +7,7 @@ existing archive, and the page docs/tables.md, as :func:`describe_tables` writes
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -367,22 +367,26 @@ def create_tables(storage: Storage) -> None:
             uri, options = storage.table_uri(spec.name), storage.delta_options
             if DeltaTable.is_deltatable(uri, options):
                 continue
-            # without retries: the slower of two creators would redefine the table of the faster one
             with suppress(CommitFailedError):
-                DeltaTable.create(
-                    uri,
-                    Schema.from_arrow(spec.arrow_schema),
-                    mode="ignore",
-                    name=spec.name,
-                    description=spec.description,
-                    configuration=_configuration(spec),
-                    storage_options=options,
-                    commit_properties=CommitProperties(max_commit_retries=0),
-                )
+                storage.patiently(partial(_create_table, uri, options, spec))
             storage.make_durable(storage.path(spec.name, "_delta_log", f"{0:020}.json"))
             storage.make_durable(storage.path(spec.name, "_delta_log"))
             storage.make_durable(storage.path(spec.name))
     check_tables(storage)
+
+
+def _create_table(uri: str, options: dict[str, str], spec: TableSpec) -> None:
+    DeltaTable.create(
+        uri,
+        Schema.from_arrow(spec.arrow_schema),
+        mode="ignore",
+        name=spec.name,
+        description=spec.description,
+        configuration=_configuration(spec),
+        storage_options=options,
+        # without retries: the slower of two creators would redefine the table of the faster one
+        commit_properties=CommitProperties(max_commit_retries=0),
+    )
 
 
 def check_tables(storage: Storage) -> None:

@@ -17,13 +17,13 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -32,19 +32,18 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from pacspark.errors import (
     ArchiveNotFoundError,
-    MissingDependencyError,
     PacsparkError,
     StorageError,
     UsageError,
 )
+from pacspark.tables import hdfs
 
 Kind = Literal["local", "s3", "hdfs"]
+T = TypeVar("T")
 
 _SCHEMES: Final[Mapping[str, Kind]] = MappingProxyType(
     {"file": "local", "s3": "s3", "s3a": "s3", "hdfs": "hdfs"}
 )
-# hdfs-native would try for three minutes too; this still outlasts a change of the active namenode
-_HDFS_PATIENCE: Final = {"dfs.client.failover.max.attempts": "3"}
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MAX_REASON_CHARS: Final = 300
 # delta-rs would try for three minutes before it says that nobody answers
@@ -168,6 +167,13 @@ class Storage:
         self.filesystem.create_dir(path, recursive=True)
         for folder in missing:
             self.make_durable(str(folder))
+
+    def patiently(self, write: Callable[[], T]) -> T:
+        """Let delta-rs write; on HDFS again while a datanode is dead and not yet missed."""
+        if self.kind != "hdfs":
+            return write()
+        ask = partial(self.filesystem.get_file_info, "/")
+        return hdfs.patiently(write, lambda: hdfs.is_reached(ask))
 
     @contextmanager
     def errors(self, doing: str) -> Iterator[None]:
@@ -363,28 +369,7 @@ def _s3_filesystem(environment: tuple[tuple[str, str], ...]) -> pafs.FileSystem:
 
 @cache
 def _hdfs_filesystem(authority: str) -> pafs.FileSystem:
-    try:
-        from hdfs_native.fsspec import HdfsFileSystem
-    except ImportError as error:
-        message = 'HDFS needs hdfs-native and fsspec: pip install "pacspark[hdfs]"'
-        raise MissingDependencyError(message) from error
-
-    class Timed(HdfsFileSystem):
-        """Tells when files were written, under the name that pyarrow looks for."""
-
-        def info(self, path: str, **more: Any) -> dict[str, Any]:
-            found: dict[str, Any] = super().info(path, **more)
-            return found | {"mtime": found["modification_time"] / 1000}
-
-        def ls(self, path: str, detail: bool = True, **more: Any) -> list[Any]:
-            found: list[Any] = super().ls(path, detail, **more)
-            if not detail:
-                return found
-            return [one | {"mtime": one["modification_time"] / 1000} for one in found]
-
-    address = urlsplit(f"hdfs://{authority}")
-    connection = Timed(address.hostname, address.port, **_HDFS_PATIENCE)
-    return pafs.PyFileSystem(pafs.FSSpecHandler(connection))
+    return hdfs.connect(authority)
 
 
 def _sync(path: str) -> None:
