@@ -22,7 +22,9 @@ def init(root: Root, as_json: AsJson = False) -> None:
 
 def ingest(
     root: Root,
-    paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, zips, DICOMDIRs.")],
+    paths: Annotated[
+        list[str], typer.Argument(help="Files, folders, globs, zips, DICOMDIRs, landings.")
+    ],
     watch: Annotated[
         bool, typer.Option("--watch", help="Go on with what arrives in the folder, until Ctrl-C.")
     ] = False,
@@ -39,7 +41,8 @@ def ingest(
 
     With --watch it takes one folder, and goes on with what arrives there: incoming/ --watch.
     Paths may be URLs, with globs, on HDFS or S3; a zip there has to be named .zip. Paths of this
-    machine are read by the tasks: on a cluster, all its machines have to see them.
+    machine are read by the tasks: on a cluster, all its machines have to see them. The landing of a
+    gateway that will not start again is taken over; that of a living one is left to it.
     """
     if not watch:
         unused = "--once" if once else "--settle"

@@ -27,6 +27,7 @@ from pacspark.tables.reports import IngestReport
 from pacspark.tables.runs import recorded_run, versions_now
 from pacspark.tables.sources import Source, expand_sources
 from pacspark.tables.storage import Storage
+from pacspark.tables.takeover import Takeover
 
 TASK_BYTES = 256 << 20
 TASK_OBJECTS = 2048
@@ -46,7 +47,7 @@ def ingest(
     *,
     progress: Progress = SILENT,
 ) -> IngestReport:
-    """Ingest files, folders, globs, zips and DICOMDIRs.
+    """Ingest files, folders, globs, zips, DICOMDIRs, and the landing that a gateway left.
 
     Parameters
     ----------
@@ -68,21 +69,22 @@ def ingest(
     run_id = uuid.uuid4().hex
     started, versions = time.monotonic(), versions_now(storage)
     named = list(paths)
-    sources = list(expand_sources(named, storage))
-    listed_s = time.monotonic() - started
-    spark = session()
     report = IngestReport(run_id)
-    with (
-        recorded_run(
-            storage, run_id, "ingest", versions, options={"paths": [str(path) for path in named]}
-        ) as run,
-        progress.stage("ingest", len(sources), "objects") as stage,
-    ):
-        for size_bytes, done in ingest_sources(spark, storage, sources, run_id):
-            report += done
-            report = report.timed(time.monotonic() - started, list=listed_s)
-            run["metrics"] = asdict(report)
-            stage.advance(done.inputs, size_bytes)
+    with Takeover() as takeover:
+        sources = list(takeover.sources(expand_sources(named, storage)))
+        listed_s = time.monotonic() - started
+        spark = session()
+        with (
+            recorded_run(
+                storage, run_id, "ingest", versions, options={"paths": list(map(str, named))}
+            ) as run,
+            progress.stage("ingest", len(sources), "objects") as stage,
+        ):
+            for size_bytes, done in ingest_sources(spark, storage, sources, run_id):
+                report += done
+                report = report.timed(time.monotonic() - started, list=listed_s)
+                run["metrics"] = asdict(report)
+                stage.advance(done.inputs, size_bytes)
     return report.timed(time.monotonic() - started)
 
 

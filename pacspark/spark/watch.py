@@ -12,6 +12,7 @@ A batch counts as done for Spark when its objects are committed and the rest of 
 storage, so nothing is lost when the command is killed, and begun again it goes on. The run of a
 batch has an identity made of Spark's query and batch, so that a batch which comes twice has it too.
 A file that was refused waits on, in case it is written to once more: it may have been half a file.
+Journals of a gateway's landing wait while the gateway lives: it commits them itself.
 """
 
 import hashlib
@@ -40,6 +41,7 @@ from pacspark.tables.schema import REJECTS
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.sources import Source, sources_of_files
 from pacspark.tables.storage import Storage, open_storage
+from pacspark.tables.takeover import Takeover
 
 FILES_PER_BATCH: Final = 4096
 SECONDS_BETWEEN_LISTINGS: Final = 2
@@ -181,10 +183,11 @@ class Watch:
                 for row in rows
             ]
             run_id = run_id_of(self._query_id, batch_id)
-            settled = [file for file in files if self._at_rest(file)]
-            waiting = [file for file in files if file not in settled]
-            self._waiting.put(run_id, waiting)  # before the batch counts as done
-            self._ingest(settled, run_id)
+            with Takeover() as takeover:
+                settled = [file for file in files if self._at_rest(file, takeover)]
+                waiting = [file for file in files if file not in settled]
+                self._waiting.put(run_id, waiting)  # before the batch counts as done
+                self._ingest(settled, run_id, takeover)
         except BaseException as error:
             self._error = error
             raise
@@ -193,22 +196,26 @@ class Watch:
         """Take what has come to rest meanwhile; give how many files still wait to be."""
         if self._error is not None:
             return 0
-        for name, files in self._waiting.read():
-            now = list(self._seen_now(files))
-            settled = [file for file in now if self._at_rest(file) and not file.refused]
-            given_up_ms = (time.time() - REFUSED_WAIT_S) * 1000
-            rest = [
-                file
-                for file in now
-                if file not in settled and not (file.refused and file.modified_ms < given_up_ms)
-            ]
-            if settled:
-                run_id = run_id_of(name, json.dumps([asdict(file) for file in settled]))
-                self._ingest(settled, run_id)
-            if rest != files:
-                self._waiting.put(uuid.uuid4().hex, rest)
-                self._waiting.remove(name)
+        with Takeover() as takeover:
+            for name, files in self._waiting.read():
+                self._look_again_at(name, files, takeover)
         return sum(not file.refused for _, files in self._waiting.read() for file in files)
+
+    def _look_again_at(self, name: str, files: Sequence[SeenFile], takeover: Takeover) -> None:
+        now = list(self._seen_now(files))
+        settled = [file for file in now if self._at_rest(file, takeover) and not file.refused]
+        given_up_ms = (time.time() - REFUSED_WAIT_S) * 1000
+        rest = [
+            file
+            for file in now
+            if file not in settled and not (file.refused and file.modified_ms < given_up_ms)
+        ]
+        if settled:
+            run_id = run_id_of(name, json.dumps([asdict(file) for file in settled]))
+            self._ingest(settled, run_id, takeover)
+        if rest != files:
+            self._waiting.put(uuid.uuid4().hex, rest)
+            self._waiting.remove(name)
 
     def _seen_now(self, files: Iterable[SeenFile]) -> Iterator[SeenFile]:
         """Look at files again; those that are gone are forgotten."""
@@ -221,15 +228,17 @@ class Watch:
             same = seen == replace(file, refused=False)
             yield file if same else seen
 
-    def _at_rest(self, file: SeenFile) -> bool:
-        # an object of a bucket is there whole, or not at all
-        return self._watched.kind == "s3" or time.time() - file.modified_ms / 1000 >= self._settle_s
+    def _at_rest(self, file: SeenFile, takeover: Takeover) -> bool:
+        if self._watched.kind == "s3":  # an object of a bucket is there whole, or not at all
+            return True
+        still = time.time() - file.modified_ms / 1000 >= self._settle_s
+        return still and not takeover.waits(file.path)
 
-    def _ingest(self, files: Sequence[SeenFile], run_id: str) -> None:
-        if not files:
-            return
+    def _ingest(self, files: Sequence[SeenFile], run_id: str, takeover: Takeover) -> None:
         given = [(file.path, file.size_bytes) for file in files]
-        sources = list(sources_of_files(given))
+        sources = list(takeover.sources(sources_of_files(given)))
+        if not sources:
+            return
         report, started = IngestReport(run_id), time.monotonic()
         options = {"watch": self._watched.root, "files": len(files)}
         with (

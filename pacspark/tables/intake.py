@@ -154,7 +154,7 @@ class Intake:
             with open_source(source) as stream:
                 size_bytes = stream.seek(0, io.SEEK_END)
                 stream.seek(0)
-                self._take_stream(str(source), stream, size_bytes)
+                self._take_stream(str(source), stream, size_bytes, source.received_at)
         except DicomDecodeError as error:
             self._hold(_Input(str(source), error))
         except StorageError:  # the archive's own: a repeat of the whole run mends it

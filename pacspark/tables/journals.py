@@ -4,17 +4,21 @@ import hashlib
 import io
 import json
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+JOURNAL_NAME: Final = re.compile(r"(\d{12})\.landing")
+LOCK_NAME: Final = "landing.lock"
+"""A file that makes a folder a landing: its gateway holds a lock on it."""
 _STEP_BYTES: Final = 1 << 20
 MAGIC: Final = b"PSLAND01"
 HEADER: Final = struct.Struct("<8sIQ32sI")
@@ -84,6 +88,11 @@ class FilePart(io.RawIOBase):
         """Close the file."""
         self._stream.close()
         super().close()
+
+
+def open_record(path: Path, offset: int, size_bytes: int) -> BinaryIO:
+    """Open an object of a journal as a seekable file."""
+    return io.BufferedReader(FilePart(io.FileIO(path), offset, size_bytes), _STEP_BYTES)
 
 
 def read_journal(path: Path, number: int) -> Iterator[Landed]:

@@ -16,9 +16,7 @@ whole was never acknowledged, and ends its journal.
 import errno
 import fcntl
 import hashlib
-import io
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,7 +28,14 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from pacspark.errors import LandingFullError, StorageError, UsageError
-from pacspark.tables.journals import FilePart, Landed, read_journal, record_header
+from pacspark.tables.journals import (
+    JOURNAL_NAME,
+    LOCK_NAME,
+    Landed,
+    open_record,
+    read_journal,
+    record_header,
+)
 
 __all__ = ["Landed", "Landing"]
 
@@ -42,7 +47,6 @@ IN_MEMORY_BYTES: Final = 256 << 20
 _STEP_BYTES: Final = 1 << 20
 _BATCH_BYTES: Final = 64 << 20
 _UNFINISHED: Final = -1
-_NAME: Final = re.compile(r"(\d{12})\.landing")
 
 
 @dataclass(slots=True)
@@ -94,14 +98,14 @@ class Landing:
         self._next = 1
         with disk_errors(folder, "open the landing"):
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock_file = (folder / "lock").open("a+b")
+            self._lock_file = (folder / LOCK_NAME).open("a+b")
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock_file.close()
             message = (
                 f"{folder}: expected a landing folder of this gateway alone, found one that "
-                "another process holds; give each gateway its own"
+                "another process holds; give each gateway its own, or wait for the ingest of it"
             )
             raise UsageError(message) from error
 
@@ -137,7 +141,7 @@ class Landing:
         found: list[Landed] = []
         with disk_errors(self.folder, "read the landing"):
             for path in sorted(self.folder.iterdir()):
-                match = _NAME.fullmatch(path.name)
+                match = JOURNAL_NAME.fullmatch(path.name)
                 if match is None:
                     continue
                 number = int(match[1])
@@ -227,9 +231,7 @@ class Landing:
     def open_stream(self, landed: Landed) -> BinaryIO:
         """Open an object as a seekable file; errors are those of :meth:`read`."""
         with disk_errors(self.folder, "read the landing"):
-            stream = io.FileIO(self._path(landed.journal))
-        part = FilePart(stream, landed.offset, landed.size_bytes)
-        return io.BufferedReader(part, _STEP_BYTES)
+            return open_record(self._path(landed.journal), landed.offset, landed.size_bytes)
 
     def remove(self, landed: Iterable[Landed]) -> None:
         """Forget objects that the tables have; journals without others are removed."""

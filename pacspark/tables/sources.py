@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -28,6 +29,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from pacspark.errors import DicomDecodeError, UsageError
+from pacspark.tables.journals import open_record
 from pacspark.tables.storage import Storage, open_storage
 
 IN_MEMORY_BYTES = 64 << 20
@@ -53,19 +55,25 @@ class Source:
     path
         A file of this machine, or a URL that pyarrow or hdfs-native can open.
     member
-        The name inside, where `path` is a zip.
+        The name inside, where `path` is a zip; who sent it, where `path` is a landing's journal.
     member_offset
-        Where the member's header lies in the zip; names may be there twice.
+        Where the member's header lies in the zip: names may be there twice. Where the bytes of the
+        object begin in a journal.
     size_bytes
         Its size; of a zip member, inflated, as the zip claims.
+    received_at
+        When a gateway received it: of an object in a landing's journal alone.
     """
 
     path: str
     size_bytes: int
     member: str | None = None
     member_offset: int = 0
+    received_at: datetime | None = None
 
     def __str__(self) -> str:
+        if self.member is not None and self.received_at is not None:
+            return self.member  # as the gateway would have named it
         name = self.path if self.member is None else f"{self.path}!{self.member}"
         return name.encode("utf-8", "backslashreplace").decode()  # names of files are any bytes
 
@@ -344,7 +352,10 @@ def open_source(source: Source) -> Iterator[BinaryIO]:
         When the file cannot be read.
     """
     try:
-        stream = _open(source.path) if source.member is None else _inflate_member(source)
+        if source.received_at is not None:
+            stream = open_record(Path(source.path), source.member_offset, source.size_bytes)
+        else:
+            stream = _open(source.path) if source.member is None else _inflate_member(source)
     except FileNotFoundError as error:
         message = (
             "expected a file that every machine of the cluster can read, found none on "

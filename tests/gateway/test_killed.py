@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from pacspark.archive import create_archive
 from pacspark.dicom.decode import data_set_start
 from pacspark.errors import AssociationEndedError, ProtocolError
 from pacspark.gateway.commands import C_STORE
@@ -22,6 +24,9 @@ from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 from tests.ct_objects import ct_image, encoded
 from tests.gateway.conftest import LIMITS
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 LITTLE = "1.2.840.10008.1.2.1"
@@ -116,6 +121,26 @@ def check(folder: Path, uids: list[str]) -> None:
             kept = gateway.store.read(gateway.store.instance(uid))
             assert kept[data_set_start(kept) :] == data_set(uid), uid
         assert Catalog(storage).rejects().num_rows == 0
+
+
+def test_kill__for_good_leaves_a_landing_that_an_ingest_takes(
+    spark: "SparkSession", tmp_path: Path
+) -> None:
+    archive = create_archive(tmp_path / "archive", spark)
+    (tmp_path / "gateway.toml").write_text(CONFIG)
+    uids = killed_while_storing(tmp_path, 0, 60)
+    for times in range(2):
+        report = archive.ingest(tmp_path / "landing")
+        assert (report.conflict, report.rejected) == (0, 0)
+        assert times == 0 or report.stored == 0
+    rows = Catalog(archive.catalog.storage).table("instances").to_pylist()
+    assert len(rows) == len({row["sop_instance_uid"] for row in rows})
+    kept = {row["sop_instance_uid"]: archive.catalog.read_object(row) for row in rows}
+    for uid in uids:
+        assert kept[uid][data_set_start(kept[uid]) :] == data_set(uid)
+    assert {row["source"].partition("@")[0] for row in rows} == {"dimse://TEST"}
+    # and where the gateway comes back all the same
+    check(tmp_path, uids)
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(12, marks=pytest.mark.slow)])

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ from pacspark.progress import Progress
 from pacspark.spark import watch as watching
 from pacspark.spark.watch import Watch
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.storage import open_storage
-from tests.servers import S3Server, wait_until
+from pacspark.tables.landing import Landing
+from pacspark.tables.storage import Storage, open_storage
+from tests.servers import wait_until
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -178,20 +179,52 @@ def test_watch__runs_until_it_is_told_to_stop(
     assert [line.partition(" in ")[0] for line in heard.lines] == ["watch: stored 1"] * 2
 
 
-def test_watch__takes_objects_of_a_bucket(
-    spark: "SparkSession", tmp_path: Path, s3_server: S3Server
-) -> None:
-    root = s3_server.new_root()
-    incoming = open_storage(s3_server.new_root())
-    for number in range(3):
-        path = incoming.path(f"{number}.dcm")
+def arrive(incoming: Storage, numbers: Iterable[int]) -> None:
+    incoming.create_folder("deep")
+    for number in numbers:
+        path = incoming.path("deep", f"{number}.dcm")
         with incoming.filesystem.open_output_stream(path) as stream:
             stream.write(instance(number))
-    archive = create_archive(root, spark, Heard())
+
+
+def test_watch__takes_what_arrives_on_any_storage(
+    spark: "SparkSession", archive_root: str, tmp_path: Path
+) -> None:
+    archive = create_archive(f"{archive_root}/archive", spark, Heard())
+    incoming = open_storage(f"{archive_root}/in")
+    arrive(incoming, range(3))
     with unread(spark):
-        report = archive.watch(incoming.root, once=True)
-    assert (report.stored, report.rejected) == (3, 0)
-    assert archive.watch(incoming.root, once=True).inputs == 0
+        first = archive.watch(incoming.root, settle_s=0, once=True)
+    assert (first.stored, first.rejected) == (3, 0)
+    arrive(incoming, range(2, 5))
+    second = archive.watch(incoming.root, settle_s=0, once=True)
+    assert (second.inputs, second.stored) == (2, 2)
+    assert archive.watch(incoming.root, settle_s=0, once=True).inputs == 0
+    assert sources(archive) == [f"{number}.dcm" for number in range(5)]
+    for row in archive.catalog.table("instances").to_pylist():
+        number = int(Path(row["source"]).stem)
+        assert archive.catalog.read_object(row) == instance(number)
+
+
+def test_watch__takes_a_landing_when_its_gateway_is_gone(archive: Archive, tmp_path: Path) -> None:
+    folder = tmp_path / "landing"
+    with Landing(folder) as landing:
+        for number in range(3):
+            landing.append(instance(number), f"CT{number}")
+        stop, reports = threading.Event(), []
+        watch = Watch(archive.spark, archive.catalog.storage, str(folder), 0)
+        run = threading.Thread(
+            target=lambda: reports.append(watch.run(once=False, stop=stop)), daemon=True
+        )
+        run.start()
+        # its journal waits while the gateway lives
+        wait_until(lambda: any(files for _, files in watch._waiting.read()), "a journal", [])
+        assert archive.catalog.version() == 0
+    wait_until(lambda: Catalog(archive.catalog.storage).version() > 0, "a commit", [])
+    stop.set()
+    run.join(60)
+    assert (reports[0].stored, reports[0].rejected) == (3, 0)
+    assert sources(archive) == ["CT0", "CT1", "CT2"]
 
 
 def test_watch__refuses_what_is_no_folder_beside_the_archive(

@@ -49,7 +49,7 @@ def test_names__come_from_numbers_alone(tmp_path: Path) -> None:
     with Landing(tmp_path) as landing:
         landing.append(b"x", "../../../etc/passwd\n{}")
         landing.append(noise(LARGE_BYTES + 1), "large")
-    assert [path.name for path in tmp_path.iterdir() if path.name != "lock"] == [
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == [
         path.name for path in tmp_path.glob("[0-9]*.landing")
     ]
     assert reopened(tmp_path)[0] == ("../../../etc/passwd\n{}", b"x")
