@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from starlette.responses import Response
 
-from pacspark.errors import QueryError, UnacceptableError
+from pacspark.errors import PacsparkError, QueryError, TranscodingError, UnacceptableError
 from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.web_call import Call, etag_of, not_modified
 from pacspark.gateway.web_frames import FrameSource, transcoded_object
@@ -93,7 +93,7 @@ def _picture(
             message = "frames: expected one frame in one picture, found several"
             raise UnacceptableError(message)
     window = _numbers(asked.get("window") or _window_of_uri(asked), "window", 2)
-    picture = Image.fromarray(_grey_or_rgb(source, number, window, asked.get("window", "")))
+    picture = _drawn(source, number, window, asked.get("window", ""))
     picture = _in_viewport(picture, asked.get("viewport"), thumbnail=thumbnail)
     quality = _count(asked.get("quality") or asked.get("imageQuality") or "90", "quality", 100)
     buffer = io.BytesIO()
@@ -142,6 +142,19 @@ def _count(text: str, name: str, most: int) -> int:
         message = f"{name}: expected a number from 1 to {most}, found {text[:64]!r}"
         raise QueryError(message)
     return int(text)
+
+
+def _drawn(source: FrameSource, number: int, window: list[float] | None, asked: str) -> Image.Image:
+    try:
+        return Image.fromarray(_grey_or_rgb(source, number, window, asked))
+    except PacsparkError:
+        raise
+    except Exception as error:
+        # whatever a header says that no picture can be made of: tables without entries, 600 bits
+        told = " ".join(str(error).split())[:200]
+        uid = source.instance.sop_instance_uid
+        message = f"{uid}: expected what makes a picture of its pixels, found {told!r}"
+        raise TranscodingError(message) from error
 
 
 def _grey_or_rgb(
