@@ -110,6 +110,7 @@ def _object(catalog: Catalog, row: dict[str, Any]) -> Outgoing:
         row["sop_instance_uid"],
         row["sop_class_uid"],
         row["transfer_syntax_uid"],
+        row["size_bytes"],
         partial(catalog.stream_object, row),
     )
 

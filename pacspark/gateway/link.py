@@ -12,10 +12,10 @@ import socket
 import ssl
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from time import monotonic
 from typing import Final
 
@@ -38,6 +38,8 @@ _PDV_HEADER: Final = struct.Struct(">IBB")
 _COMMAND, _LAST = 1, 2
 _MOST_COMMAND_BYTES: Final = 64 << 10
 _SENT_AT_ONCE_BYTES: Final = 1 << 20
+_MOST_PARTS: Final = 512
+"""The system takes no more in one call."""
 _LEAST_PDU_BYTES: Final = 4096
 _UNLIMITED_PDU_BYTES: Final = 1 << 20
 _MOST_WAITING: Final = 64
@@ -132,7 +134,7 @@ class Link:
 
     # PDUs
 
-    def read_pdu(self, wait_s: float, rest_s: float | None = None) -> tuple[int, bytes]:
+    def read_pdu(self, wait_s: float, rest_s: float | None = None) -> tuple[int, bytearray]:
         """Read one PDU: its type and what follows its length.
 
         Parameters
@@ -165,7 +167,7 @@ class Link:
             raise ProtocolError(message)
         return kind, self._receive(length, deadline)
 
-    def _receive(self, length: int, deadline: float) -> bytes:
+    def _receive(self, length: int, deadline: float) -> bytearray:
         data = bytearray(length)
         view, have = memoryview(data), 0
         try:
@@ -189,16 +191,31 @@ class Link:
                 raise
             message = f"{self.peer}: the connection was lost: {error.strerror or error}"
             raise AssociationEndedError(message) from error
-        return bytes(data)
+        return data
 
     def send_pdu(self, kind: int, body: bytes) -> None:
         """Send one PDU."""
-        self._send(_PDU_HEADER.pack(kind, len(body)) + body)
+        self._send([_PDU_HEADER.pack(kind, len(body)) + body])
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Send some parts in a row, without a copy of them but for TLS."""
+        has_tls = isinstance(self._connection, ssl.SSLSocket)
+        left = deque([b"".join(parts)] if has_tls else parts)
+        deadline = monotonic() + self.limits.idle_s
         try:
-            self._connection.settimeout(self.limits.idle_s)
-            self._connection.sendall(data)
+            while left:
+                left_s = deadline - monotonic()
+                if left_s <= 0:
+                    raise TimeoutError("timed out")
+                self._connection.settimeout(left_s)
+                if has_tls:
+                    sent = self._connection.send(left[0])
+                else:
+                    sent = self._connection.sendmsg(list(islice(left, _MOST_PARTS)))
+                while left and sent >= len(left[0]):
+                    sent -= len(left.popleft())
+                if sent:
+                    left[0] = memoryview(left[0])[sent:]
         except OSError as error:
             self.close()
             message = f"{self.peer}: the connection was lost: {error.strerror or error}"
@@ -279,8 +296,8 @@ class Link:
             message = f"{self.peer}: expected data or the release, found a PDU of type {kind}"
             raise ProtocolError(message)
 
-    def _take_values(self, body: bytes) -> None:
-        position = 0
+    def _take_values(self, body: bytearray) -> None:
+        view, position = memoryview(body), 0
         while position < len(body):
             if position + 6 > len(body):
                 message = f"{self.peer}: expected a presentation data value, found the PDU's end"
@@ -292,10 +309,10 @@ class Link:
                     f"{self.peer}: expected a value within its PDU, found one of {length} bytes"
                 )
                 raise ProtocolError(message)
-            self._take_value(context_id, control, body[position + 6 : end])
+            self._take_value(context_id, control, view[position + 6 : end])
             position = end
 
-    def _take_value(self, context_id: int, control: int, value: bytes) -> None:
+    def _take_value(self, context_id: int, control: int, value: memoryview) -> None:
         if self._incoming is None:
             self._incoming = _Incoming(context_id)
         incoming = self._incoming
@@ -322,7 +339,7 @@ class Link:
         self._incoming = None
         self._take_message(incoming.message)
 
-    def _take_command(self, incoming: _Incoming, value: bytes, *, is_last: bool) -> None:
+    def _take_command(self, incoming: _Incoming, value: memoryview, *, is_last: bool) -> None:
         incoming.command_bytes += value
         if len(incoming.command_bytes) > _MOST_COMMAND_BYTES:
             message = f"{self.peer}: expected at most {_MOST_COMMAND_BYTES} bytes of command"
@@ -378,23 +395,24 @@ class Link:
             waiting += (header, value)
             waiting_bytes += len(value)
             if waiting_bytes >= _SENT_AT_ONCE_BYTES:
-                self._send(b"".join(waiting))
+                self._send(waiting)
                 waiting.clear()
                 waiting_bytes = 0
         if waiting:
-            self._send(b"".join(waiting))
+            self._send(waiting)
 
     def _pdus(
         self, context_id: int, control: int, parts: Iterable[bytes | memoryview]
     ) -> Iterator[tuple[bytes, memoryview]]:
         """Cut a stream into PDUs that the peer takes, headers and values; the last one says so."""
         most = self.peer_pdu_bytes - 6 & ~1  # fragments have an even length
+        full = self._header(context_id, control, most)
         waiting = memoryview(b"")
         for part in parts:
             view = memoryview(bytes(waiting) + part) if waiting else memoryview(part)
             start = 0
             while len(view) - start > most:
-                yield self._header(context_id, control, most), view[start : start + most]
+                yield full, view[start : start + most]
                 start += most
             waiting = view[start:]
         yield self._header(context_id, control | _LAST, len(waiting)), waiting

@@ -277,7 +277,7 @@ def _request(
     return Association(link, calling_ae_title, destination.ae_title, destination.host, accepted)
 
 
-def _decoded(link: Link, pdu_class: type, kind: int, body: bytes) -> Any:
+def _decoded(link: Link, pdu_class: type, kind: int, body: bytes | bytearray) -> Any:
     """Decode an association PDU; whatever pynetdicom makes of hostile bytes is one error."""
     pdu = pdu_class()
     try:

@@ -12,7 +12,7 @@ from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.identifiers import text_of, write_identifier
 from pacspark.gateway.link import Message
 from pacspark.gateway.searching import search
-from pacspark.gateway.sending import Outgoing, Sent, send_one, send_to
+from pacspark.gateway.sending import Outgoing, Sent, read_ahead, send_one, send_to
 from pacspark.gateway.session import Session
 from pacspark.gateway.storing import Store
 
@@ -27,7 +27,7 @@ def get(session: Session, message: Message) -> None:
     message_id = message.command.get("MessageID", 0)
     sent = Sent(len(instances))
     link = session.association.link
-    for number, one in enumerate(outgoing(session.store, instances), 1):
+    for number, one in enumerate(read_ahead(outgoing(session.store, instances)), 1):
         if link.is_cancelled(message_id):
             _finish(session, message, "get", sent, cancelled=True)
             return
@@ -94,6 +94,7 @@ def _outgoing(store: Store, instance: StoredInstance, row: dict[str, Any] | None
         instance.sop_instance_uid,
         instance.sop_class_uid,
         instance.transfer_syntax_uid,
+        instance.size_bytes,
         lambda: store.stream(instance, row),
     )
 

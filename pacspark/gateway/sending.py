@@ -6,7 +6,9 @@ For C-GET (over the association that asked), C-MOVE and `pacspark send` (over on
 import logging
 import ssl
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 from pacspark.dicom.decode import data_set_start
@@ -21,6 +23,7 @@ from pacspark.gateway.config import Destination, Limits
 from pacspark.gateway.negotiation import Association, Context, request
 from pacspark.gateway.statuses import SUCCESS, dimse_status
 from pacspark.gateway.transcoding import TARGETS, transcoded
+from pacspark.tables.landing import LARGE_BYTES
 
 LOGGER: Final = logging.getLogger(__name__)
 _MOST_CONTEXTS: Final = 128
@@ -36,6 +39,8 @@ class Outgoing:
     ----------
     sop_instance_uid, sop_class_uid, transfer_syntax_uid
         of the object
+    size_bytes
+        of all of it
     pieces
         reads it, piece by piece
     """
@@ -43,6 +48,7 @@ class Outgoing:
     sop_instance_uid: str
     sop_class_uid: str
     transfer_syntax_uid: str
+    size_bytes: int
     pieces: Callable[[], Iterator[bytes]]
 
 
@@ -90,6 +96,38 @@ class Sent:
         self.failed.append(one.sop_instance_uid)
         if why not in self.reasons and len(self.reasons) < 8:
             self.reasons.append(why)
+
+
+def read_ahead(objects: Iterable[Outgoing]) -> Iterator[Outgoing]:
+    """Give objects that are read while the peer still has the one before in its hands.
+
+    A peer takes one object at a time and answers before the next, so what is done beside that is
+    time that it does not wait. One object is ahead, and none of more than 8 MiB, so that peers that
+    read slowly cost little memory; where reading fails, taking the object's pieces does.
+    """
+    with ThreadPoolExecutor(1, "pacspark-read-ahead") as reader:
+        ahead: Outgoing | None = None
+        for one in objects:
+            begun = one
+            if one.size_bytes <= LARGE_BYTES:
+                first = reader.submit(_begun, one.pieces)
+                begun = replace(one, pieces=partial(_pieces_of, first))
+            if ahead is not None:
+                yield ahead
+            ahead = begun
+        if ahead is not None:
+            yield ahead
+
+
+def _begun(pieces: Callable[[], Iterator[bytes]]) -> tuple[bytes, Iterator[bytes]]:
+    left = pieces()
+    return next(left), left
+
+
+def _pieces_of(begun: Future[tuple[bytes, Iterator[bytes]]]) -> Iterator[bytes]:
+    first, left = begun.result()
+    yield first
+    yield from left
 
 
 def send_one(
@@ -223,7 +261,7 @@ def send_to(
     """
     sent = Sent(len(objects))
     for batch in _batches(objects):
-        left = list(reversed(batch))
+        left = len(batch)
         try:
             association = request(destination, calling_ae_title, contexts_for(batch), limits, tls)
         except (AssociationEndedError, ProtocolError) as error:
@@ -232,12 +270,12 @@ def send_to(
             yield sent
             continue
         try:
-            while left:
-                one = left.pop()
+            for one in read_ahead(batch):
                 _send_counted(association, one, sent, originator or {})
+                left -= 1
                 yield sent
         except (AssociationEndedError, ProtocolError) as error:
-            for other in [one, *reversed(left)]:
+            for other in batch[len(batch) - left :]:
                 sent.fail(other, str(error))
             yield sent
         finally:

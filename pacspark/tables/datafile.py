@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
@@ -87,7 +87,8 @@ class ObjectLocation:
 
     def columns(self) -> dict[str, Any]:
         """Give the columns of `instances` and `rejects` of the same names."""
-        return asdict(self)
+        # not `asdict`, which copies deeply: this is done for each object
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @contextmanager

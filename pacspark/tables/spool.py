@@ -35,7 +35,7 @@ class Spool:
         self._file: BinaryIO | None = None
         self._error: StorageError | None = None
 
-    def write(self, part: bytes) -> None:
+    def write(self, part: bytes | memoryview) -> None:
         """Take one part."""
         self.size_bytes += len(part)
         if self._error is not None:
@@ -66,7 +66,7 @@ class Spool:
             self._landing.hold(-self._held_bytes)
         self._held_bytes = 0
 
-    def _write_out(self, part: bytes) -> None:
+    def _write_out(self, part: bytes | memoryview) -> None:
         folder = None if self._landing is None else self._landing.folder
         with disk_errors(folder or tempfile.gettempdir(), "take in an object"):
             if self._landing is not None:

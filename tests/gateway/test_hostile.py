@@ -92,7 +92,7 @@ def test_pdu_of_4_gib__is_refused_before_it_takes_memory(gateway: Gateway) -> No
         associations = [associated(gateway, VERIFICATION) for _ in range(20)]
         for association in associations:
             stack.callback(association.link.close)
-            association.link._send(b"\x04\x00" + struct.pack(">I", 0xFFFFFFF0) + bytes(1000))
+            association.link._send([b"\x04\x00" + struct.pack(">I", 0xFFFFFFF0) + bytes(1000)])
         for association in associations:
             with pytest.raises(AssociationEndedError):
                 association.link.receive()
@@ -110,7 +110,7 @@ def test_slow_peers__are_dropped_and_an_honest_one_is_served(
         dripping.sendall(b"\x01\x00\x00\x00\x10\x00")
         idle = associated(gateway, VERIFICATION)
         half_a_pdu = associated(gateway, VERIFICATION)
-        half_a_pdu.link._send(b"\x04\x00\x00\x00\x10\x00" + bytes(10))
+        half_a_pdu.link._send([b"\x04\x00\x00\x00\x10\x00" + bytes(10)])
         echo(gateway)
         for peer in [*silent, dripping]:
             end_of(peer)

@@ -1,0 +1,85 @@
+"""What is sent, byte for byte, to peers that read slowly; and what is read before it is sent."""
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pacspark.errors import StorageError
+from pacspark.gateway.commands import C_STORE
+from pacspark.gateway.config import Limits
+from pacspark.gateway.link import Link
+from pacspark.gateway.sending import Outgoing, read_ahead
+from pacspark.tables.landing import LARGE_BYTES
+
+
+def test_link__sends_all_to_a_peer_that_takes_little_at_a_time() -> None:
+    data = bytes(range(251)) * 13_001  # some 3 MB: more parts than one call of the system takes
+    here, there = socket.socketpair()
+    here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
+    link = Link(here, Limits(), "a slow peer")
+    got = bytearray()
+
+    def read() -> None:
+        while part := there.recv(7_001):
+            got.extend(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    command = {"CommandField": C_STORE, "MessageID": 1}
+    parts: list[bytes | memoryview] = [data[:500_001], memoryview(data)[500_001:]]
+    link.send(command, 3, iter(parts))
+    link.close()
+    reader.join(30)
+    there.close()
+    values, position = [b"", b""], 0
+    while position < len(got):
+        assert got[position : position + 2] == b"\4\0"
+        length = int.from_bytes(got[position + 6 : position + 10])
+        assert int.from_bytes(got[position + 2 : position + 6]) == length + 4 <= 4096
+        assert got[position + 10] == 3
+        is_command, is_last = got[position + 11] & 1, got[position + 11] & 2
+        position += 10 + length
+        values[is_command] += bytes(got[position - length + 2 : position])
+        assert bool(is_last) == (position == len(got) or (is_command and not values[0]))
+    assert values[0] == data
+
+
+def outgoing(name: str, read: list[str], *pieces: bytes) -> Outgoing:
+    def given() -> Iterator[bytes]:
+        read.append(name)
+        if not pieces:
+            raise StorageError(name)
+        yield from pieces
+
+    return Outgoing(name, "", "", sum(map(len, pieces)), given)
+
+
+def test_read_ahead__begins_the_next_object_and_no_more() -> None:
+    read: list[str] = []
+    names = [f"1.{n}" for n in range(4)]
+    for place, one in enumerate(read_ahead(outgoing(n, read, n.encode(), b"!") for n in names)):
+        assert one.sop_instance_uid == names[place]
+        assert b"".join(one.pieces()) == names[place].encode() + b"!"
+        assert set(names[: place + 1]) <= set(read) <= set(names[: place + 2])
+
+
+def test_read_ahead__leaves_large_objects_where_they_are() -> None:
+    read: list[str] = []
+    large = [outgoing(n, read, bytes(LARGE_BYTES), b"!") for n in ("1", "2")]
+    for one in read_ahead(large):
+        assert one.sop_instance_uid not in read
+        assert sum(map(len, one.pieces())) == LARGE_BYTES + 1
+    assert read == ["1", "2"]
+
+
+def test_read_ahead__fails_where_the_object_is_taken() -> None:
+    read: list[str] = []
+    one, other, third = read_ahead(
+        iter([outgoing("1", read, b"x"), outgoing("2", read), outgoing("3", read, b"z")])
+    )
+    assert list(one.pieces()) == [b"x"]
+    with pytest.raises(StorageError, match="2"):
+        next(other.pieces())
+    assert list(third.pieces()) == [b"z"]
