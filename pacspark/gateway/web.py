@@ -163,6 +163,7 @@ def application(store_: Store, config: GatewayConfig, audit: AuditLog) -> ASGIAp
         return Route(path, _ByMethod(made), methods=list(made), name=name)
 
     dicomweb: list[BaseRoute] = [
+        route(_INSTANCE + "/frames/{frames}", "frames", frames),  # routes are tried in this order
         pair("/studies", "studies", ("GET", partial(query, level="study"), "read"),
              ("POST", store, "write")),
         route("/series", "series", partial(query, level="series")),
@@ -174,7 +175,6 @@ def application(store_: Store, config: GatewayConfig, audit: AuditLog) -> ASGIAp
         *(route(path + "/rendered", "rendered", rendered) for path in _LEVELS),
         *(route(path + "/thumbnail", "thumbnail", partial(rendered, thumbnail=True))
           for path in _LEVELS),
-        route(_INSTANCE + "/frames/{frames}", "frames", frames),
         route(_INSTANCE + "/frames/{frames}/rendered", "rendered", rendered),
         route(_INSTANCE + "/frames/{frames}/thumbnail", "thumbnail",
               partial(rendered, thumbnail=True)),

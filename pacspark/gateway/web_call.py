@@ -299,7 +299,11 @@ class Part:
 
 
 def parts_answer(
-    media_type: str, parts: Iterator[Part], *, headers: Mapping[str, str] | None = None
+    media_type: str,
+    parts: Iterator[Part],
+    *,
+    headers: Mapping[str, str] | None = None,
+    is_small: bool = False,
 ) -> Response:
     """Answer ``multipart/related`` (PS3.18 8.6.1.2), part by part.
 
@@ -312,13 +316,17 @@ def parts_answer(
         boundary and the connection closes, so that nobody takes it for whole
     headers
         more
+    is_small
+        whether all of it may be read before it is sent: each turn between the threads that read and
+        the one that sends takes as long as reading a frame
     """
     boundary = uuid.uuid4().hex
-    return StreamingResponse(
-        _gathered(_parts(boundary, parts)),
-        media_type=f'{MULTIPART}; type="{media_type}"; boundary={boundary}',
-        headers={"Vary": "Accept"} | dict(headers or {}),
-    )
+    told = {"Vary": "Accept"} | dict(headers or {})
+    kind = f'{MULTIPART}; type="{media_type}"; boundary={boundary}'
+    pieces = _parts(boundary, parts)
+    if is_small:
+        return Response(b"".join(pieces), media_type=kind, headers=told)
+    return StreamingResponse(_gathered(pieces), media_type=kind, headers=told)
 
 
 def _parts(boundary: str, parts: Iterator[Part]) -> Iterator[bytes]:
@@ -326,12 +334,9 @@ def _parts(boundary: str, parts: Iterator[Part]) -> Iterator[bytes]:
         head = f"--{boundary}\r\nContent-Type: {part.media_type}\r\n"
         if part.location:
             head += f"Content-Location: {part.location}\r\n"
-        # small parts go out in one write with their heads
-        before = f"{head}\r\n".encode()
-        for data in part.data():
-            yield before + data
-            before = b""
-        yield before + b"\r\n"
+        yield f"{head}\r\n".encode()
+        yield from part.data()
+        yield b"\r\n"
     yield f"--{boundary}--\r\n".encode()
 
 

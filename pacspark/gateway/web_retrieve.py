@@ -39,6 +39,7 @@ from pacspark.gateway.web_media import (
 from pacspark.tables.schema import frame_index
 
 _STEP_BYTES: Final = 1 << 20
+_SMALL_BYTES: Final = 8 << 20
 _ROWS_AT_ONCE: Final = 128
 _MOST_FRAMES: Final = 100_000
 _BULK_URI: Final = '"BulkDataURI":"#'
@@ -180,7 +181,8 @@ def frames(call: Call) -> Response:
         )
         for place, number in enumerate(numbers)
     )
-    return parts_answer(media_type, parts, headers=headers)
+    is_small = len(numbers) == 1 and len(first) <= _SMALL_BYTES
+    return parts_answer(media_type, parts, headers=headers, is_small=is_small)
 
 
 def _one(known: bytes | None, read: Callable[[int], bytes], number: int) -> list[bytes]:
