@@ -9,14 +9,12 @@ Records one JSON line per case in ``docs/benchmarks/gateway.jsonl``.
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -25,11 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 
 from benchmarks.benchmark_ingest import write_slices
+from benchmarks.gateways import Server, orthanc, pacspark
 from benchmarks.instances import SERIES_PER_STUDY, SLICES_PER_SERIES, made_uid
 from benchmarks.results import record
 from pacspark.gateway.services import STUDY_ROOT
@@ -44,24 +42,6 @@ ASSOCIATIONS = 8
 
 def no_delay(event: Any) -> None:
     event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-@contextmanager
-def pacspark(root: Path) -> Iterator[tuple[int, psutil.Process]]:
-    """Serve an archive; give port and process."""
-    with (root.parent / "serve.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pacspark", "serve", str(root), "--dimse-port", "0",
-             "--http-port", "0", "--json", "--landing", str(root.parent / "landing")],
-            stdout=subprocess.PIPE, stderr=log, text=True,
-        )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        told = json.loads(process.stdout.readline())
-        yield told["dimse_port"], psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(120)
 
 
 @contextmanager
@@ -102,14 +82,6 @@ def split(folder: Path, parts: int) -> list[Path]:
     return made
 
 
-def measured(process: psutil.Process, work: Callable[[], None]) -> tuple[float, float]:
-    """Give the seconds that something took, and those of the CPU that a process worked for it."""
-    before, started = process.cpu_times(), time.perf_counter()
-    work()
-    seconds, after = time.perf_counter() - started, process.cpu_times()
-    return seconds, (after.user + after.system) - (before.user + before.system)
-
-
 def all_at_once(port: int, folders: list[Path]) -> None:
     threads = [threading.Thread(target=storescu, args=(port, folder)) for folder in folders]
     for thread in threads:
@@ -118,19 +90,21 @@ def all_at_once(port: int, folders: list[Path]) -> None:
         thread.join()
 
 
-def stored(server: str, port: int, process: psutil.Process, work: Path, objects: int) -> None:
+def stored(name: str, server: Server, work: Path, objects: int) -> None:
     """Record how fast objects are stored, over one association and over eight."""
     for case, associations in (("store", 1), ("store_8", ASSOCIATIONS)):
-        folder = work / f"{server}-{case}"
+        folder = work / f"{name}-{case}"
         folder.mkdir()
         size_bytes = write_slices(folder, objects, 512)
         for path in folder.iterdir():  # other UIDs than those of the first case
             if associations > 1:
                 path.write_bytes(path.read_bytes().replace(b"2.25.1000", b"2.25.7000"))
         folders = split(folder, associations)
-        seconds, cpu_s = measured(process, lambda: all_at_once(port, folders))  # noqa: B023
+        started, cpu_s = time.perf_counter(), server.cpu_s
+        all_at_once(server.port, folders)
+        seconds, cpu_s = time.perf_counter() - started, server.cpu_s - cpu_s
         record(
-            "gateway", case=case, server=server, objects=objects, bytes=size_bytes,
+            "gateway", case=case, server=name, objects=objects, bytes=size_bytes,
             seconds=round(seconds, 2), instances_per_s=round(objects / seconds, 1),
             server_cpu_ms_per_object=round(1000 * cpu_s / objects, 2),
         )  # fmt: skip
@@ -160,9 +134,16 @@ def got(server: str, port: int, work: Path, objects: int) -> None:
 
 
 def asked(
-    server: str, port: int, keys: Callable[[], dict[str, str]], queries: int, **more: object
+    server: str,
+    port: int,
+    keys: Callable[[], dict[str, str]],
+    queries: int,
+    *,
+    case: str = "find_by_key",
+    matches: int = 1,
+    **more: object,
 ) -> None:
-    """Record how long queries by key take a client, over one association."""
+    """Record how long queries take a client, over one association."""
     entity = AE("BENCH")
     entity.add_requested_context(FIND)
     entity.dimse_timeout = 5
@@ -180,7 +161,7 @@ def asked(
         answers = [answer for _, answer in association.send_c_find(query, FIND)]
         taken.append(time.perf_counter() - started)
         # pynetdicom's own reactor takes an answer away from its caller now and then
-        if len(answers) != 2:
+        if len(answers) != matches + 1:
             lost += 1
             taken.pop()
         if not association.is_established:
@@ -189,7 +170,7 @@ def asked(
     assert lost <= 0.05 * queries, lost
     taken = sorted(taken[10:])
     record(
-        "gateway", case="find_by_key", server=server, queries=queries,
+        "gateway", case=case, server=server, queries=queries, matches=matches,
         p50_ms=round(1000 * statistics.median(taken), 2),
         p99_ms=round(1000 * taken[int(0.99 * len(taken))], 2), lost_by_client=lost, **more,
     )  # fmt: skip
@@ -215,15 +196,24 @@ def many(root: Path, queries: int) -> None:
             "PatientName": "", "StudyDate": "", "NumberOfStudyRelatedInstances": "",
         }  # fmt: skip
 
-    started = time.perf_counter()
-    with pacspark(root) as (port, process):
-        start_s = time.perf_counter() - started
+    def wildcard() -> dict[str, str]:
+        hundred = draw.randrange(max(instances // per_study // 100, 1))
+        return {
+            "QueryRetrieveLevel": "STUDY", "AccessionNumber": f"A{hundred:06d}*",
+            "StudyInstanceUID": "", "PatientName": "", "StudyDate": "",
+        }  # fmt: skip
+
+    with pacspark(root) as server:
         record(
             "gateway", case="start", server="pacspark", instances=instances,
-            seconds=round(start_s, 2), rss_mb=round(process.memory_info().rss / 1e6),
-            cpu_s=round(sum(process.cpu_times()[:2]), 2),
+            seconds=round(server.start_s, 2), rss_mb=round(server.process.memory_info().rss / 1e6),
+            cpu_s=round(server.cpu_s, 2),
         )  # fmt: skip
-        asked("pacspark", port, study, queries, instances=instances)
+        asked("pacspark", server.port, study, queries, instances=instances)
+        asked(
+            "pacspark", server.port, wildcard, queries // 5, case="find_by_wildcard",
+            matches=min(instances // per_study, 100), instances=instances,
+        )  # fmt: skip
 
 
 def main() -> None:
@@ -239,19 +229,17 @@ def main() -> None:
             return
         root = work / "archive"
         create_tables(open_storage(root))
-        with pacspark(root) as (port, process):
-            stored("pacspark", port, process, work, given.objects)
-            got("pacspark", port, work, given.objects)
-            asked("pacspark", port, first_study, given.queries)
+        with pacspark(root) as server:
+            stored("pacspark", server, work, given.objects)
+            got("pacspark", server.port, work, given.objects)
+            asked("pacspark", server.port, first_study, given.queries)
         with bare() as port:
             asked("a bare pynetdicom handler", port, first_study, given.queries)
         if Orthanc.program() is not None:
-            (work / "orthanc").mkdir()
-            with Orthanc(work / "orthanc") as rival:
-                process = psutil.Process(rival.processes[0].pid)
-                stored("orthanc", rival.port, process, work, given.objects)
-                got("orthanc", rival.port, work, given.objects)
-                asked("orthanc", rival.port, first_study, given.queries)
+            with orthanc(work / "orthanc") as server:
+                stored("orthanc", server, work, given.objects)
+                got("orthanc", server.port, work, given.objects)
+                asked("orthanc", server.port, first_study, given.queries)
     finally:
         shutil.rmtree(work)
 
