@@ -7,8 +7,8 @@ C-GET says so with a role, and is given it.
 
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
 from pacspark.dicom.enhanced_xa import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from pacspark.errors import AssociationEndedError, ProtocolError
+from pacspark.errors import AssociationEndedError, PacsparkError, ProtocolError
 from pacspark.gateway.config import Destination, Limits
 from pacspark.gateway.link import (
     ASSOCIATE_AC,
@@ -138,34 +138,37 @@ def accept(
         reject(link, *rejection)
         message = f"{link.peer}: {calling}: the association was rejected {rejection}"
         raise AssociationEndedError(message)
-    proposed = request.presentation_context_definition_list[:_MOST_CONTEXTS]
-    told = _Told.of(request.user_information)
-    offered: dict[str, PresentationContext] = {}
-    for context in proposed:
-        abstract = str(context.abstract_syntax)
-        syntaxes = accepted_syntaxes(calling, abstract, [str(s) for s in context.transfer_syntax])
-        if not syntaxes:
-            continue
-        known = offered.setdefault(abstract, _context(1, abstract, []))
-        for syntax in syntaxes:
-            known.add_transfer_syntax(UID(syntax))
-        known.scu_role = known.scp_role = True
-    results, roles = negotiate_as_acceptor(proposed, list(offered.values()), told.roles)
-    extended = {
-        uid: bytes([int(bool(info[place])) if place < 2 else 0 for place in range(len(info))])
-        for uid, info in told.extended.items()
-        if uid in offered
-    }
-    answer = A_ASSOCIATE()
-    answer.application_context_name = UID(APPLICATION_CONTEXT)
-    answer.calling_ae_title, answer.called_ae_title = (
-        request.calling_ae_title,
-        request.called_ae_title,
-    )
-    answer.result, answer.result_source = 0, 1
-    answer.presentation_context_definition_results_list = results
-    answer.user_information = [*_own_information(limits), *roles, *_extended_items(extended)]
-    encoded = A_ASSOCIATE_AC(answer).encode()
+    with _of_peer(link):
+        proposed = request.presentation_context_definition_list[:_MOST_CONTEXTS]
+        told = _Told.of(request.user_information)
+        offered: dict[str, PresentationContext] = {}
+        for context in proposed:
+            abstract = str(context.abstract_syntax)
+            syntaxes = accepted_syntaxes(
+                calling, abstract, [str(s) for s in context.transfer_syntax]
+            )
+            if not syntaxes:
+                continue
+            known = offered.setdefault(abstract, _context(1, abstract, []))
+            for syntax in syntaxes:
+                known.add_transfer_syntax(UID(syntax))
+            known.scu_role = known.scp_role = True
+        results, roles = negotiate_as_acceptor(proposed, list(offered.values()), told.roles)
+        extended = {
+            uid: bytes([int(bool(info[place])) if place < 2 else 0 for place in range(len(info))])
+            for uid, info in told.extended.items()
+            if uid in offered
+        }
+        answer = A_ASSOCIATE()
+        answer.application_context_name = UID(APPLICATION_CONTEXT)
+        answer.calling_ae_title, answer.called_ae_title = (
+            request.calling_ae_title,
+            request.called_ae_title,
+        )
+        answer.result, answer.result_source = 0, 1
+        answer.presentation_context_definition_results_list = results
+        answer.user_information = [*_own_information(limits), *roles, *_extended_items(extended)]
+        encoded = A_ASSOCIATE_AC(answer).encode()
     link.peer_pdu_bytes = usable_pdu_bytes(told.pdu_bytes)
     link.send_pdu(ASSOCIATE_AC, encoded[6:])
     contexts = {
@@ -278,17 +281,26 @@ def _request(
 
 
 def _decoded(link: Link, pdu_class: type, kind: int, body: bytes | bytearray) -> Any:
-    """Decode an association PDU; whatever pynetdicom makes of hostile bytes is one error."""
+    """Decode an association PDU."""
     pdu = pdu_class()
-    try:
+    with _of_peer(link):
         pdu.decode(bytes([kind, 0]) + len(body).to_bytes(4, "big") + body)
         primitive = pdu.to_primitive()
         _ = primitive.user_information, primitive.calling_ae_title
+    return primitive
+
+
+@contextmanager
+def _of_peer(link: Link) -> Iterator[None]:
+    """Have what pynetdicom makes of hostile bytes, whatever that is, be one error."""
+    try:
+        yield
+    except PacsparkError:
+        raise
     except Exception as error:
         link.abort(6)
         message = f"{link.peer}: expected association PDU, found bytes that are none: {error}"
         raise ProtocolError(message) from error
-    return primitive
 
 
 @dataclass(slots=True)

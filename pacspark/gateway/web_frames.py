@@ -114,7 +114,7 @@ class FrameSource:
         if bits % 8:
             return _aligned(data, self._index.first_bit(number), bits)
         if self.instance.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
-            return _swapped(data, int(self.header.get("BitsAllocated", 8)))
+            return _swapped(data, self._number("BitsAllocated", 8))
         return data
 
     def _read(self, start: int, length: int) -> bytes:
@@ -166,7 +166,7 @@ class FrameSource:
         if not n_pixels:
             message = f"{self.instance.sop_instance_uid}: expected an image, found none"
             raise TranscodingError(message)
-        if n_pixels * int(header.get("SamplesPerPixel", 1) or 1) > self._most_pixels:
+        if n_pixels * self._number("SamplesPerPixel", 1) > self._most_pixels:
             message = f"expected frames of at most {self._most_pixels} pixels, found {n_pixels}"
             raise RequestTooLargeError(message)
         codecs.register()
@@ -179,6 +179,11 @@ class FrameSource:
             told = " ".join(str(error).split())[:200]
             message = f"{self.instance.sop_instance_uid}: its pixels cannot be decoded: {told}"
             raise TranscodingError(message) from error
+
+    def _number(self, keyword: str, otherwise: int) -> int:
+        """Read a number of the header, in which anything may stand."""
+        value = self.header.get(keyword)
+        return value if isinstance(value, int) and value > 0 else otherwise
 
     def _single(self, number: int) -> Dataset:
         """Make an image of one frame alone."""
@@ -209,7 +214,7 @@ class FrameSource:
 def native_frame(source: FrameSource, number: int) -> bytes:
     """Give a frame as plain pixels, little endian; those of one bit eight to a byte."""
     cells = source.pixels(number)
-    if int(source.header.get("BitsAllocated", 8)) == 1:
+    if source.header.get("BitsAllocated") == 1:
         return packed(cells)
     return cells.astype(cells.dtype.newbyteorder("<"), copy=False).tobytes()
 

@@ -160,7 +160,8 @@ class Fuzzer:
                 pdu[place : place + 20] = other[begin : begin + chance.choice((4, 20, 500))]
 
     def _number(self, right: int) -> int:
-        return self._random.choice((*NUMBERS, max(0, right - 1), right + 1, right + 6))
+        near = (right - 1, right + 1, right + 6)
+        return self._random.choice((*NUMBERS, *(max(0, one) for one in near)))
 
     def _reorder(self, said: list[bytearray]) -> None:
         chance = self._random

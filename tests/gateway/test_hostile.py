@@ -22,12 +22,14 @@ from pacspark.gateway.commands import C_ECHO, C_FIND, C_STORE, decode_command, e
 from pacspark.gateway.config import Destination, Limits, Tls
 from pacspark.gateway.identifiers import read_identifier, write_identifier
 from pacspark.gateway.limits import MOST_HALF_OPEN
+from pacspark.gateway.link import ABORT
 from pacspark.gateway.negotiation import Association, request
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.services import STUDY_ROOT, VERIFICATION
 from pacspark.tables.landing import LARGE_BYTES
 from tests.ct_objects import SERIES_UID, ct_image, encoded
 from tests.gateway.conftest import LIMITS
+from tests.gateway.pdus import association_request
 from tests.gateway.peers import dcmtk
 
 LITTLE = "1.2.840.10008.1.2.1"
@@ -83,6 +85,17 @@ def test_garbage__ends_its_connection_and_nothing_else(gateway: Gateway, sent: b
             peer.sendall(sent)
             peer.shutdown(socket.SHUT_WR)
         end_of(peer)
+    echo(gateway)
+
+
+def test_context__without_an_abstract_syntax_ends_its_connection(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = association_request().replace(b"\x30\x00\x00\x11", b"\x40\x00\x00\x11", 1)
+    with connected(gateway) as peer:
+        peer.sendall(asked)
+        assert end_of(peer)[:1] == bytes([ABORT])
+    assert "Traceback" not in caplog.text
     echo(gateway)
 
 
