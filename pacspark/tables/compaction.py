@@ -44,7 +44,7 @@ from pacspark.tables.merging import (
     merge_rows,
 )
 from pacspark.tables.moving import list_again, move_rows
-from pacspark.tables.references import PLACE, ROW_TABLES, Pieces, rows_about, uids_in
+from pacspark.tables.references import PLACE, ROW_TABLES, Pieces, refers_to, uids_in
 from pacspark.tables.retention import (
     Retention,
     age_ms,
@@ -342,13 +342,7 @@ class _Compaction:
         for table in ROW_TABLES:
             columns = [name for name, _ in CLUSTERING] if table == INSTANCES.name else []
             snapshot = Snapshot(self.storage, table)
-            for file in snapshot.files():
-                found = rows_about(self.storage, table, file, names, [*_COPIED, *columns])
-                if found.num_rows:
-                    parts.append(found)
-        if not parts:
-            schema = pa.schema([INSTANCES.arrow_schema.field(name) for name in _COPIED])
-            return schema.empty_table()
+            parts.append(snapshot.read([*_COPIED, *columns], refers_to(names)))
         return pa.concat_tables(parts, promote_options="default")
 
     # what nobody needs

@@ -12,7 +12,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -112,25 +112,53 @@ def files_of_job(storage: Storage, *table_names: str) -> Iterator[str]:
         raise
 
 
+def job_of(name: str) -> str:
+    """Give the job whose tasks wrote a data file, as it was named to them; empty for none."""
+    return name.rpartition("-")[0].removeprefix("part").removeprefix("-")
+
+
 def remove_file(storage: Storage, table_name: str, name: str) -> None:
     """Remove a data file that no commit has named, if the storage lets us."""
     with suppress(StorageError), storage.errors(f"remove a file of {table_name}"):
         storage.filesystem.delete_file(storage.path(table_name, name))
 
 
+@contextmanager
+def open_data_file(
+    storage: Storage, table_name: str, name: str, *, dictionaries: Sequence[str] = ()
+) -> Iterator[pq.ParquetFile]:
+    """Open a data file to read; a page that is not what its checksum says is an error.
+
+    Parameters
+    ----------
+    storage, table_name, name
+        which
+    dictionaries
+        columns to give as dictionaries
+
+    Raises
+    ------
+    StorageError
+        where the file, or what is read of it in the block, cannot be read
+    """
+    with (
+        storage.errors(f"read {table_name}/{name}"),
+        storage.filesystem.open_input_file(storage.path(table_name, name)) as stream,
+    ):
+        yield pq.ParquetFile(
+            stream, read_dictionary=list(dictionaries), page_checksum_verification=True
+        )
+
+
 def describe_file(storage: Storage, spec: TableSpec, name: str) -> AddedFile:
     """Describe a data file that lies there, as its writer did when it was finished."""
-    path = storage.path(spec.name, name)
     statistics, num_records = _Statistics(spec), 0
-    with (
-        storage.errors(f"read {spec.name}/{name}"),
-        storage.filesystem.open_input_file(path) as stream,
-    ):
-        reader = pq.ParquetFile(stream)
+    with open_data_file(storage, spec.name, name) as reader:
         for batch in reader.iter_batches(columns=list(spec.statistics_columns)):
             statistics.add(pa.table(batch))
             num_records += batch.num_rows
-        size_bytes = stream.size()
+    with storage.errors(f"look for {spec.name}/{name}"):
+        size_bytes = storage.filesystem.get_file_info(storage.path(spec.name, name)).size
     now_ms = time.time_ns() // 1_000_000
     return AddedFile(name, size_bytes, num_records, now_ms, statistics.to_json(num_records))
 

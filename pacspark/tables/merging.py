@@ -12,10 +12,15 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pacspark.errors import StorageError
-from pacspark.tables.datafile import PIECE_BYTES, AddedFile, DataFile, ObjectFile
+from pacspark.tables.datafile import (
+    PIECE_BYTES,
+    AddedFile,
+    DataFile,
+    ObjectFile,
+    open_data_file,
+)
 from pacspark.tables.rewriting import row_groups
 from pacspark.tables.rowfiles import CLUSTERING
 from pacspark.tables.schema import OBJECTS, TABLES
@@ -77,11 +82,8 @@ def decoded_weight(storage: Storage, table: str, file: ActiveFile) -> float:
     """Give the share of :data:`MERGED_BYTES` or of :data:`MERGED_ROWS` that a file has."""
     if file.size_bytes >= MERGED_BYTES // 2:
         return 1.0
-    with (
-        storage.errors(f"read {table}/{file.path}"),
-        storage.filesystem.open_input_file(storage.path(table, file.path)) as stream,
-    ):
-        footer = pq.read_metadata(stream)
+    with open_data_file(storage, table, file.path) as reader:
+        footer = reader.metadata
     size: int = sum(footer.row_group(n).total_byte_size for n in range(footer.num_row_groups))
     return max(size / MERGED_BYTES, int(footer.num_rows) / MERGED_ROWS)
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 from pacspark.errors import CommitConflictError
 from pacspark.tables.datafile import AddedFile, describe_file, remove_file
 from pacspark.tables.log import NOTHING, Change, compare_and_set
-from pacspark.tables.references import rows_about
+from pacspark.tables.references import refers_to
 from pacspark.tables.rewriting import rewrite
-from pacspark.tables.schema import OBJECTS, TABLES
+from pacspark.tables.schema import OBJECTS
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import commit_files
@@ -44,7 +44,7 @@ def move_rows(
         nonlocal last
         for file in now.files():
             if file.path not in moved:
-                moved[file.path] = _moved(storage, table, file, sources, moves)
+                moved[file.path] = _moved(now, file, sources, moves)
         pairs = [(file, moved[file.path]) for file in now.files()]
         last = Change(
             [new for _, new in pairs if new is not None],
@@ -67,14 +67,14 @@ def move_rows(
 
 
 def _moved(
-    storage: Storage, table: str, file: ActiveFile, sources: Sequence[str], moves: Moves
+    now: Snapshot, file: ActiveFile, sources: Sequence[str], moves: Moves
 ) -> AddedFile | None:
     """Write a file anew with its rows moved; None where it has none to move."""
-    found = rows_about(storage, table, file, sources, _MOVED[:2])
+    found = now.read(_MOVED[:2], refers_to(sources), [file])
     keys = zip(found["object_file"].to_pylist(), found["object_row_group"].to_pylist(), strict=True)
     if not any(key in moves for key in keys):
         return None
-    return rewrite(storage, TABLES[table], file, lambda rows: _with_moves(rows, moves))
+    return rewrite(now.storage, now.spec, file, lambda rows: _with_moves(rows, moves))
 
 
 def _with_moves(rows: pa.Table, moves: Moves) -> pa.Table:

@@ -7,7 +7,6 @@ touch, each in one range read.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from pacspark.errors import ProjectionDataError
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.datafile import AddedFile, DataFile, one_value
+from pacspark.tables.datafile import AddedFile, DataFile, one_value, open_data_file
 from pacspark.tables.schema import PROJECTIONS
 from pacspark.tables.storage import Storage
 
@@ -115,10 +114,7 @@ def list_chunks(catalog: Catalog, series_instance_uid: str, energy_bin: int) -> 
     for file in catalog.files_of(
         "projections", {"series_instance_uid": series_instance_uid, "energy_bin": energy_bin}
     ):
-        with catalog.storage.filesystem.open_input_file(
-            catalog.storage.path("projections", file)
-        ) as stream:
-            parquet = pq.ParquetFile(stream)
+        with open_data_file(catalog.storage, PROJECTIONS.name, file) as parquet:
             names = [
                 "angle_start",
                 "angle_count",
@@ -127,7 +123,7 @@ def list_chunks(catalog: Catalog, series_instance_uid: str, energy_bin: int) -> 
                 "series_instance_uid",
                 "energy_bin",
             ]
-            for group, row in enumerate(_group_keys(parquet, names)):
+            for group, row in enumerate(parquet.read(columns=names).to_pylist()):
                 if (row["series_instance_uid"], row["energy_bin"]) != (
                     series_instance_uid,
                     energy_bin,
@@ -143,11 +139,6 @@ def list_chunks(catalog: Catalog, series_instance_uid: str, energy_bin: int) -> 
                 )
                 chunks.setdefault((chunk.angle_start, chunk.row_start), chunk)
     return [chunks[key] for key in sorted(chunks)]
-
-
-def _group_keys(parquet: pq.ParquetFile, names: list[str]) -> list[dict[str, Any]]:
-    keys: list[dict[str, Any]] = parquet.read(columns=names).to_pylist()
-    return keys
 
 
 class ProjectionReader:

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pacspark.tables.schema import INSTANCES, REJECTS, TABLES
+from pacspark.tables.datafile import open_data_file
+from pacspark.tables.schema import INSTANCES, REJECTS
 from pacspark.tables.snapshot import ActiveFile
 from pacspark.tables.storage import Storage
 
@@ -37,11 +37,7 @@ class Pieces:
     def add_rows(self, storage: Storage, table: str, files: Iterable[ActiveFile]) -> None:
         """Add what the rows of some files of a table refer to."""
         for file in files:
-            with (
-                storage.errors(f"read {table}/{file.path}"),
-                storage.filesystem.open_input_file(storage.path(table, file.path)) as stream,
-            ):
-                reader = pq.ParquetFile(stream)
+            with open_data_file(storage, table, file.path) as reader:
                 for batch in reader.iter_batches(_BATCH_ROWS, columns=list(PLACE)):
                     self.add(batch)
 
@@ -74,23 +70,9 @@ class Pieces:
             marks[group : group + count] = True
 
 
-def rows_about(
-    storage: Storage,
-    table: str,
-    file: ActiveFile,
-    objects: Sequence[str],
-    columns: Sequence[str],
-) -> pa.Table:
-    """Read some columns of the rows of one file that refer to some files of `objects`."""
-    where = ds.field("object_file").isin(pa.array(objects, pa.string()))
-    schema = TABLES[table].arrow_schema
-    with storage.errors(f"read {table}/{file.path}"):
-        parquet = ds.ParquetFileFormat()
-        fragment = parquet.make_fragment(
-            storage.path(table, file.path), storage.filesystem, file_size=file.size_bytes or None
-        )
-        dataset = ds.FileSystemDataset([fragment], schema, parquet, storage.filesystem)
-        return dataset.to_table(columns=list(columns), filter=where)
+def refers_to(objects: Sequence[str]) -> ds.Expression:
+    """Give the filter of the rows that refer to some files of `objects`."""
+    return ds.field("object_file").isin(pa.array(objects, pa.string()))
 
 
 def uids_in(
@@ -104,11 +86,7 @@ def uids_in(
     wanted = None if among is None else pa.array(sorted(among), pa.string())
     found: set[str] = set()
     for file in files:
-        with (
-            storage.errors(f"read {table}/{file.path}"),
-            storage.filesystem.open_input_file(storage.path(table, file.path)) as stream,
-        ):
-            reader = pq.ParquetFile(stream)
+        with open_data_file(storage, table, file.path) as reader:
             for batch in reader.iter_batches(_BATCH_ROWS, columns=[column]):
                 uids = pc.unique(batch[column].drop_null())
                 kept = uids if wanted is None else uids.filter(pc.is_in(uids, wanted))

@@ -2,7 +2,7 @@
 
 A data file stays while some version lists it that was the newest at a moment of the retention, and
 a file of `objects` also while a row of such a version refers to it. A file that no version lists
-may be one that a job is writing: it stays while it is younger than the floor.
+may be one of a job that still runs: it stays while anything of the job is younger than the floor.
 """
 
 import re
@@ -14,6 +14,7 @@ from typing import Final
 import pyarrow.fs as pafs
 
 from pacspark.errors import UsageError
+from pacspark.tables.datafile import job_of
 from pacspark.tables.log import entries
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
@@ -106,12 +107,19 @@ def age_ms(info: pafs.FileInfo) -> int:
 def expired(
     found: dict[str, pafs.FileInfo], kept: Iterable[str], retention: Retention
 ) -> list[pafs.FileInfo]:
-    """Choose, of the files that lie there, those that are neither kept nor young."""
+    """Choose, of the files that lie there, those that are neither kept nor of a job that is young.
+
+    A job of days commits at its end what its first tasks wrote.
+    """
     names = set(kept)
+    written_ms: dict[str, int] = {}
+    for name, info in found.items():
+        job = job_of(name) or name
+        written_ms[job] = max(age_ms(info), written_ms.get(job, 0))
     return [
         info
         for name, info in found.items()
-        if name not in names and age_ms(info) <= retention.young_since_ms
+        if name not in names and written_ms[job_of(name) or name] <= retention.young_since_ms
     ]
 
 
@@ -132,24 +140,28 @@ def delete_files(storage: Storage, table: str, infos: Iterable[pafs.FileInfo]) -
 
 
 def leftovers(storage: Storage, retention: Retention) -> list[pafs.FileInfo]:
-    """List folders of runs whose files are all older than the floor: the runs were killed."""
-    left = []
+    """List folders of runs that are all older than the floor: the runs were killed.
+
+    A run has one of each kind; while it reads what it left in one, it leaves marks in the other.
+    """
+    folders: list[pafs.FileInfo] = []
+    written_ms: dict[str, int] = {}
     for name in _FOLDERS_OF_RUNS:
         with storage.errors(f"list {name}"):
             top = pafs.FileSelector(storage.path(name), allow_not_found=True)
-            folders = storage.filesystem.get_file_info(top)
-            for folder in folders:
+            for folder in storage.filesystem.get_file_info(top):
                 selector = pafs.FileSelector(folder.path, allow_not_found=True, recursive=True)
                 inside = (
                     storage.filesystem.get_file_info(selector)
                     if folder.type == pafs.FileType.Directory
                     else []
                 )
-                times = [age_ms(info) for info in [folder, *inside] if info.mtime_ns]
+                folders.append(folder)
                 # an object store knows no times of folders
-                if times and max(times) <= retention.young_since_ms:
-                    left.append(folder)
-    return left
+                times = [age_ms(info) for info in [folder, *inside] if info.mtime_ns]
+                run = folder.base_name
+                written_ms[run] = max([*times, written_ms.get(run, 0)])
+    return [one for one in folders if 0 < written_ms[one.base_name] <= retention.young_since_ms]
 
 
 def delete_leftovers(storage: Storage, folders: Iterable[pafs.FileInfo]) -> int:

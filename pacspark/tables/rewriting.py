@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pacspark.errors import StorageError
-from pacspark.tables.datafile import AddedFile, DataFile
+from pacspark.tables.datafile import AddedFile, DataFile, open_data_file
 from pacspark.tables.schema import TableSpec
 from pacspark.tables.snapshot import ActiveFile
 from pacspark.tables.storage import Storage
@@ -20,13 +19,7 @@ def row_groups(storage: Storage, spec: TableSpec, file: ActiveFile) -> Iterator[
     StorageError
         where it cannot be read, or has columns that would be lost
     """
-    path = storage.path(spec.name, file.path)
-    with (
-        storage.errors(f"read {spec.name}/{file.path}"),
-        storage.filesystem.open_input_file(path) as stream,
-    ):
-        # what is damaged must not be written anew as if it were not
-        reader = pq.ParquetFile(stream, page_checksum_verification=True)
+    with open_data_file(storage, spec.name, file.path) as reader:
         more = sorted(set(reader.schema_arrow.names) - set(spec.arrow_schema.names))
         if more:
             message = (

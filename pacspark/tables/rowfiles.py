@@ -15,9 +15,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pacspark.tables.datafile import ROW_GROUP_ROWS, AddedFile, DataFile, remove_file
+from pacspark.tables.datafile import (
+    ROW_GROUP_ROWS,
+    AddedFile,
+    DataFile,
+    open_data_file,
+    remove_file,
+)
 from pacspark.tables.lookup import find_rows_by_file
 from pacspark.tables.schema import INSTANCES
 from pacspark.tables.snapshot import Snapshot
@@ -246,12 +251,7 @@ def _rows(
     """Read some rows of a finished file, a row group at a time; their numbers are in order."""
     if not numbers:
         return
-    path = storage.path(INSTANCES.name, file.path)
-    with (
-        storage.errors(f"read instances/{file.path}"),
-        storage.filesystem.open_input_file(path) as stream,
-    ):
-        reader = pq.ParquetFile(stream)
+    with open_data_file(storage, INSTANCES.name, file.path) as reader:
         start = 0
         for group in range(reader.num_row_groups):
             stop = start + reader.metadata.row_group(group).num_rows

@@ -11,8 +11,8 @@ from functools import lru_cache, partial
 from typing import Any, Final
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pacspark.tables.datafile import open_data_file
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
 
@@ -49,11 +49,7 @@ def files_with(
 @lru_cache(maxsize=1 << 16)
 def _hashes(storage: Storage, column: str, file: ActiveFile) -> frozenset[int]:
     """Give the hashes of the different values of a column."""
-    path = storage.path("instances", file.path)
-    with (
-        storage.errors(f"read instances/{file.path}"),
-        storage.filesystem.open_input_file(path) as stream,
-    ):
-        table = pq.ParquetFile(stream, read_dictionary=[column]).read(columns=[column])
+    with open_data_file(storage, "instances", file.path, dictionaries=[column]) as reader:
+        table = reader.read(columns=[column])
     values = pc.unique(table[column].combine_chunks().cast("string")).to_pylist()
     return frozenset(map(hash, values))

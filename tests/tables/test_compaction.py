@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -215,6 +216,30 @@ def test_compact__leaves_alone_what_is_young_or_kept(storage: Storage) -> None:
     assert read_all(storage) == stored
 
 
+def test_compact__leaves_alone_what_a_job_of_days_has_written(storage: Storage) -> None:
+    """Its first files are older than the floor when it still writes others; its end lists all."""
+    folder = Path(storage.path("objects"))
+    first, last, killed = (
+        folder / f"part-{job}-{part * 32}.parquet"
+        for job, part in (("a" * 32, "1"), ("a" * 32, "2"), ("b" * 32, "1"))
+    )
+    scratch, progress = (Path(storage.path(name, "run")) for name in ("_scratch", "_progress"))
+    for path in (first, last, killed):
+        path.write_bytes(b"objects")
+    for path in (scratch, progress):
+        path.mkdir(parents=True)
+    for path in (first, killed, scratch):
+        os.utime(path, (1, 1))
+    report = compact(storage)
+    assert (report.deleted_files, report.leftovers) == (1, 0)
+    assert [path.exists() for path in (first, last, killed, scratch)] == [True, True, False, True]
+    for path in (last, progress):
+        os.utime(path, (1, 1))
+    report = compact(storage)
+    assert (report.deleted_files, report.leftovers) == (2, 2)
+    assert not list(folder.glob("*.parquet"))
+
+
 def test_compact__deletes_bytes_whose_retention_has_ended_and_no_others(storage: Storage) -> None:
     stored = fill(storage, 3)
     gone, *_ = stored
@@ -323,6 +348,23 @@ def test_compact__takes_no_bytes_for_nobodys_when_rows_are_lost(storage: Storage
     Path(storage.path("instances", lost)).unlink()
     before = data_files(storage, "objects")
     with pytest.raises(StorageError, match=f"cannot read instances/{lost}"):
+        compact(storage, **NOW)
+    assert data_files(storage, "objects") == listed(storage, "objects") == before
+
+
+def test_compact__takes_no_bytes_for_nobodys_when_rows_are_damaged(storage: Storage) -> None:
+    fill(storage, 3)
+    (file,) = Snapshot(storage, "instances").newest_files(1)
+    path = Path(storage.path("instances", file.path))
+    data = bytearray(path.read_bytes())
+    group = pq.read_metadata(path).row_group(0)
+    names = [group.column(number).path_in_schema for number in range(group.num_columns)]
+    chunk = group.column(names.index("object_file"))
+    name = data.index(b"part-", chunk.dictionary_page_offset)
+    data[name + 10] ^= 1  # the name of another file, that there is not
+    path.write_bytes(data)
+    before = data_files(storage, "objects")
+    with pytest.raises(StorageError, match=f"cannot read instances/{file.path}"):
         compact(storage, **NOW)
     assert data_files(storage, "objects") == listed(storage, "objects") == before
 

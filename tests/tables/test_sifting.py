@@ -47,5 +47,5 @@ def test_files__are_read_once(storage: Storage, monkeypatch: pytest.MonkeyPatch)
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("pacspark.tables.sifting.pq.ParquetFile", refuse)
+    monkeypatch.setattr("pacspark.tables.sifting.open_data_file", refuse)
     assert files_with(snapshot, {"study_instance_uid": ["1.2"]}) == expected
