@@ -2,8 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,14 +13,14 @@ from pacspark.spark.repair_rows import is_of_rows, mend_rows
 from pacspark.spark.verify import Run, VerifyReport
 from pacspark.tables.audit import record
 from pacspark.tables.findings import Finding
-from pacspark.tables.fixity import FileToCheck, check_object_file
+from pacspark.tables.fixity import LISTED, FileToCheck, check_object_file
 from pacspark.tables.inventory import ROW_TABLES, Listing, Scope, rows_of_files
 from pacspark.tables.mending import Mended, mend_file
 from pacspark.tables.moving import move_rows
 from pacspark.tables.runs import recorded_run
 from pacspark.tables.schema import check_tables
 from pacspark.tables.scratch import Scratch
-from pacspark.tables.snapshot import ActiveFile
+from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import commit_files, replace_files
 
@@ -94,20 +94,24 @@ def repair(
     check_tables(other)
     run_id, started = uuid.uuid4().hex, time.monotonic()
     wrong = [finding for finding in report.findings if finding.wrong]
-    mendable = [one for one in wrong if one.table == "objects" and one.kind in _MENDABLE]
-    of_rows = [one for one in wrong if is_of_rows(one)]
-    left = [one.line for one in wrong if one not in mendable and one not in of_rows]
+    left = [one.line for one in wrong if not is_of_rows(one) and not _is_of_objects(one)]
+    of_rows: dict[str, list[Finding]] = {}
+    for one in filter(is_of_rows, wrong):
+        of_rows.setdefault(one.table, []).append(one)
     options = {"from": other.root, "verify": report.run_id}
     versions = Listing(storage).versions
     with recorded_run(storage, run_id, _OPERATION, versions, options=options) as row:
         try:
             # rows first: they say which objects there are
             replica = Listing(other)
-            unmended = {one: mend_rows(run, storage, replica, run_id, one) for one in of_rows}
-            left += [line for line in unmended.values() if line]
-            unread = [one for one, line in unmended.items() if line]
-            listing = Listing(storage)
-            asked = _asked(listing, mendable, unread)
+            unread: list[Finding] = []
+            for table, findings in of_rows.items():
+                names = [one.file for one in findings]
+                why = mend_rows(run, storage, replica, run_id, table, names)
+                if why:
+                    unread += findings
+                    left += [f"{one.line}; {why}" for one in findings]
+            asked = _asked(Listing(storage), filter(_is_of_objects, wrong), unread)
             with progress.stage("repair", len(asked), "files") as stage:
                 mended = (
                     run([[one] for one in asked], partial(_mend_files, storage, other, run_id))
@@ -116,9 +120,8 @@ def repair(
                 )
                 stage.update(len(asked))
             done = [one for files in mended for one in files]
-            _relocate(storage, listing, [one for one in done if one.moves], run_id)
+            _relocate(storage, [one for one in done if one.moves], run_id)
             left += [one.left for one in done if one.left]
-            left += [line for one in asked for line in _still_wrong(storage, one, done)]
         finally:
             Scratch(storage, run_id).clear()
         for one in done:
@@ -128,7 +131,7 @@ def repair(
         fixed = [one for one in done if one.how]
         result = RepairReport(
             run_id,
-            len(fixed) + len(of_rows) - len(unread),
+            len(fixed) + sum(map(len, of_rows.values())) - len(unread),
             sum(one.objects for one in fixed),
             tuple(left),
             time.monotonic() - started,
@@ -139,15 +142,20 @@ def repair(
     return result
 
 
+def _is_of_objects(finding: Finding) -> bool:
+    return finding.table == "objects" and finding.kind in _MENDABLE
+
+
 def _asked(
-    listing: Listing, mendable: Sequence[Finding], unread: Sequence[Finding]
+    listing: Listing, mendable: Iterable[Finding], unread: Sequence[Finding]
 ) -> list[FileToCheck]:
     """Give the files to mend, each with all rows that refer to it."""
     files = list(dict.fromkeys(finding.file for finding in mendable))
     skipped = frozenset((one.table, one.file) for one in unread if one.table in ROW_TABLES)
     rows = rows_of_files(listing, Scope(), files, skipped)
     sizes = listing.sizes("objects")
-    return [FileToCheck(file, sizes.get(file), rows[file]) for file in files if file in rows]
+    nothing = LISTED.empty_table()
+    return [FileToCheck(file, sizes.get(file), rows.get(file, nothing)) for file in files]
 
 
 def _mend_files(
@@ -156,18 +164,18 @@ def _mend_files(
     """Body of one task."""
     storage.require_seen()
     other.require_seen()
-    return [mend_file(storage, other, run_id, one) for one in asked]
+    return [_read_again(storage, one, mend_file(storage, other, run_id, one)) for one in asked]
 
 
-def _still_wrong(storage: Storage, asked: FileToCheck, done: Sequence[Mended]) -> list[str]:
-    """Read a file that was put in place once more."""
-    placed = [one for one in done if one.file == asked.file and one.how in {"copied", "patched"}]
-    if not placed or placed[0].lost:
-        return []  # what is lost is told by itself
-    return [one.line for one in check_object_file(storage, asked).findings if one.wrong]
+def _read_again(storage: Storage, asked: FileToCheck, mended: Mended) -> Mended:
+    """Read a file that was put in place once more; what is lost of it is told already."""
+    if mended.lost or mended.how not in {"copied", "patched"}:
+        return mended
+    wrong = [one.line for one in check_object_file(storage, asked).findings if one.wrong]
+    return replace(mended, left=wrong[0]) if wrong else mended
 
 
-def _relocate(storage: Storage, listing: Listing, mended: Sequence[Mended], run_id: str) -> None:
+def _relocate(storage: Storage, mended: Sequence[Mended], run_id: str) -> None:
     """Let rows say where their objects lie now: bytes first, then rows, then the old files go."""
     if not mended:
         return
@@ -181,8 +189,7 @@ def _relocate(storage: Storage, listing: Listing, mended: Sequence[Mended], run_
     }
     for table in ROW_TABLES:
         move_rows(storage, table, moves, run_id, _OPERATION)
-    sizes = listing.sizes("objects")
-    old = [ActiveFile(one.file, sizes[one.file]) for one in mended if not one.lost]
-    old = [file for file in old if file.path in Listing(storage).sizes("objects")]
+    done = {one.file for one in mended if not one.lost}
+    old = [file for file in Snapshot(storage, "objects").files() if file.path in done]
     if old:
         replace_files(storage, "objects", old, [], **origin)

@@ -1,12 +1,15 @@
-"""Repair of rows: a data file of a small table that cannot be read, from the rows of a replica.
+"""Repair of rows: data files of a table that cannot be read, from the rows of a replica.
 
-The log of the archive says how many rows the file had and between which values they lay. Those of
-the replica's rows that lie there, and that no other file of the archive has, are the lost ones if
-there are as many; if there are not, nothing is changed. Data files that they refer to and the
-archive lacks are brought over before they take the file's place in one commit.
+The log of the archive says how many rows a file had and between which values they lay. Those of the
+replica's rows that lie there, and that no other file of the archive has, are the lost ones if there
+are as many; if there are not, nothing is changed. Of several lost files of a table it cannot be
+told which row was in which: they are mended together. Data files of `objects` that the rows refer
+to and the archive lacks are brought over before the rows take the files' place in one commit.
 """
 
+import operator
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, Final
 
 import pyarrow as pa
@@ -36,8 +39,10 @@ def is_of_rows(finding: Finding) -> bool:
     return finding.kind in MENDABLE and finding.table in _REPLICATED
 
 
-def mend_rows(run: Run, storage: Storage, other: Listing, run_id: str, finding: Finding) -> str:
-    """Let the replica's rows take the place of a file that cannot be read.
+def mend_rows(
+    run: Run, storage: Storage, other: Listing, run_id: str, table: str, names: Sequence[str]
+) -> str:
+    """Let the replica's rows take the place of the files of a table that cannot be read.
 
     Parameters
     ----------
@@ -47,33 +52,32 @@ def mend_rows(run: Run, storage: Storage, other: Listing, run_id: str, finding: 
         the archive and its replica
     run_id
         of the repair
-    finding
-        what `verify` said of the file
+    table, names
+        the files
 
     Returns
     -------
     str
-        empty, or why the file is left as it is
+        empty, or why they are left as they are
     """
-    table = finding.table
     snapshot = Snapshot(storage, table)
-    files = {file.path: file for file in snapshot.files()}
-    if finding.file not in files:
-        return ""  # another file took its place meanwhile
-    file = files.pop(finding.file)
-    rows = _lost_rows(snapshot, file, list(files.values()), other.snapshots[table])
-    expected = snapshot.records()[file.path]
+    lost = [file for file in snapshot.files() if file.path in names]
+    if not lost:
+        return ""  # other files took their place meanwhile
+    rows = _lost_rows(snapshot, lost, other.snapshots[table])
+    records = snapshot.records()
+    expected = sum(records[file.path] or 0 for file in lost)
     if rows.num_rows != expected:
-        return f"{finding.line}; the replica has {rows.num_rows} rows for the {expected} of it"
+        return f"the replica has {rows.num_rows} rows for the {expected} that are lost"
     origin: dict[str, Any] = {"run_id": run_id, "operation": _OPERATION}
     if table in ROW_TABLES:
         # files that the archive lists are mended where they lie, as all that rows refer to is
         listed = pa.array([file.path for file in Snapshot(storage, "objects").files()], pa.string())
         elsewhere = rows.filter(pc.invert(pc.is_in(rows["object_file"], listed)))
         brought = bring(run, other, storage, run_id, table, elsewhere)
-        lost = [one.line for each in brought for one in each.findings]
-        if lost:
-            return f"{finding.line}; the replica is no better: {lost[0]}"
+        worse = [one.line for each in brought for one in each.findings]
+        if worse:
+            return f"the replica is no better: {worse[0]}"
         moves: dict[str, Moves] = {one.file: one.moves for one in brought if one.moves is not None}
         rows = moved(rows, moves)
         added = [one.added for one in brought if one.added is not None]
@@ -81,28 +85,26 @@ def mend_rows(run: Run, storage: Storage, other: Listing, run_id: str, finding: 
             commit_files(storage, "objects", added, **origin)
     with DataFile(storage, snapshot.spec) as writer:
         writer.append(rows.sort_by(list(CLUSTERING)) if table == INSTANCES.name else rows)
-    replace_files(storage, table, [file], [writer.close()], data_change=False, **origin)
-    detail = {"table": table, "file": file.path, "how": "rows", "rows": rows.num_rows}
+    replace_files(storage, table, lost, [writer.close()], data_change=False, **origin)
+    detail = {"table": table, "files": len(lost), "how": "rows", "rows": rows.num_rows}
     record(storage, _OPERATION, "", "", "done", detail | {"from": other.storage.root}, run_id)
     return ""
 
 
-def _lost_rows(
-    snapshot: Snapshot, file: ActiveFile, others: Sequence[ActiveFile], replica: Snapshot
-) -> pa.Table:
-    within = _within(snapshot.bounds(file))
+def _lost_rows(snapshot: Snapshot, lost: Sequence[ActiveFile], replica: Snapshot) -> pa.Table:
+    others = [file for file in snapshot.files() if file not in lost]
+    within = reduce(operator.or_, (_within(snapshot.bounds(file)) for file in lost))
     key = list(TABLES[snapshot.spec.name].key)
     kept = snapshot.read(key, within, others)
     found = replica.read(snapshot.spec.arrow_schema.names, within)
     return found.filter(pc.invert(pc.is_in(_identities(found, key), _identities(kept, key))))
 
 
-def _within(bounds: dict[str, tuple[Any, Any]]) -> ds.Expression | None:
-    where: ds.Expression | None = None
+def _within(bounds: dict[str, tuple[Any, Any]]) -> ds.Expression:
+    where = ds.scalar(True)
     for name, (low, high) in bounds.items():
         column = ds.field(name)
-        lies = column.is_null() | ((column >= low) & (column <= high))
-        where = lies if where is None else where & lies
+        where &= column.is_null() | ((column >= low) & (column <= high))
     return where
 
 

@@ -10,10 +10,10 @@ Three ways, the first that gives a file in which every object has its digest:
 In the first two the new file is written beside its place, read there, and only then put in place.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final
+from functools import partial
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -24,6 +24,7 @@ from pacspark.tables.datafile import PIECE_BYTES, AddedFile, ObjectFile
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import FileToCheck, check_object_file
 from pacspark.tables.forward import ForwardReader
+from pacspark.tables.lookup import find_rows
 from pacspark.tables.objectscan import RowGroup, read_footer
 from pacspark.tables.placing import copy_bytes, draft
 from pacspark.tables.reindex import open_stored
@@ -34,7 +35,6 @@ from pacspark.tables.storage import Storage
 
 _DIGEST_CHARS: Final = 64
 _PIECE_NUMBER_BYTES: Final = 4
-_STEP_BYTES: Final = 1 << 20
 _UIDS_TOLD: Final = 3
 _OF_BYTES: Final = frozenset({"damaged", "missing"})
 _OF_FILES: Final = frozenset({"file", "footer"})
@@ -141,13 +141,12 @@ def find_objects(other: Storage, rows: Sequence[Mapping[str, Any]]) -> dict[str,
     Those that it has under the same SOP Instance UID are found without reading its table.
     """
     wanted = {row["sha256"] for row in rows}
-    found: dict[str, Mapping[str, Any]] = {}
-    catalog = Catalog(other)
+    catalog, instances = Catalog(other), Snapshot(other, "instances")
     uids = [row["name"] for row in rows if row["table"] == "instances"]
-    known = catalog.known(uids)
-    for uid in uids:
-        if known.get(uid) in wanted and known[uid] not in found:
-            found[known[uid]] = catalog.instance(uid, LOCATION_COLUMNS)
+    named = find_rows(other, instances.files({"sop_instance_uid": uids}), uids, LOCATION_COLUMNS)
+    found: dict[str, Mapping[str, Any]] = {
+        row["sha256"]: row for row in named.to_pylist() if row["sha256"] in wanted
+    }
     for table in ("rejects", "instances"):
         missing = pa.array(wanted - set(found), pa.string())
         if len(missing):
@@ -173,16 +172,7 @@ def _is_whole(catalog: Catalog, row: Mapping[str, Any]) -> bool:
 class _Patch:
     start: int
     stop: int
-    stream: BinaryIO | bytes
-
-    def pieces(self) -> Iterator[bytes]:
-        if isinstance(self.stream, bytes):
-            yield self.stream
-            return
-        left = self.stop - self.start
-        while left and (piece := self.stream.read(min(left, _STEP_BYTES))):
-            left -= len(piece)
-            yield piece
+    read: Callable[[], bytes]
 
 
 def _patched(
@@ -199,18 +189,13 @@ def _patched(
         info = storage.filesystem.get_file_info(path)
     if not info.is_file or info.size != asked.size_bytes:
         return False
-    with ExitStack() as stack:
+    with ForwardReader(storage, path) as reader, draft(storage, run_id) as one:
         try:
-            reader = stack.enter_context(ForwardReader(storage, path))
             groups = read_footer(reader, info.size)
-            patches = list(_patches(Catalog(other), asked, groups, places, stack))
-        except (OSError, IndexError):
-            return False
-        one = stack.enter_context(draft(storage, run_id))
-        try:
+            patches = list(_patches(Catalog(other), asked, groups, places))
             with storage.errors(f"read objects/{asked.file}"):
                 one.write(lambda stream: _write_patched(reader, info.size, patches, stream))
-        except StorageError:
+        except (OSError, IndexError):
             return False
         wrong = _wrong(check_object_file(storage, asked, one.path).findings)
         if {finding.name for finding in wrong} - {row["name"] for row in lost}:
@@ -224,22 +209,21 @@ def _patches(
     asked: FileToCheck,
     groups: Sequence[RowGroup],
     places: Mapping[str, Mapping[str, Any]],
-    stack: ExitStack,
 ) -> Iterator[_Patch]:
     """Give the right values of all small columns, and the bytes of the objects to mend."""
     found = []
     for row in asked.rows.to_pylist():
         place = places.get(row["sha256"])
-        stream = stack.enter_context(open_stored(catalog, place)) if place else None
         for number, start in enumerate(row["object_offsets"]):
             group = groups[row["object_row_group"] + number]
-            digest = row["sha256"].encode()
+            digest = partial(bytes, row["sha256"].encode())
             found.append(_Patch(group.digest_end - _DIGEST_CHARS, group.digest_end, digest))
-            piece = number.to_bytes(_PIECE_NUMBER_BYTES, "little")
+            piece = partial(bytes, number.to_bytes(_PIECE_NUMBER_BYTES, "little"))
             found.append(_Patch(group.piece_end - _PIECE_NUMBER_BYTES, group.piece_end, piece))
-            length = min(PIECE_BYTES, row["size_bytes"] - number * PIECE_BYTES)
-            if stream is not None:
-                found.append(_Patch(start, start + length, stream))
+            if place is not None:
+                length = min(PIECE_BYTES, row["size_bytes"] - number * PIECE_BYTES)
+                content = partial(catalog.read_range, place, number * PIECE_BYTES, length)
+                found.append(_Patch(start, start + length, content))
     # two rows may have one object
     seen: dict[int, _Patch] = {patch.start: patch for patch in reversed(found)}
     yield from (seen[start] for start in sorted(seen))
@@ -248,15 +232,14 @@ def _patches(
 def _write_patched(
     reader: ForwardReader, size_bytes: int, patches: Sequence[_Patch], stream: Any
 ) -> None:
-    patches = [*patches, _Patch(size_bytes, size_bytes, b"")]
+    patches = [*patches, _Patch(size_bytes, size_bytes, bytes)]
     starts = [0, *(patch.stop for patch in patches)]
     kept = list(zip(starts, (patch.start for patch in patches), strict=False))
     reader.plan(place for place in kept if place[0] < place[1])
     for (start, stop), patch in zip(kept, patches, strict=True):
         for view in reader.views(start, stop):
             stream.write(view)
-        for piece in patch.pieces():
-            stream.write(piece)
+        stream.write(patch.read())
 
 
 # what is left of a file, and what the replica has, in a new one

@@ -14,9 +14,12 @@ from pacspark.spark.replicate import replicate
 from pacspark.tables import mending
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import PIECE_BYTES
+from pacspark.tables.deletion import delete
 from pacspark.tables.intake import Intake, commit_intake
 from pacspark.tables.schema import create_tables
+from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
+from pacspark.tables.writer import replace_files
 from tests.tables.samples import noise, store
 from tests.tables.test_fixity import SMALL, flip, here, place_of, read, verified, write
 
@@ -192,6 +195,43 @@ def test_repair__mends_what_it_can_of_a_file(storage: Storage, replica: Storage)
     catalog = Catalog(storage)
     row = catalog.instance("1.2.3")
     assert (catalog.read_object(row), row["object_file"]) == (OBJECTS["1.2.3"], file)
+
+
+def test_repair__lists_again_what_rows_refer_to_and_no_version_lists(
+    storage: Storage, replica: Storage
+) -> None:
+    file = filled(storage)
+    replicate(here, storage, replica)
+    (listed,) = (one for one in Snapshot(storage, "objects").files() if one.path == file)
+    replace_files(storage, "objects", [listed], [], run_id="other", operation="vacuum")
+    gone(storage, file)
+
+    report = mended(storage, replica)
+
+    assert (report.files, report.objects) == (1, len(OBJECTS))
+    assert_whole(storage)
+
+
+@pytest.mark.parametrize("harm", [in_content, gone])
+def test_repair__says_that_bytes_of_nobody_stay_broken(
+    storage: Storage, replica: Storage, harm: Harm
+) -> None:
+    """`verify` goes on to fail for them, until a compaction removes the file."""
+    create_tables(replica)
+    file = filled(storage)
+    places = [place_of(storage, uid) for uid in ("1.2.3", "1.2.9")]
+    delete(storage, "study", "1.2")
+    if harm is gone:
+        gone(storage, file)
+    else:
+        for _, start in places:
+            flip(storage, start, "objects", file)
+
+    report = mended(storage, replica)
+
+    (line,) = report.left
+    assert line.startswith(f"objects/{file}: {replica.root} does not have it whole either")
+    assert not verified(storage).clean
 
 
 def test_repair__never_puts_a_bad_copy_in_place(

@@ -97,6 +97,26 @@ def test_repair__brings_rows_back_where_bytes_lie_elsewhere(
     assert len(rows_of(storage, "instances")) == 8
 
 
+@pytest.mark.parametrize("table", ["instances", "rejects"])
+def test_repair__brings_the_rows_of_all_files_of_a_table_back(
+    pair: tuple[Storage, Storage], table: str
+) -> None:
+    storage, other = pair
+    take_in(storage, "fourth", {"other.dcm": b"no DICOM either"})
+    assert not replicate(in_threads, storage, other).findings
+    before = rows_of(storage, table)
+    files = Snapshot(storage, table).files()
+    assert len(files) == 2
+    for file in files:
+        Path(storage.path(table, file.path)).unlink()
+
+    report = mended(storage, other)
+
+    assert (report.files, report.left) == (2, ())
+    assert rows_of(storage, table) == before
+    assert verified(storage).clean
+
+
 def test_repair__changes_nothing_where_rows_cannot_be_told(
     pair: tuple[Storage, Storage],
 ) -> None:
@@ -108,7 +128,7 @@ def test_repair__changes_nothing_where_rows_cannot_be_told(
     report = mended(storage, other)
 
     assert [line.split("; ")[-1] for line in report.left] == [
-        "the replica has 4 rows for the 5 of it"
+        "the replica has 4 rows for the 5 that are lost"
     ]
     assert Catalog(storage).version() == version
     (file,) = Snapshot(storage, "instances").newest_files(1)
