@@ -1,12 +1,7 @@
-"""Deleting rows of `instances`, and bringing them back. Bytes stay until their retention ends.
-
-A delete is one commit: files that hold a wanted row make room for files with the other rows. What
-other writers did meanwhile is looked at again before each attempt, so that the commit removes
-exactly what the version before it had.
-"""
+"""Deleting rows of `instances`, and bringing them back. Bytes stay until their retention ends."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -16,16 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pacspark.errors import CommitConflictError, HeldError, NotInArchiveError, StorageError
+from pacspark.errors import HeldError, NotInArchiveError, StorageError
 from pacspark.tables.audit import record
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.datafile import AddedFile, remove_file
-from pacspark.tables.holds import require_free
-from pacspark.tables.log import NOTHING, Change, compare_and_set, entries
-from pacspark.tables.lookup import find_rows
+from pacspark.tables.log import entries
+from pacspark.tables.lookup import find_rows, find_rows_by_file
 from pacspark.tables.moving import list_again
-from pacspark.tables.rewriting import rewrite
-from pacspark.tables.schema import HOLDS, INSTANCES, OBJECTS
+from pacspark.tables.removal import REMOVED_COLUMNS, Removal
+from pacspark.tables.schema import INSTANCES, OBJECTS
+from pacspark.tables.sifting import files_with
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import commit_instances
@@ -38,7 +32,6 @@ COLUMN_OF_LEVEL: Final = MappingProxyType(
         "instance": "sop_instance_uid",
     }
 )
-_TOLD: Final = ("sop_instance_uid", "study_instance_uid", "size_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,22 +95,21 @@ def delete(storage: Storage, level: Level, uid: str, *, reason: str = "") -> Del
     StorageError
         where the storage fails
     """
-    run_id = uuid.uuid4().hex
-    removal = _Removal(storage, level, uid)
+    run_id, column = uuid.uuid4().hex, COLUMN_OF_LEVEL[level]
+    removal = Removal(
+        storage,
+        lambda now: files_with(now, {column: [uid]}),
+        lambda now, files: _rows_by_file(now, files, column, uid, REMOVED_COLUMNS),
+    )
     try:
-        version = compare_and_set(
-            Snapshot(storage, INSTANCES.name), removal.change, run_id, "delete"
-        )
-    except (HeldError, CommitConflictError) as error:
-        removal.discard(NOTHING)
-        if isinstance(error, HeldError):
-            record(storage, "delete", level, uid, "refused", {"why": str(error)}, run_id)
+        version = removal.commit(run_id, "delete")
+    except HeldError as error:
+        record(storage, "delete", level, uid, "refused", {"why": str(error)}, run_id)
         raise
-    removal.discard(removal.last)
-    if not removal.last:
+    rows = removal.rows
+    if not rows.num_rows:
         message = f"{storage.root}: no {level} {uid} to delete"
         raise NotInArchiveError(message)
-    rows = removal.rows
     deletion = Deletion(
         level,
         uid,
@@ -131,74 +123,27 @@ def delete(storage: Storage, level: Level, uid: str, *, reason: str = "") -> Del
     return deletion
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The wanted rows of one file, and the file without them, if others are left."""
-
-    rows: pa.Table
-    rest: AddedFile | None
-
-
-class _Removal:
-    """The files that a delete replaces, as seen from one version after the other."""
-
-    def __init__(self, storage: Storage, level: Level, uid: str) -> None:
-        self._storage = storage
-        self._column = COLUMN_OF_LEVEL[level]
-        self._uid = uid
-        self._holds = Snapshot(storage, HOLDS.name)
-        self._parts: dict[str, _Part] = {}
-        self.last = NOTHING
-
-    @property
-    def rows(self) -> pa.Table:
-        """The rows that the last change takes away."""
-        return pa.concat_tables([self._parts[file.path].rows for file in self.last.removed])
-
-    def change(self, now: Snapshot) -> Change:
-        """Replace the files of a version that hold wanted rows."""
-        self.last = NOTHING
-        concerned = {}
-        for file in now.files({self._column: [self._uid]}):
-            rows = self._parts[file.path].rows if file.path in self._parts else self._find(file)
-            if rows.num_rows:
-                concerned[file] = rows
-        self._holds.refresh()
-        studies = {uid for rows in concerned.values() for uid in rows[_TOLD[1]].to_pylist()}
-        require_free(self._holds, studies)
-        for file, rows in concerned.items():
-            if file.path not in self._parts:
-                rest = rewrite(self._storage, INSTANCES, file, self._without)
-                self._parts[file.path] = _Part(rows, rest)
-        rests = [self._parts[file.path].rest for file in concerned]
-        self.last = Change([rest for rest in rests if rest is not None], list(concerned))
-        return self.last
-
-    def discard(self, committed: Change) -> None:
-        """Remove the files that no commit has named."""
-        kept = {file.path for file in committed.added}
-        for part in self._parts.values():
-            if part.rest is not None and part.rest.path not in kept:
-                remove_file(self._storage, INSTANCES.name, part.rest.path)
-
-    def _find(self, file: ActiveFile) -> pa.Table:
-        return rows_in(self._storage, [file], self._column, self._uid, _TOLD)
-
-    def _without(self, table: pa.Table) -> pa.Table:
-        return table.filter(pc.not_equal(table[self._column], self._uid))
-
-
-def rows_in(
-    storage: Storage,
+def _rows_by_file(
+    snapshot: Snapshot,
     files: Sequence[ActiveFile],
     column: str,
     uid: str,
     columns: Sequence[str],
-) -> pa.Table:
-    """Read some columns of the rows of files of `instances` that have a UID."""
+) -> Iterator[tuple[ActiveFile, pa.Table]]:
+    """Read some columns of the rows of files of `instances` that have a UID, file by file."""
     if column == "sop_instance_uid":
-        return find_rows(storage, files, [uid], columns)
-    return Snapshot(storage, INSTANCES.name).read(columns, ds.field(column) == uid, files)
+        yield from find_rows_by_file(snapshot.storage, files, [uid], columns)
+        return
+    for file in files:
+        yield file, snapshot.read(columns, ds.field(column) == uid, [file])
+
+
+def _rows(
+    snapshot: Snapshot, files: Sequence[ActiveFile], column: str, uid: str, columns: Sequence[str]
+) -> pa.Table:
+    schema = pa.schema([INSTANCES.arrow_schema.field(name) for name in columns])
+    found = _rows_by_file(snapshot, files, column, uid, columns)
+    return pa.concat_tables([schema.empty_table(), *(rows for _, rows in found)])
 
 
 def undelete(
@@ -230,7 +175,7 @@ def undelete(
         then = Snapshot(storage, INSTANCES.name, as_of)
         then.require_kept()
         files = then.files({column: [uid]})
-        rows = rows_in(storage, files, column, uid, INSTANCES.arrow_schema.names)
+        rows = _rows(then, files, column, uid, INSTANCES.arrow_schema.names)
     if not rows.num_rows:
         message = (
             f"{storage.root}: expected a deleted {level} {uid}, found none in the versions that "
@@ -257,12 +202,12 @@ def undelete(
 
 def _last_removed(storage: Storage, column: str, uid: str) -> pa.Table:
     """Give the rows with a UID that the newest commit took away and that are not there now."""
-    catalog = Catalog(storage)
-    for entry in entries(Snapshot(storage, INSTANCES.name)):
+    catalog, now = Catalog(storage), Snapshot(storage, INSTANCES.name)
+    for entry in entries(now):
         if not entry.removed or entry.operation == "compact":
             continue
         there = [file for file in entry.removed if _size_bytes(storage, INSTANCES.name, file.path)]
-        uids = rows_in(storage, there, column, uid, _TOLD)["sop_instance_uid"].to_pylist()
+        uids = _rows(now, there, column, uid, ["sop_instance_uid"])[0].to_pylist()
         known = catalog.known(uids)
         if gone := [name for name in uids if name not in known]:
             return find_rows(storage, there, gone, INSTANCES.arrow_schema.names)

@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 from pacspark.errors import HeldError, NotInArchiveError, UsageError
 from pacspark.tables.audit import record
 from pacspark.tables.datafile import AddedFile, DataFile, remove_file
-from pacspark.tables.log import Change, compare_and_set, user_name
+from pacspark.tables.log import BARRIER, Change, compare_and_set, user_name
 from pacspark.tables.schema import HOLDS, INSTANCES
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
@@ -116,6 +116,9 @@ def set_hold(storage: Storage, study: str, *, release: bool = False, reason: str
         return Change(made)
 
     compare_and_set(Snapshot(storage, HOLDS.name), change, run_id, action)
+    if not release:
+        # a delete that has looked at the holds before this one fails to commit, and looks again
+        compare_and_set(Snapshot(storage, INSTANCES.name), lambda _: BARRIER, run_id, action)
     record(storage, action, "study", study, "done", {"reason": reason}, run_id)
     # a delete that was on its way may have been faster
     instances = _count(storage, study)

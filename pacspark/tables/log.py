@@ -47,17 +47,21 @@ class Change:
         listed files that no longer count; they stay on the storage for readers of older versions
     data_change
         False where the same rows only lie elsewhere, so that followers of changes can pass it over
+    is_barrier
+        True for a commit without files, after which all who decided on older versions look again
     """
 
     added: Sequence[AddedFile] = ()
     removed: Sequence[ActiveFile] = ()
     data_change: bool = True
+    is_barrier: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.added or self.removed)
+        return bool(self.added or self.removed or self.is_barrier)
 
 
 NOTHING: Final = Change()
+BARRIER: Final = Change(is_barrier=True)
 
 
 @cache

@@ -1,21 +1,20 @@
 """Repeating in a replica what its source has deleted."""
 
+from collections.abc import Iterator, Sequence
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pacspark.tables.audit import record
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.holds import require_free
 from pacspark.tables.inventory import Listing
 from pacspark.tables.lookup import find_rows
-from pacspark.tables.rewriting import rewrite
-from pacspark.tables.schema import HOLDS, INSTANCES
+from pacspark.tables.removal import REMOVED_COLUMNS, Removal
+from pacspark.tables.schema import INSTANCES
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
-from pacspark.tables.writer import replace_files
 
 _UID = "sop_instance_uid"
-_COLUMNS = (_UID, "run_id", "study_instance_uid")
 
 
 def remove_gone(source: Listing, target: Storage, run_id: str) -> int:
@@ -40,28 +39,18 @@ def remove_gone(source: Listing, target: Storage, run_id: str) -> int:
     Raises
     ------
     HeldError
-        where one of them belongs to a study that the replica has on legal hold
+        where one of them belongs to a study that the replica has on legal hold: none goes then
     CommitConflictError
-        where another writer replaced a file meanwhile: the next replication removes the rest
+        where other writers won every attempt
     """
     runs = pa.array(_runs_of(source), pa.string())
-    snapshot = Snapshot(target, INSTANCES.name)
-    holds = Snapshot(target, HOLDS.name)
-    removed = 0
-    for file in snapshot.files():
-        gone: list[str] = []
-        for batch in snapshot.batches(_COLUMNS, None, [file]):
-            theirs = batch.filter(pc.is_in(batch["run_id"], runs))
-            lost = _lost(source, theirs[_UID].to_pylist())
-            studies = theirs.filter(pc.is_in(theirs[_UID], pa.array(lost, pa.string())))
-            require_free(holds, set(studies["study_instance_uid"].to_pylist()))
-            gone += lost
-        if gone:
-            _remove(target, file, gone, run_id)
-            detail = {"instances": len(gone), "source": source.storage.root}
-            record(target, "mirror", "instance", gone[0], "done", detail, run_id)
-            removed += len(gone)
-    return removed
+    removal = Removal(target, Snapshot.files, lambda now, files: _gone(source, runs, now, files))
+    removal.commit(run_id, "mirror")
+    gone = removal.rows
+    if gone.num_rows:
+        detail = {"instances": gone.num_rows, "source": source.storage.root}
+        record(target, "mirror", "instance", gone[_UID][0].as_py(), "done", detail, run_id)
+    return int(gone.num_rows)
 
 
 def _runs_of(source: Listing) -> set[str]:
@@ -70,21 +59,22 @@ def _runs_of(source: Listing) -> set[str]:
     return runs | {run for run in commits if run}
 
 
-def _lost(source: Listing, uids: list[str]) -> list[str]:
-    if not uids:
-        return []
+def _gone(
+    source: Listing, runs: pa.Array, now: Snapshot, files: Sequence[ActiveFile]
+) -> Iterator[tuple[ActiveFile, pa.Table]]:
+    for file in files:
+        found = []
+        for batch in now.batches([*REMOVED_COLUMNS, "run_id"], None, [file]):
+            theirs = batch.filter(pc.is_in(batch["run_id"], runs))
+            if theirs.num_rows:
+                found.append(_unknown(source, theirs.select(REMOVED_COLUMNS)))
+        if found:
+            yield file, pa.Table.from_batches(found)
+
+
+def _unknown(source: Listing, rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Give the rows that the source does not have."""
+    uids = rows[_UID].to_pylist()
     files = source.snapshots[INSTANCES.name].files({_UID: uids})
-    known = set(find_rows(source.storage, files, uids, [_UID])[_UID].to_pylist())
-    return [uid for uid in uids if uid not in known]
-
-
-def _remove(target: Storage, file: ActiveFile, gone: list[str], run_id: str) -> None:
-    wanted = pa.array(gone, pa.string())
-    rest = rewrite(
-        target,
-        INSTANCES,
-        file,
-        lambda rows: rows.filter(pc.invert(pc.is_in(rows[_UID], wanted))),
-    )
-    added = [] if rest is None else [rest]
-    replace_files(target, INSTANCES.name, [file], added, run_id=run_id, operation="mirror")
+    known = find_rows(source.storage, files, uids, [_UID])[_UID].combine_chunks()
+    return rows.filter(pc.invert(pc.is_in(rows[_UID], known)))

@@ -241,16 +241,31 @@ def test_hold__that_comes_while_a_delete_is_on_its_way_wins(
 ) -> None:
     _fill(storage)
     files = _data_files(storage)
-
-    def hold_and_disturb() -> None:
-        set_hold(storage, "1.2.1")
-        commit_instances(storage, uid_rows(["9.9"]), run_id="faster")
-
-    _overtaken(storage, monkeypatch, hold_and_disturb)
+    _overtaken(storage, monkeypatch, lambda: set_hold(storage, "1.2.1"))
     with pytest.raises(HeldError):
         delete(storage, "study", "1.2.1")
     assert _present(storage) == set(UIDS)
-    assert len(_data_files(storage) - files) == 1
+    assert _data_files(storage) == files
+
+
+@pytest.mark.parametrize("level", ["study", "instance"])
+def test_delete__opens_each_table_once_however_many_files_there_are(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, level: Any
+) -> None:
+    for number in range(6):
+        rows = [instance_row(f"1.{n}.{number}", study_instance_uid=f"1.{n}") for n in (1, 2)]
+        commit_instances(storage, rows_of(rows), run_id=f"run-{number}")
+    opened: list[str] = []
+    begin = Snapshot.__init__
+
+    def noted(self: Snapshot, *given: Any) -> None:
+        begin(self, *given)
+        opened.append(self.spec.name)
+
+    monkeypatch.setattr(Snapshot, "__init__", noted)
+    uid = "1.1" if level == "study" else "1.1.3"
+    assert delete(storage, level, uid).instances == (6 if level == "study" else 1)
+    assert sorted(opened) == ["audit", "holds", "instances"]
 
 
 def test_hold__counts_by_its_last_row_whatever_clocks_say(

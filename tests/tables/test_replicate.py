@@ -9,7 +9,7 @@ import pytest
 from pacspark.errors import HeldError, StorageError, UsageError
 from pacspark.spark import replicate as replicate_module
 from pacspark.spark.replicate import ReplicateReport, replicate
-from pacspark.tables import replica
+from pacspark.tables import log, replica
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.compaction import compact
 from pacspark.tables.datafile import PIECE_BYTES
@@ -19,6 +19,7 @@ from pacspark.tables.intake import Intake, commit_intake
 from pacspark.tables.placing import copy_bytes
 from pacspark.tables.runs import recorded_run, versions_now
 from pacspark.tables.schema import create_tables
+from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
 from pacspark.tables.writer import commit_files, commit_instances, commit_rejects
 from tests.tables.samples import noise, store
@@ -239,6 +240,26 @@ def test_replicate__repeats_deletes_only_when_asked(
     actions = Catalog(replica_root).table("audit")["action"].to_pylist()
     assert actions.count("mirror") == 1
     assert actions.count("delete") == 1  # the source's own
+
+
+def test_replicate__mirrors_nothing_of_a_study_on_which_a_hold_is_set_meanwhile(
+    storage: Storage, replica_root: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(storage)
+    copied(storage, replica_root)
+    delete(storage, "instance", "1.2.1")
+    commit, waiting = log._commit, [lambda: set_hold(replica_root, "1.2")]
+
+    def overtaken(snapshot: Snapshot, *given: Any) -> None:
+        if waiting and snapshot.spec.name == "instances":
+            waiting.pop()()
+        commit(snapshot, *given)
+
+    monkeypatch.setattr(log, "_commit", overtaken)
+    with pytest.raises(HeldError):
+        copied(storage, replica_root, mirror=True)
+    assert set(Catalog(replica_root).known(OBJECTS)) == set(OBJECTS)
+    assert verified(replica_root).findings == ()
 
 
 def test_replicate__refuses_itself(storage: Storage) -> None:
