@@ -14,7 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from pacspark.archive import Archive, create_archive
 from pacspark.dicom.enhanced_xa import file_meta
 from pacspark.errors import StorageError, UsageError
 from pacspark.spark.ingest import ingest, take_in
+from pacspark.tables import datafile
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import Intake, IntakeResult, commit_intake
 from pacspark.tables.reports import IngestReport, Refused
@@ -300,6 +301,28 @@ def test_intake__ends_when_the_archive_cannot_be_written(
     (source,) = expand_sources([path])
     with pytest.raises(StorageError):
         intake.add_source(source)
+
+
+def test_intake__leaves_no_part_of_a_large_object_that_cannot_be_read_again(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it take the same object for stored when it comes from elsewhere."""
+    monkeypatch.setattr("pacspark.tables.intake.STREAMED_BYTES", 0)
+    monkeypatch.setattr("pacspark.tables.datafile.PIECE_BYTES", 300)
+    for name in ("a.dcm", "b.dcm"):
+        (tmp_path / name).write_bytes(ct_slice("1.2.1", 1))
+    pieces, failing = datafile._read_fully, [False, True]
+
+    def read_or_fail(stream: BinaryIO) -> bytes:
+        if failing and failing.pop(0):
+            raise OSError(errno.EIO, "Input/output error")
+        return pieces(stream)
+
+    monkeypatch.setattr("pacspark.tables.datafile._read_fully", read_or_fail)
+    with pytest.raises(StorageError, match=r"a.dcm: read once, and then not again: Input/output"):
+        take_in_here(storage, tmp_path / "a.dcm", tmp_path / "b.dcm")
+    assert object_files(storage) == set()
+    assert take_in_here(storage, tmp_path / "a.dcm", tmp_path / "b.dcm").stored == 1
 
 
 def object_files(storage: Storage) -> set[str]:

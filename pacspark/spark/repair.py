@@ -86,9 +86,7 @@ def repair(
     StorageError
         where a storage fails
     """
-    if (storage.kind, storage.authority, storage.folder) == (
-        other.kind, other.authority, other.folder,
-    ):  # fmt: skip
+    if storage.is_same(other):
         message = f"repair: expected a replica, found {storage.root} itself"
         raise UsageError(message)
     check_tables(other)

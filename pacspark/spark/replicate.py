@@ -31,7 +31,7 @@ from pacspark.tables.inventory import Listing, listed_rows
 from pacspark.tables.mirror import remove_gone
 from pacspark.tables.replica import Brought, Moves, bring_file, moved
 from pacspark.tables.runs import recorded_run
-from pacspark.tables.schema import REJECTS, RUNS, TABLES, create_tables
+from pacspark.tables.schema import REJECTS, RUNS, create_tables
 from pacspark.tables.scratch import Scratch
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
@@ -122,9 +122,7 @@ def replicate(
     StorageError
         where a storage fails
     """
-    if (source.kind, source.authority, source.folder) == (
-        target.kind, target.authority, target.folder,
-    ):  # fmt: skip
+    if source.is_same(target):
         message = f"replicate: expected two roots, found {source.root} twice"
         raise UsageError(message)
     create_tables(target)
@@ -143,10 +141,10 @@ def replicate(
         target, report.run_id, _OPERATION, Listing(target).versions, options=options
     ) as row:
         try:
-            job.rows(seen_versions(target, source_id))
+            seen = seen_versions(target, source_id)
+            job.rows(seen)
             for table in _NOTES:
-                if table in TABLES:
-                    job.notes(table)
+                job.notes(table, seen.get(table))
             if mirror:
                 report.removed = remove_gone(listing, target, report.run_id)
             report.seconds = time.monotonic() - started
@@ -245,10 +243,10 @@ class _Job:
             kept = [key not in refused for key in keys]
         return rows.filter(pa.array(kept, pa.bool_()))
 
-    def notes(self, table: str) -> None:
+    def notes(self, table: str, seen: int | None) -> None:
         """Bring the rows of a table over that refers to no bytes."""
         snapshot = self.listing.snapshots[table]
-        for rows in _row_batches(snapshot, snapshot.files()):
+        for rows in _row_batches(snapshot, _new_files(snapshot, seen)):
             append_unseen(self.target, table, rows, run_id=self.report.run_id, operation=_OPERATION)
 
 

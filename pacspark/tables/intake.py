@@ -270,7 +270,14 @@ class Intake:
         self._lap("hash")
         kept = isinstance(read, InstanceIndex) or size_bytes <= KEPT_REJECT_BYTES
         content = stream if kept else None
-        self._take([_Input(source, read, digest, size_bytes, content, received_at)])
+        try:
+            self._take([_Input(source, read, digest, size_bytes, content, received_at)])
+        except StorageError:
+            raise
+        except OSError as error:
+            # as a refusal it would leave some pieces of an object among the bytes
+            message = f"{source}: read once, and then not again: {error.strerror or error}"
+            raise StorageError(message) from error
 
     def _take(self, items: Sequence[_Input]) -> None:
         """Write what is neither stored nor refused already: one look-up in each table for all."""
@@ -292,8 +299,8 @@ class Intake:
             if isinstance(item.read, DicomDecodeError):
                 self._reject(item, item.read, repeated=repeated)
             elif item.name not in self._seen:
-                self._seen[item.name] = item.sha256 or ""
                 rows.append(self._stored_row(item, item.read))
+                self._seen[item.name] = item.sha256 or ""
             elif self._seen[item.name] == item.sha256:
                 self._duplicate += 1
             elif repeated:

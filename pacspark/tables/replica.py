@@ -73,7 +73,8 @@ def bring_file(
             return _bring_good(source, target, asked)
         return Brought(file, None, None, (), 0)
     place = target.path("objects", file)
-    there = target.filesystem.get_file_info(place)
+    with target.errors(f"look for objects/{file}"):
+        there = target.filesystem.get_file_info(place)
     if there.is_file and there.size == asked.size_bytes and _is_good(target, asked, place):
         return Brought(file, describe_file(target, OBJECTS, file), None, (), 0)
     with draft(target, run_id) as one:

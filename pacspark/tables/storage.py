@@ -18,7 +18,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -120,6 +120,14 @@ class Storage:
             message = f"{self.root}: expected a path below the root, found {'/'.join(parts)!r}"
             raise StorageError(message)
         return "/".join([self.folder.rstrip("/"), *names])
+
+    def is_same(self, other: "Storage") -> bool:
+        """Tell whether two roots are one archive's; a folder may have several names."""
+        if self.kind == other.kind == "local":
+            with suppress(OSError):  # one that is not there yet is no other
+                return Path(self.folder).samefile(other.folder)
+        here = (self.kind, self.authority, self.folder)
+        return here == (other.kind, other.authority, other.folder)
 
     def table_uri(self, name: str) -> str:
         """Give a table's address for delta-rs and other tools that read Delta."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pacspark.errors import HeldError, StorageError, UsageError
@@ -21,7 +22,7 @@ from pacspark.tables.runs import recorded_run, versions_now
 from pacspark.tables.schema import create_tables
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
-from pacspark.tables.writer import commit_files, commit_instances, commit_rejects
+from pacspark.tables.writer import append_unseen, commit_files, commit_instances, commit_rejects
 from tests.tables.samples import noise, store
 from tests.tables.test_fixity import flip, here, named, place_of, read, verified
 
@@ -85,6 +86,16 @@ def test_replicate__brings_everything_once_on_every_storage(
     more = copied(source, target)
     assert (more.stored, more.files) == (1, 1)
     assert_same(source, target)
+    read_again: list[str] = []
+
+    def noted(target: Storage, table: str, rows: pa.Table, **origin: Any) -> int:
+        read_again.append(table)
+        return append_unseen(target, table, rows, **origin)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replicate_module, "append_unseen", noted)
+        copied(source, target)
+    assert read_again == []
     runs = [run for run in Catalog(target).runs().to_pylist() if run["run_id"] == "run-3"]
     assert runs == [run for run in Catalog(source).runs().to_pylist() if run["run_id"] == "run-3"]
 
@@ -263,8 +274,11 @@ def test_replicate__mirrors_nothing_of_a_study_on_which_a_hold_is_set_meanwhile(
 
 
 def test_replicate__refuses_itself(storage: Storage) -> None:
-    with pytest.raises(UsageError, match="two roots"):
-        copied(storage, storage)
+    link = Path(f"{storage.root}-link")
+    link.symlink_to(storage.root)
+    for one in (storage, open_storage(link)):
+        with pytest.raises(UsageError, match="two roots"):
+            copied(storage, one)
     assert named(verified(storage)) == []
 
 
