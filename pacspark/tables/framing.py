@@ -4,7 +4,7 @@ The rows that say where frames are may come from anywhere, from a Spark task's i
 of frames is one instance's row, with the numbers of its first frame and of frames.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -87,16 +87,19 @@ def decode_run(
         where bytes cannot be read
     """
     index = frame_index(row)
+    if index.kind == "native" and first + count <= index.count and _is_plain(row):
+        yield _decoded(first, count, lambda: _native(catalog, row, index, first, count))
+        return
+    frame = _reader(catalog, row, index, first, count)
+    for number in range(first, first + count):
+        yield _decoded(number, 1, lambda number=number: frame(number)[np.newaxis])
+
+
+def _decoded(first: int, count: int, decode: Callable[[], NDArray[Any]]) -> DecodedRun:
     try:
-        if index.kind == "native" and first + count <= index.count and _is_plain(row):
-            yield DecodedRun(first, count, _native(catalog, row, index, first, count))
-            return
-        one_by_one = _frames(catalog, row, index, first, count)
-        for number in range(first, first + count):
-            yield DecodedRun(number, 1, next(one_by_one)[np.newaxis])
-            first, count = number + 1, count - 1
+        return DecodedRun(first, count, decode())
     except (DicomDecodeError, MissingDependencyError) as error:
-        yield DecodedRun(first, count, None, str(error))
+        return DecodedRun(first, count, None, str(error))
 
 
 def _is_plain(row: Mapping[str, Any]) -> bool:
@@ -120,19 +123,21 @@ def _native(
     return _little(cells.reshape(count, n_rows, n_columns, samples))
 
 
-def _frames(
+def _reader(
     catalog: Catalog, row: Mapping[str, Any], index: FrameIndex, first: int, count: int
-) -> Iterator[NDArray[Any]]:
-    if index.kind == "encapsulated" and index.count:
-        # of the run alone, or of all frames of the object
-        skipped = 0 if index.count == count else first
-        for number in range(skipped, skipped + count):
-            pieces = [catalog.read_range(row, *piece) for piece in index.ranges(number)]
-            yield _little(compressed_pixels(b"".join(pieces), row))
-        return
-    data = catalog.read_object(row)
-    for number in range(first, first + count):
-        yield _little(object_pixels(data, row, number))
+) -> Callable[[int], NDArray[Any]]:
+    """Give what reads and decodes one frame of a run."""
+    if index.kind != "encapsulated" or not index.count:
+        data = catalog.read_object(row)
+        return lambda number: _little(object_pixels(data, row, number))
+    # of the run alone, or of all frames of the object
+    skipped = first if index.count == count else 0
+
+    def compressed(number: int) -> NDArray[Any]:
+        pieces = [catalog.read_range(row, *piece) for piece in index.ranges(number - skipped)]
+        return _little(compressed_pixels(b"".join(pieces), row))
+
+    return compressed
 
 
 def _little(pixels: NDArray[Any]) -> NDArray[Any]:

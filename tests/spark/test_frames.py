@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -23,7 +24,7 @@ from pacspark.progress import SILENT
 from pacspark.spark import frames as frames_module
 from pacspark.tables import framing
 from pacspark.tables.catalog import Catalog
-from tests.ct_objects import ct_image, encoded
+from tests.ct_objects import archive_of, ct_image, encoded
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -223,6 +224,23 @@ def test_runs__can_be_cut_anywhere(archive: Archive) -> None:
         whole = np.concatenate([run.pixels for run in runs if run.pixels is not None])
         parts = np.concatenate([run.pixels for run in halves if run.pixels is not None])
         np.testing.assert_array_equal(whole, parts)
+
+
+def test_runs__tell_of_broken_frames_one_by_one(tmp_path: Path) -> None:
+    image = grey(1, NumberOfFrames=3)
+    image.compress(RLELossless, generate_instance_uid=False)
+    parts = list(pydicom.encaps.generate_frames(image.PixelData, number_of_frames=3))
+    image.PixelData = encapsulate([parts[0], b"broken", parts[2]])
+    catalog = archive_of(tmp_path, [encoded(image)])
+    (row,) = catalog.table("instances", framing.PIXEL_COLUMNS).to_pylist()
+    runs = list(framing.decode_run(catalog, row, 0, 3))
+    assert [(run.first, run.count, bool(run.error)) for run in runs] == [
+        (0, 1, False),
+        (1, 1, True),
+        (2, 1, False),
+    ]
+    assert runs[2].pixels is not None
+    np.testing.assert_array_equal(runs[2].pixels[0], pixel_array(image, index=2, raw=True))
 
 
 def test_frame_array__takes_rows_of_pandas(archive: Archive) -> None:
