@@ -6,6 +6,7 @@ of frames is one instance's row, with the numbers of its first frame and of fram
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -92,7 +93,7 @@ def decode_run(
         return
     frame = _reader(catalog, row, index, first, count)
     for number in range(first, first + count):
-        yield _decoded(number, 1, lambda number=number: frame(number)[np.newaxis])
+        yield _decoded(number, 1, partial(frame, number))
 
 
 def _decoded(first: int, count: int, decode: Callable[[], NDArray[Any]]) -> DecodedRun:
@@ -126,16 +127,16 @@ def _native(
 def _reader(
     catalog: Catalog, row: Mapping[str, Any], index: FrameIndex, first: int, count: int
 ) -> Callable[[int], NDArray[Any]]:
-    """Give what reads and decodes one frame of a run."""
+    """Give what reads and decodes one frame of a run: an array whose first axis has length 1."""
     if index.kind != "encapsulated" or not index.count:
         data = catalog.read_object(row)
-        return lambda number: _little(object_pixels(data, row, number))
+        return lambda number: _little(object_pixels(data, row, number)[np.newaxis])
     # of the run alone, or of all frames of the object
     skipped = first if index.count == count else 0
 
     def compressed(number: int) -> NDArray[Any]:
         pieces = [catalog.read_range(row, *piece) for piece in index.ranges(number - skipped)]
-        return _little(compressed_pixels(b"".join(pieces), row))
+        return _little(compressed_pixels(b"".join(pieces), row)[np.newaxis])
 
     return compressed
 
