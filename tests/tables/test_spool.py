@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pacspark.errors import LandingFullError
 from pacspark.tables import landing as landing_module
+from pacspark.tables.journals import LOCK_NAME
 from pacspark.tables.landing import LARGE_BYTES, Landing
 from pacspark.tables.spool import Spool
 from tests.tables.samples import noise
@@ -36,7 +37,7 @@ def test_large_object__is_in_a_file_without_a_name(tmp_path: Path) -> None:
             spool.write(part)
         assert isinstance(spool.data(), io.RawIOBase)
         assert content(spool) == content(spool) == part * 6
-        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
         spool.close()
 
 
