@@ -25,8 +25,8 @@ try {
   await page.locator("canvas").first().waitFor({ timeout: patience });
   // of each canvas of a viewport, the largest first: how many colours it shows, and which part of it is not black;
   // a black or a plain one has no image
-  const canvases = () => page.evaluate(() => [...document.querySelectorAll("canvas.cornerstone-canvas")]
-    .filter(canvas => canvas.width > 64 && canvas.height > 64)
+  const canvases = () => page.evaluate(() => [...document.querySelectorAll("canvas")]
+    .filter(canvas => canvas.offsetWidth > 200 && canvas.offsetHeight > 200)
     .sort((a, b) => b.width * b.height - a.width * a.height)
     .map(canvas => {
       const copy = document.createElement("canvas");
