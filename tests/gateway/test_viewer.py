@@ -10,23 +10,18 @@ from base64 import b64encode
 from collections.abc import Callable
 from hashlib import sha512
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from pacspark.cli import app
-from pacspark.ct.geometry import VolumeGrid
-from pacspark.ct.phantom import SHEPP_LOGAN_UNIT, scaled, voxelize
 from pacspark.errors import UsageError
 from pacspark.gateway import viewer_install
 from pacspark.gateway.config import read_config
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.viewer import viewer_folder
 from pacspark.gateway.web_access import Credentials
-from tests.conftest import REPOSITORY, missing
-from tests.ct_objects import STUDY_UID, ct_image, encoded
+from tests.conftest import missing
 from tests.gateway.http import client_of, stow
 from tests.servers import cache_folder
 
@@ -152,68 +147,33 @@ def test_config__of_the_web_names_the_key(tmp_path: Path, text: str, said: str) 
     assert "plain" not in str(caught.value)  # what may be a secret is not repeated
 
 
-def watched(gateway: Gateway, patient: str, study: str, **environment: str) -> dict[str, Any]:
-    """Look at a study in OHIF; give what was seen, and leave pictures in the build folder."""
+@pytest.mark.slow
+def test_ohif__lists_a_study_and_shows_its_pixels(
+    start_gateway: Callable[..., Gateway], shared_data: Path, tmp_path: Path
+) -> None:
     playwright = cache_folder() / "node" / "node_modules" / "playwright-core"
     node = shutil.which("node")
     if node is None or not CHROMIUM.exists() or not playwright.is_dir():
         missing("chromium")
     if not (viewer_folder() / "index.html").is_file():
         missing("ohif")
-    assert gateway.web is not None
-    pictures = REPOSITORY / "build" / "viewer" / patient
-    pictures.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        [str(node), str(SCRIPT), str(playwright), str(CHROMIUM),
-         f"http://127.0.0.1:{gateway.web.port}", patient, study, str(pictures)],
-        capture_output=True, text=True, check=True, timeout=500,
-        env=os.environ | {"PATIENCE_MS": "180000"} | environment,
-    )  # fmt: skip
-    seen: dict[str, Any] = json.loads(done.stdout)
-    assert seen["errors"] == []
-    assert seen["failed"] == []  # no status of an error, no request to anywhere else
-    assert patient in seen["row"]
-    assert seen["greys"] >= 32
-    return seen
-
-
-def head_slices(n: int = 96) -> list[bytes]:
-    """Make a series of a head phantom, n x n x n voxels of 2 mm."""
-    grid = VolumeGrid(shape=(n, n, n), voxel_mm=(2.0, 2.0, 2.0))
-    density = voxelize(scaled(SHEPP_LOGAN_UNIT, 0.9 * n), grid)
-    noise = np.random.default_rng(1).normal(0, 20, density.shape)
-    pixels = (density * 5000 + noise * (density > 0)).astype(np.int16)  # brain as water, 0 HU
-    told: dict[str, Any] = {
-        "PatientName": "Phantom^Head", "PatientID": "PHANTOM", "FrameOfReferenceUID": "1.2.3.4",
-        "StudyDate": "20260102", "RescaleSlope": 1, "RescaleIntercept": -1000,
-        "WindowCenter": 100, "WindowWidth": 1200, "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
-    }  # fmt: skip
-    return [
-        encoded(ct_image(plane, number + 1, (-n, -n, 2.0 * number - n), spacing_mm=(2, 2), **told))
-        for number, plane in enumerate(pixels)
-    ]
-
-
-@pytest.mark.slow
-def test_ohif__shows_planes_and_a_volume(gateway: Gateway) -> None:
-    with client_of(gateway) as client:
-        assert stow(client, *head_slices()).status_code == 200
-    seen = watched(gateway, "PHANTOM", STUDY_UID, VOLUME="1", STEPS="47")
-    assert len(seen["volume"]) == 4
-    for colours, lit in seen["volume"]:
-        assert colours >= 24
-        assert 0.02 < lit < 1.0
-
-
-@pytest.mark.slow
-def test_ohif__lists_a_study_and_shows_its_pixels(
-    start_gateway: Callable[..., Gateway], shared_data: Path
-) -> None:
     gateway = start_gateway()
     folder = shared_data / "dicom/dcm_qa_ct-philips-S21570-S2010/In"
     with client_of(gateway) as client:
         files = [path.read_bytes() for path in folder.rglob("I*") if path.is_file()]
         assert stow(client, *files).status_code in {200, 202}
         (study,) = client.get("/dicom-web/studies").json()
-    seen = watched(gateway, "TRAUMA", study["0020000D"]["Value"][0])
+    assert gateway.web is not None
+    uid = study["0020000D"]["Value"][0]
+    done = subprocess.run(
+        [str(node), str(SCRIPT), str(playwright), str(CHROMIUM),
+         f"http://127.0.0.1:{gateway.web.port}", "TRAUMA", uid, str(tmp_path)],
+        capture_output=True, text=True, check=True, timeout=500,
+        env=os.environ | {"PATIENCE_MS": "180000"},
+    )  # fmt: skip
+    seen = json.loads(done.stdout)
+    assert seen["errors"] == []
+    assert seen["failed"] == []  # no status of an error, no request to anywhere else
+    assert "TRAUMA" in seen["row"]
+    assert seen["greys"] >= 32
     assert seen["plain"] == ["15 / 28", 512, 128]

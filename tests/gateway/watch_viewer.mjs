@@ -1,5 +1,4 @@
-// Drives the viewer in headless Chromium: study list, one study as stack, with VOLUME also as planes and in 3-D;
-// prints what it saw as JSON.
+// Drives the viewer in headless Chromium: study list, one study, one canvas; prints what it saw as JSON.
 // node watch_viewer.mjs PLAYWRIGHT CHROMIUM URL PATIENT STUDY_UID FOLDER
 import { createRequire } from "node:module";
 const [, , playwright, chromium, url, patient, study, folder] = process.argv;
@@ -23,42 +22,25 @@ try {
   await page.goto(`${url}/viewer?StudyInstanceUIDs=${study}`, { timeout: patience });
   const began = Date.now();
   await page.locator("canvas").first().waitFor({ timeout: patience });
-  // of each canvas of a viewport, the largest first: how many colours it shows, and which part of it is not black;
-  // a black or a plain one has no image
-  const canvases = () => page.evaluate(() => [...document.querySelectorAll("canvas")]
-    .filter(canvas => canvas.offsetWidth > 200 && canvas.offsetHeight > 200)
-    .sort((a, b) => b.width * b.height - a.width * a.height)
-    .map(canvas => {
-      const copy = document.createElement("canvas");
-      copy.width = canvas.width; copy.height = canvas.height;
-      const context = copy.getContext("2d");
-      context.drawImage(canvas, 0, 0);
-      const pixels = new Uint32Array(context.getImageData(0, 0, copy.width, copy.height).data.buffer);
-      return [new Set(pixels).size, pixels.filter(pixel => pixel & 0xffffff).length / pixels.length];
-    }));
-  const shown = async (count, colours) => {
-    const until = Date.now() + patience;
-    for (;;) {
-      const found = await canvases();
-      const ready = found.filter(one => one[0] >= colours).length >= count;
-      if (ready || Date.now() > until) return found;
-      await page.waitForTimeout(500);
-    }
-  };
-  seen.greys = (await shown(1, 32))[0]?.[0] ?? 0;
+  // how many greys the largest canvas shows: a black or a plain one has no image
+  const greys = () => page.evaluate(() => {
+    const all = [...document.querySelectorAll("canvas")].sort((a, b) => b.width * b.height - a.width * a.height);
+    if (!all.length || !all[0].width) return 0;
+    const copy = document.createElement("canvas");
+    copy.width = all[0].width; copy.height = all[0].height;
+    const context = copy.getContext("2d");
+    context.drawImage(all[0], 0, 0);
+    const pixels = context.getImageData(0, 0, copy.width, copy.height).data, found = new Set();
+    for (let i = 0; i < pixels.length; i += 4) found.add(pixels[i]);
+    return found.size;
+  });
+  while ((seen.greys = await greys()) < 32 && Date.now() - began < patience) await page.waitForTimeout(250);
   seen.milliseconds = Date.now() - began;
   // on to the middle of the stack
   await page.locator("canvas").first().click({ position: { x: 300, y: 300 } });
   for (let step = 0; step < Number(process.env.STEPS || 0); step++) await page.keyboard.press("ArrowDown");
   if (process.env.STEPS) await page.waitForTimeout(3000);
   await page.screenshot({ path: `${folder}/viewer.png` });
-  if (process.env.VOLUME) {
-    await page.goto(`${url}/viewer?StudyInstanceUIDs=${study}&hangingprotocolId=mprAnd3DVolumeViewport`, { timeout: patience });
-    seen.volume = await shown(4, 24);
-    await page.waitForTimeout(2000);
-    seen.volume = await canvases();
-    await page.screenshot({ path: `${folder}/volume.png` });
-  }
   // the plain page, which needs no viewer
   await page.goto(`${url}/simple`, { timeout: patience });
   const thumbnail = page.locator(".series img").first();
