@@ -221,20 +221,28 @@ def test_anonymize__does_find_what_a_lost_run_wrote_to_be_nobodys(
         (["--all", "--secret", "SOURCE/key"], "outside of archives"),
         (["--all", "--secret", "none"], "expected a file with a secret"),
         (["--all", "--profile", "none"], "expected a profile"),
-        (["--all", "--create-secret"], "--create-secret: expected --secret FILE"),
+        (["--all", "--create-secret"], "create_secret: expected the name of a file as secret"),
+        (["--all", "--secret", "SOURCE/new", "--create-secret"], "outside of archives"),
+        (["--secret", "new", "--create-secret"], "found 0"),
         (["--all", "--bogus"], ""),
     ],
 )
 def test_anonymize__does_refuse_wrong_usage(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str], said: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    options: list[str],
+    said: str,
 ) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     run(capsys, "init", source)
+    monkeypatch.chdir(tmp_path)
     options = [option.replace("SOURCE", str(source)) for option in options]
     status, out, told = run(capsys, "anonymize", source, target, *options)
     assert (status, out) == (2, "")
     assert said in told
     assert not target.exists()
+    assert not list(tmp_path.rglob("new"))  # no secret that nobody uses, none in an archive
 
 
 def test_anonymize__does_refuse_its_own_root_and_what_is_not_there(

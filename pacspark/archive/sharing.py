@@ -29,6 +29,7 @@ class Sharing(OpenedArchive):
         retain: Iterable[str] = (),
         clean: Iterable[str] = (),
         secret: bytes | str | Path | None = None,
+        create_secret: bool = False,
     ) -> IngestReport:
         """De-identify a study, a series, a patient or everything into another archive.
 
@@ -48,6 +49,8 @@ class Sharing(OpenedArchive):
         secret
             What pseudonyms are made from: bytes, or the file that holds it. The same secret makes
             the same of the same in every run. None: a new one, which nobody keeps.
+        create_secret
+            Whether to make the file, which must not be there yet.
 
         Returns
         -------
@@ -56,7 +59,7 @@ class Sharing(OpenedArchive):
         """
         from pacspark.dicom.deidentify import Deidentifier
         from pacspark.dicom.profile_file import read_profile
-        from pacspark.dicom.pseudonyms import SECRET_BYTES, Pseudonyms, read_secret
+        from pacspark.dicom.pseudonyms import SECRET_BYTES, Pseudonyms, make_secret, read_secret
         from pacspark.spark.anonymize import anonymize
 
         level, value = _chosen(study, series, patient, everything=everything)
@@ -70,8 +73,12 @@ class Sharing(OpenedArchive):
             message = f"target: expected another archive, found {storage.root} itself"
             raise UsageError(message)
         if isinstance(secret, str | Path):
-            _require_outside(Path(secret), self._storage, storage)
-            secret = read_secret(Path(secret))
+            path = Path(secret)
+            _require_outside(path, self._storage, storage)
+            secret = make_secret(path) if create_secret else read_secret(path)
+        elif create_secret:
+            message = "create_secret: expected the name of a file as secret, found none"
+            raise UsageError(message)
         pseudonyms = Pseudonyms(secret or secrets.token_bytes(SECRET_BYTES))
         create_tables(storage)
         return anonymize(

@@ -7,7 +7,6 @@ import typer
 
 from pacspark.archive import open_archive
 from pacspark.cli.options import AsJson, Root
-from pacspark.errors import UsageError
 from pacspark.printing import say, show_json
 
 RETAIN = (
@@ -50,15 +49,7 @@ def anonymize(
     of dates in every run; without --secret they are new each time. docs/deidentification.md says
     what happens to what, and what is not done.
     """
-    from pacspark.dicom.pseudonyms import create_secret as make_secret
-
-    archive = open_archive(root)
-    if create_secret:
-        if secret is None:
-            message = "--create-secret: expected --secret FILE with it, found none"
-            raise UsageError(message)
-        make_secret(secret)
-    report = archive.anonymize(
+    report = open_archive(root).anonymize(
         target,
         study=study,
         series=series,
@@ -68,6 +59,7 @@ def anonymize(
         retain=_words(retain),
         clean=_words(clean),
         secret=secret,
+        create_secret=create_secret,
     )
     if secret is None:
         say("no --secret: another run will make other UIDs of the same objects")

@@ -19,7 +19,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Final
 
-from pydicom.datadict import dictionary_has_tag, keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 
 from pacspark.dicom.pixel_rules import PixelRule
 from pacspark.errors import UsageError
@@ -213,13 +213,6 @@ class Profile:
         """Tell whether the table, or an own rule, names an attribute."""
         return tag in self.actions or tag in table()
 
-    @property
-    def cleans_text(self) -> bool:
-        """Whether any text is cleaned rather than removed."""
-        cleaning = {"descriptors", "device", "patient-characteristics"}
-        own = Action.CLEAN in self.actions.values()
-        return own or bool(cleaning & (self.clean | self.retain))
-
     @cached_property
     def weakened(self) -> bool:
         """Whether an own rule keeps what the Basic Profile does not."""
@@ -232,6 +225,12 @@ class Profile:
         if "longitudinal-full" in self.retain:
             return Action.KEEP
         return Action.SHIFT if "longitudinal-modified" in self.retain else Action.REMOVE
+
+    @property
+    def keeps_dates(self) -> bool:
+        """Whether any date stays as it was, of an option or an own rule."""
+        own = (tag for tag, action in self.actions.items() if action is Action.KEEP)
+        return self.dates is Action.KEEP or any(dictionary_VR(tag) in _DATES for tag in own)
 
     @cached_property
     def _actions(self) -> Mapping[int, Action]:

@@ -15,7 +15,7 @@ whose VR hides what it is, goes as well: what is doubtful is not kept.
 """
 
 import csv
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cache
@@ -58,9 +58,15 @@ _STRUCTURE: Final = frozenset(
     ReferencedSOPSequence ReferencedImageSequence CompletionFlag""".split()
 )
 """What gives a sequence its form: without it, its dummies would be no sequence of its kind."""
-_SUBJECT: Final = frozenset("121030 121031 121032 121033 121034 121035 113769".split())
-"""Concepts of TID 1007, subject context: what a report says of the patient."""
-_OLDEST_YEARS: Final = 89
+_CHARACTERISTICS: Final = frozenset("121032 121033 121034 121035".split())
+_IDENTIFYING: Final = _CHARACTERISTICS | frozenset(
+    """121009 121013 121016 121017 128774 128775 121020 121021 121022 121030 121031 121040 121041
+    121043 121193 121196 121197 111700 111705 113870 113873 113877 113880""".split()
+)
+"""Concepts of TID 1001 to 1010, observers, orders, subject and specimens: what a report says of who
+and where. `_CHARACTERISTICS` are sex, age, species and breed."""
+_AGE: Final = re.compile(r"\d{3}[DWMY]")
+_OLDEST: Final = "090Y"
 
 
 class Within(Enum):
@@ -105,8 +111,7 @@ class Deidentifier:
         pixels_cleaned
             whether a rule has cleaned its pixels, or found them clean
         """
-        words = _identifying_words(dataset) if self.profile.cleans_text else frozenset()
-        work = _Work(self, identity_of(dataset), words)
+        work = _Work(self, identity_of(dataset), _identifying_words(dataset))
         work.clean(dataset, Within.PLAIN)
         self._state(dataset, work.kept_blocks, pixels_cleaned=pixels_cleaned)
 
@@ -128,10 +133,13 @@ class Deidentifier:
         dataset.DeidentificationMethodCodeSequence = [
             code_item(METHODS[option][0], "DCM", METHODS[option][1]) for option in methods
         ] or [code_item("0", "99PACSPARK", "Own rules")]
-        dataset.LongitudinalTemporalInformationModified = {
-            Action.KEEP: "UNMODIFIED",
-            Action.SHIFT: "MODIFIED",
-        }.get(profile.dates, "REMOVED")
+        dataset.LongitudinalTemporalInformationModified = (
+            "UNMODIFIED"
+            if profile.keeps_dates
+            else "MODIFIED"
+            if profile.dates is Action.SHIFT
+            else "REMOVED"
+        )
         if pixels_cleaned:
             dataset.BurnedInAnnotation = "NO"
         if blocks:
@@ -164,8 +172,16 @@ def identity_of(dataset: Dataset) -> str:
 def _identifying_words(dataset: Dataset) -> frozenset[str]:
     """Give the words that an object uses as names and IDs: no cleaned text may keep them."""
     words: set[str] = set()
-    for element in _readable(dataset):
-        if element.VR == "PN" or element.keyword in _IDENTIFIERS:
+    for tag in list(dataset.keys()):
+        vr = _vr(dataset, tag)
+        if tag.is_private or (vr not in {"PN", "SQ"} and keyword_for_tag(tag) not in _IDENTIFIERS):
+            continue
+        element = _element(dataset, tag)
+        if element is None:
+            continue
+        if element.VR == "SQ":
+            words.update(*map(_identifying_words, element.value))
+        else:
             words |= words_of(str(element.value))
     return frozenset(words)
 
@@ -185,17 +201,6 @@ def _text_of(dataset: Dataset, keyword: str) -> str:
     return str(value).strip(" \0")
 
 
-def _readable(dataset: Dataset) -> Iterator[DataElement]:
-    for tag in list(dataset.keys()):
-        element = _element(dataset, tag)
-        if element is None:
-            continue
-        yield element
-        if element.VR == "SQ":
-            for item in element.value:
-                yield from _readable(item)
-
-
 def _element(dataset: Dataset, tag: BaseTag) -> DataElement | None:
     """Give an element with its value; None where it cannot be read as what it says it is."""
     raw = dataset.get_item(tag)
@@ -203,9 +208,11 @@ def _element(dataset: Dataset, tag: BaseTag) -> DataElement | None:
         element = dataset[tag]
     except Exception:  # noqa: BLE001 -- pydicom raises whatever a broken value makes it raise
         return None
-    if element.VR == "SQ" and isinstance(raw, RawDataElement) and raw.VR == "UN":
+    was_unknown = isinstance(raw, RawDataElement) and raw.VR == "UN"
+    if element.VR == "SQ" and was_unknown and raw.length != UNDEFINED_LENGTH:
         # bytes of defined length that a dictionary calls a sequence: nobody knows their encoding
-        return element if raw.length == UNDEFINED_LENGTH else None
+        dataset[tag] = raw  # who asks again is told the same
+        return None
     return element
 
 
@@ -221,7 +228,7 @@ class _Work:
 
     def clean(self, dataset: Dataset, within: Within) -> None:
         """Change one data set, or one item, in place."""
-        if within in {Within.CONTENT, Within.DUMMY} and self._tells_of_the_subject(dataset):
+        if within in {Within.CONTENT, Within.DUMMY} and self._identifies(dataset):
             within = Within.DUMMY
         if "safe-private" in self.run.profile.retain:
             self._safe_by_itself |= _declared_safe(dataset)
@@ -300,14 +307,14 @@ class _Work:
     def _replace(
         self, dataset: Dataset, element: DataElement, action: Action, identity: str
     ) -> None:
-        tag, vr = element.tag, element.VR
+        tag, vr, own = element.tag, element.VR, self.run.profile.actions.get(element.tag)
         if action is Action.REMOVE:
             del dataset[tag]
         elif element.is_empty:
             return
         elif vr == "UI" and action in {Action.MAP, Action.DUMMY}:
             element.value = _one_or_all(self.run.pseudonyms.uid, element.value)
-        elif element.keyword in {"PatientID", "PatientName"}:
+        elif element.keyword in {"PatientID", "PatientName"} and own is not Action.EMPTY:
             element.value = self.run.pseudonyms.patient(identity)
         elif action is Action.EMPTY:
             dataset[tag] = DataElement(tag, vr, None)
@@ -333,11 +340,11 @@ class _Work:
         texts = found if isinstance(found, list) else [found]
         return found if any(texts) else None
 
-    def _tells_of_the_subject(self, item: Dataset) -> bool:
-        if "patient-characteristics" in self.run.profile.retain:
-            return False
+    def _identifies(self, item: Dataset) -> bool:
         names = item.get("ConceptNameCodeSequence")
-        return bool(names) and str(names[0].get("CodeValue", "")) in _SUBJECT
+        code = str(names[0].get("CodeValue", "")) if names else ""
+        retained = "patient-characteristics" in self.run.profile.retain
+        return code in _IDENTIFYING and not (retained and code in _CHARACTERISTICS)
 
     # private elements
 
@@ -478,6 +485,8 @@ def _one_or_all(change: Any, value: Any) -> Any:
 
 
 def _age(text: str) -> str:
-    """Give an age; above 89 years all are alike, for few people are."""
-    years = text.strip().upper().removesuffix("Y")
-    return "090Y" if years.isdigit() and int(years) > _OLDEST_YEARS and "Y" in text else text
+    """Give an age; above 89 years all are alike, for few people are. None of what is no age."""
+    age = text.strip(" \0")
+    if not _AGE.fullmatch(age):
+        return ""
+    return min(age, _OLDEST) if age.endswith("Y") else age

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from pydicom.dataset import Dataset
+
+from pacspark.dicom.wildcards import text_matches
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,12 @@ class PixelRule:
         True
         """
         return all(
-            any(fnmatchcase(found, wanted.lower()) for found in _texts(dataset, keyword)
-                for wanted in texts)
-            for keyword, texts in self.match.items()
-        )  # fmt: skip
+            any(
+                text_matches(found, tuple(wanted), ignore_case=True, person_name=False)
+                for found in _texts(dataset, keyword)
+            )
+            for keyword, wanted in self.match.items()
+        )
 
 
 def _texts(dataset: Dataset, keyword: str) -> list[str]:
@@ -56,7 +59,7 @@ def _texts(dataset: Dataset, keyword: str) -> list[str]:
         return [""]
     values = value if isinstance(value, list | tuple) or hasattr(value, "append") else [value]
     joined = "\\".join(str(one) for one in values)
-    return [joined.strip().lower(), *(str(one).strip().lower() for one in values)]
+    return [joined.strip(), *(str(one).strip() for one in values)]
 
 
 def rectangles_for(rules: Sequence[PixelRule], dataset: Dataset) -> tuple[Rectangle, ...] | None:

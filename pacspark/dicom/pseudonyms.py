@@ -108,7 +108,7 @@ def read_secret(path: Path) -> bytes:
     return secret
 
 
-def create_secret(path: Path) -> bytes:
+def make_secret(path: Path) -> bytes:
     """Make a file with a new secret that only its owner can read.
 
     Raises

@@ -197,6 +197,9 @@ def test_blanking__does_follow_the_rule_that_matches() -> None:
             deidentified(burned, blanking(BLANK, **other))
     made = read(deidentified(burned, blanking(BLANK, Modality="c?", Rows="40")))
     assert made.BurnedInAnnotation == "NO"
+    named = image(noise("uint8"), x00080070=("LO", text("ACME [US]")))
+    made = read(deidentified(named, blanking(BLANK, Manufacturer="acme [us]")))
+    assert made.BurnedInAnnotation == "NO"  # brackets are brackets
     looked_at = read(deidentified(burned, blanking()))
     assert looked_at.BurnedInAnnotation == "NO"
     assert looked_at.PixelData == read(burned).PixelData

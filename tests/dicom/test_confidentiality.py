@@ -22,7 +22,7 @@ from pacspark.dicom.deidentify import safe_private
 from pacspark.dicom.plain_text import clean_text, plain_words
 from pacspark.dicom.private import CREATOR, GROUP
 from pacspark.dicom.profile_file import read_profile
-from pacspark.dicom.pseudonyms import Pseudonyms, create_secret, read_secret
+from pacspark.dicom.pseudonyms import Pseudonyms, make_secret, read_secret
 from pacspark.errors import UsageError
 
 # rows of Table E.1-1 as the standard prints them: basic, then option -> cell
@@ -225,12 +225,12 @@ def test_profile__does_have_no_own_rule_for_what_makes_an_object() -> None:
 
 def test_secret__does_stay_with_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "secret"
-    made = create_secret(path)
+    made = make_secret(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert read_secret(path) == made
     assert made.decode() not in repr(Pseudonyms(made))
     with pytest.raises(UsageError, match="expected no file yet"):
-        create_secret(path)
+        make_secret(path)
     path.chmod(0o640)
     with pytest.raises(UsageError, match="640") as refused:
         read_secret(path)

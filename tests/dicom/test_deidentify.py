@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
-from pacspark.dicom.confidentiality import Profile
+from pacspark.dicom.confidentiality import Action, Profile
 from pacspark.dicom.decode import index_instance
-from pacspark.dicom.deidentify import Deidentifier, code_item
+from pacspark.dicom.deidentify import Deidentifier
 from pacspark.dicom.deidentify_object import deidentify_object
 from pacspark.dicom.private import CREATOR
 from pacspark.dicom.pseudonyms import Pseudonyms
@@ -77,12 +77,17 @@ def test_deidentify__does_leave_no_marked_value_that_a_vr_hides() -> None:
 
 
 @pytest.mark.parametrize("stated", ["OB", "UT", "UN"])
-def test_deidentify__does_not_believe_the_vr_of_a_sequence(stated: str) -> None:
+@pytest.mark.parametrize("clean", [(), ("descriptors",)])
+def test_deidentify__does_not_believe_the_vr_of_a_sequence(
+    stated: str, clean: tuple[str, ...]
+) -> None:
     # a sequence that the profile keeps, as bytes that nobody looks into
     inner = item(element(0x00100010, "PN", text("Doe^Jane"), IMPLICIT), IMPLICIT)
     data = ct_object(x52009229=(stated, inner))
     assert b"Doe" in data
-    assert b"Doe" not in deidentified(data)
+    made = deidentified(data, retaining(clean=clean))
+    assert b"Doe" not in made
+    assert 0x52009229 not in read(made)
 
 
 def test_deidentify__does_drop_preamble_meta_and_what_stands_behind_the_pixels() -> None:
@@ -222,7 +227,11 @@ def test_deidentify__does_empty_what_is_no_date(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "kept"), [("045Y", "045Y"), ("089Y", "089Y"), ("090Y", "090Y"), ("101Y", "090Y")]
+    ("age", "kept"),
+    [
+        *(("045Y", "045Y"), ("089Y", "089Y"), ("090Y", "090Y"), ("101Y", "090Y"), ("009M", "009M")),
+        *(("101y", ""), ("101 Y", ""), ("101", ""), ("over 95", "")),  # no ages of DICOM
+    ],
 )
 def test_deidentify__does_keep_ages_only_when_asked_and_none_above_89(age: str, kept: str) -> None:
     data = ct_object(x00101010=("AS", text(age)))
@@ -353,98 +362,17 @@ def test_deidentify__does_follow_what_an_object_says_of_its_private_blocks() -> 
     assert made[0x00291004].value == made.SOPInstanceUID
 
 
-# structured content
+# own rules, documents
 
 
-def report_object() -> bytes:
-    def named(value: str, meaning: str, scheme: str = "DCM") -> bytes:
-        code = (
-            element(0x00080100, "SH", text(value))
-            + element(0x00080102, "SH", text(scheme))
-            + element(0x00080104, "LO", text(meaning))
-        )
-        return sequence(0x0040A043, [item(code)], undefined=False)
-
-    def content(kind: str, name: bytes, *values: bytes) -> bytes:
-        parts: list[bytes] = [
-            element(0x0040A010, "CS", text("CONTAINS")),
-            element(0x0040A040, "CS", text(kind)),
-            name,
-            *values,
-        ]
-        return item(b"".join(sorted(parts, key=_element_number)))
-
-    finding = element(0x0040A160, "UT", text("Mass of Jane Doe in left lung"))
-    measured = sequence(
-        0x0040A300, [item(element(0x0040A30A, "DS", text("12.5")))], undefined=False
-    )
-    observer = element(0x0040A123, "PN", text("Doe^Jane"))
-    age = sequence(0x0040A300, [item(element(0x0040A30A, "DS", text("77")))], undefined=False)
-    image = sequence(
-        0x00081199,
-        [item(element(0x00081150, "UI", uid("1.2.840.10008.5.1.4.1.1.2"))
-              + element(0x00081155, "UI", uid("1.2.3.4")))],
-        undefined=False,
-    )  # fmt: skip
-    items = [
-        content("TEXT", named("121071", "Finding"), finding),
-        content("NUM", named("G-D7FE", "Length", "SRT"), measured),
-        content("PNAME", named("121008", "Person Observer Name"), observer),
-        content("NUM", named("121033", "Subject Age"), age),
-        content("IMAGE", named("121112", "Source of Measurement"), image),
-        content("TEXT", named("X1", "Doe family history", "99HOSPITAL"), finding),
-    ]
-    elements = {tag: element(tag, vr, value) for tag, (vr, value) in header().items()}
-    elements[0x0040A730] = sequence(0x0040A730, items, undefined=False)
-    return part10(b"".join(value for _, value in sorted(elements.items())))
-
-
-def _element_number(data: Any) -> int:
-    """All of them are of one group."""
-    return int.from_bytes(data[2:4], "little")
-
-
-def test_deidentify__does_replace_the_content_of_a_report_but_not_its_references() -> None:
-    made = deidentified(report_object())
-    assert b"Doe" not in made
-    tree = read(made).ContentSequence
-    assert [one.ValueType for one in tree] == ["TEXT", "NUM", "PNAME", "NUM", "IMAGE", "TEXT"]
-    assert tree[0].ConceptNameCodeSequence[0].CodeMeaning == "Finding"
-    assert tree[0].TextValue == "Removed"
-    assert tree[1].MeasuredValueSequence[0].NumericValue == 0
-    assert tree[4].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == (
-        read(deidentified(ct_object())).SOPInstanceUID
-    )
-
-
-def test_deidentify__does_clean_structured_content_when_asked() -> None:
-    profile = retaining(clean=("structured-content", "descriptors"))
-    made = deidentified(report_object(), profile)
-    assert b"Doe" not in made
-    tree = read(made).ContentSequence
-    assert tree[0].TextValue == "Mass of in left lung"
-    assert tree[1].MeasuredValueSequence[0].NumericValue == 12.5
-    assert tree[3].MeasuredValueSequence[0].NumericValue == 0  # the subject's age
-    assert tree[5].ConceptNameCodeSequence[0].CodeMeaning == "family history"
-    kept = Profile(
-        retain=frozenset({"patient-characteristics"}), clean=frozenset({"structured-content"})
-    )
-    tree = read(deidentified(report_object(), kept)).ContentSequence
-    assert tree[3].MeasuredValueSequence[0].NumericValue == 77
-    assert tree[0].TextValue == "Removed"
-
-
-def test_deidentify__does_replace_codes_of_persons() -> None:
-    code = item(
-        element(0x00080100, "SH", text("JDOE"))
-        + element(0x00080102, "SH", text("99STAFF"))
-        + element(0x00080104, "LO", text("Doe, Jane"))
-    )
-    data = ct_object(x00401101=("SQ", code))
-    made = deidentified(data)
-    assert b"DOE" not in made.upper()
-    (left,) = read(made).PersonIdentificationCodeSequence
-    assert left == code_item("0", "99PACSPARK", "Removed")
+def test_deidentify__does_follow_own_rules_and_tell_of_them() -> None:
+    emptied = Profile(actions={0x00100010: Action.EMPTY})
+    assert read(deidentified(ct_object(), emptied)).PatientName == ""
+    kept = Profile(actions={0x00080020: Action.KEEP})
+    made = read(deidentified(ct_object(x00080020=("DA", text("20240301"))), kept))
+    assert made.StudyDate == "20240301"
+    assert made.LongitudinalTemporalInformationModified == "UNMODIFIED"
+    assert "113100" not in [code.CodeValue for code in made.DeidentificationMethodCodeSequence]
 
 
 @pytest.mark.parametrize(
