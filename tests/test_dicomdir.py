@@ -8,6 +8,7 @@ from typing import Any
 import pydicom
 import pytest
 
+from pacspark.dicom.unchecked import unchecked
 from pacspark.errors import UsageError
 from pacspark.export import export
 from pacspark.export.dicomdir import RECORD_COLUMNS, DirectoryBuilder
@@ -131,6 +132,18 @@ def test_what_a_directory_must_say__is_there_where_objects_lack_it(
         [peer("dciodvfy"), str(path)], capture_output=True, text=True, check=False
     )
     assert "Error" not in done.stderr, done.stderr
+
+
+def test_values_that_no_standard_permits__are_listed_as_they_are(tmp_path: Path) -> None:
+    wrong = {"PatientName": "x" * 90, "AccessionNumber": "9" * 40, "StudyDescription": "a\x1bb"}
+    with unchecked():
+        bare = encoded(ct_image(steps()[0], 1, (0, 0, 0), **wrong))
+    catalog = archive_of(tmp_path / "archive", [bare])
+    *_, path = export(catalog, tmp_path / "out", "series", SERIES_UID, dicomdir=True)
+    with unchecked():
+        patient, study_record, *_ = pydicom.dcmread(path).DirectoryRecordSequence
+        assert patient.PatientName == wrong["PatientName"]
+        assert study_record.AccessionNumber == wrong["AccessionNumber"]
 
 
 def test_reports__are_listed_as_what_they_are(tmp_path: Path, shared_data: Path) -> None:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import duckdb
 import nibabel
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 import pydicom
 import pytest
 import tensorstore
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -334,6 +336,33 @@ def test_a_failure__leaves_nothing(
     with pytest.raises((StorageError, KeyboardInterrupt), match=told):
         export(failing, tmp_path / "out", "series", SERIES_UID, file_format)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_tiff__is_read_whatever_a_device_wrote_as_description(tmp_path: Path) -> None:
+    image = ct_image(steps()[0], 1, (0, 0, 0), SeriesDescription="a\x1b<b>&\x01")
+    catalog = archive_of(tmp_path / "archive", [encoded(image)])
+    (path,) = export(catalog, tmp_path / "out", "series", SERIES_UID, "tiff")
+    with tifffile.TiffFile(path) as file:
+        name = ET.fromstring(file.ome_metadata or "").find("{*}Image")
+        assert name is not None
+        assert name.get("Name") == "a\ufffd<b>&\ufffd"
+        assert file.series[0].axes == "YX"
+
+
+def test_zarr__says_of_which_finite_values_it_is(tmp_path: Path, shared_data: Path) -> None:
+    name = "dicom/pydicom-data/data_store/data/parametric_map_float.dcm"
+    image = pydicom.dcmread(shared_data / name)
+    values = np.array(image.pixel_array)
+    values.flat[:2] = np.nan, -np.inf
+    image.FloatPixelData = values.astype("<f4").tobytes()
+    catalog = archive_of(tmp_path / "archive", [encoded(image)])
+    (path,) = export(catalog, tmp_path / "out", "series", image.SeriesInstanceUID, "zarr")
+    (channel,) = json.loads((path / "zarr.json").read_text())["attributes"]["ome"]["omero"][
+        "channels"
+    ]
+    finite = values[np.isfinite(values)]
+    assert (channel["window"]["min"], channel["window"]["max"]) == (finite.min(), finite.max())
+    np.testing.assert_array_equal(read_zarr(path, 0).ravel(), values.ravel())
 
 
 def test_colour__is_one_line(tmp_path: Path, shared_data: Path) -> None:

@@ -8,15 +8,12 @@ padding, signatures, private elements) goes.
 No message here holds a value of the object: it ends in tables and logs of those who may not know.
 """
 
-import logging
 import tempfile
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Final
 
-from pydicom import config
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
@@ -25,12 +22,18 @@ from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from pacspark.dicom.blanking import Blanking, decoded_frames, element_header, native_frames
-from pacspark.dicom.decode import EXPLICIT_VR_BIG_ENDIAN, InstanceIndex, index_instance
+from pacspark.dicom.decode import (
+    EXPLICIT_VR_BIG_ENDIAN,
+    InstanceIndex,
+    data_set_start,
+    index_instance,
+)
 from pacspark.dicom.deidentify import Deidentifier
 from pacspark.dicom.enhanced_xa import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacspark.dicom.frames import is_deflated
 from pacspark.dicom.pixel_rules import rectangles_for
 from pacspark.dicom.stream import INFLATE_LIMIT_BYTES
+from pacspark.dicom.unchecked import unchecked
 from pacspark.errors import DeidentificationError, DicomDecodeError
 
 MOST_HEADER_BYTES: Final = 128 << 20
@@ -66,7 +69,7 @@ def deidentify_object(source: BinaryIO, target: BinaryIO, deidentifier: Deidenti
     OSError
         where a file cannot be read or written
     """
-    with _quiet():
+    with unchecked():
         try:
             index = index_instance(source)
             if is_deflated(index.transfer_syntax_uid):
@@ -268,7 +271,7 @@ def _inflated(source: BinaryIO) -> Iterator[BinaryIO]:
     if len(data) > MOST_HEADER_BYTES:
         message = f"expected at most {MOST_HEADER_BYTES} bytes deflated, found more"
         raise DeidentificationError(message)
-    start = _after_meta(data)
+    start = data_set_start(data)
     with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as file:
         meta = FileMetaDataset()
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -287,32 +290,3 @@ def _inflated(source: BinaryIO) -> Iterator[BinaryIO]:
             rest = inflater.unconsumed_tail
         file.write(inflater.flush())
         yield file  # type: ignore[misc]
-
-
-def _after_meta(data: bytes) -> int:
-    """Give where the data set starts behind file meta information that has been read once."""
-    position = 132 if data[128:132] == b"DICM" else 4 * (data[:4] == b"DICM")
-    while data[position : position + 2] == b"\2\0":
-        long = data[position + 4 : position + 6] in {b"OB", b"UN", b"OW", b"UT", b"SQ"}
-        size = data[position + 8 : position + 12] if long else data[position + 6 : position + 8]
-        position += (12 if long else 8) + int.from_bytes(size, "little")
-    return position
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep pydicom from checking values and from printing them."""
-    logger, settings = logging.getLogger("pydicom"), config.settings
-    disabled = logger.disabled
-    reading, writing = settings.reading_validation_mode, settings.writing_validation_mode
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.disabled = True
-        settings.reading_validation_mode = config.IGNORE
-        settings.writing_validation_mode = config.IGNORE
-        try:
-            yield
-        finally:
-            logger.disabled = disabled
-            settings.reading_validation_mode = reading
-            settings.writing_validation_mode = writing

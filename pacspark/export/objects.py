@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pacspark.dicom.matching import parse_query
 from pacspark.dicom.uids import require_uid
+from pacspark.dicom.unchecked import unchecked
 from pacspark.errors import NotInArchiveError
 from pacspark.export.dicomdir import RECORD_COLUMNS, DirectoryBuilder, is_image
 from pacspark.progress import Progress
@@ -89,17 +90,19 @@ def _file_id(series: int, number: int) -> tuple[str, ...]:
 def _write_dicomdir(catalog: Catalog, directory: Path, targets: Sequence[_Target]) -> Path:
     """Write the table of contents last: without it, a file-set is not finished."""
     builder = DirectoryBuilder()
-    for target in targets:
-        row = target.row
-        dicom_json = (
-            ""
-            if is_image(row)
-            else catalog.instance(row["sop_instance_uid"], ["dicom_json"])["dicom_json"]
-        )
-        builder.add(row, target.path.relative_to(directory).parts, dicom_json)
     path = directory / "DICOMDIR"
+    with unchecked():  # records say what the objects say
+        for target in targets:
+            row = target.row
+            dicom_json = (
+                ""
+                if is_image(row)
+                else catalog.instance(row["sop_instance_uid"], ["dicom_json"])["dicom_json"]
+            )
+            builder.add(row, target.path.relative_to(directory).parts, dicom_json)
+        content = builder.content()
     with whole_file(path) as temporary:
-        temporary.write_bytes(builder.content())
+        temporary.write_bytes(content)
     return path
 
 

@@ -65,7 +65,8 @@ def write_ome_zarr(path: Path, volume: Voxels, progress: Progress) -> None:
             for block in _blocks(array, full_rows=finer is None):
                 if finer is None:
                     values = _read(volume, block)
-                    lowest, highest = min(lowest, values.min()), max(highest, values.max())
+                    least, most = _extremes(values)
+                    lowest, highest = min(lowest, least), max(highest, most)
                 else:
                     step = [f // g for f, g in zip(factors, levels[number - 1], strict=True)]
                     values = _coarser(finer, block, step)
@@ -138,6 +139,14 @@ def _read(volume: Voxels, block: tuple[slice, slice, slice]) -> NDArray[Any]:
     for place, z in enumerate(range(along_z.start, along_z.stop)):
         values[place] = volume.rows(z, along_y.start, along_y.stop)[:, along_x]
     return values
+
+
+def _extremes(values: NDArray[Any]) -> tuple[float, float]:
+    """Give the least and the greatest finite value; inf and -inf where there is none."""
+    if values.dtype.kind != "f":
+        return values.min(), values.max()
+    finite = np.isfinite(values)
+    return values.min(initial=np.inf, where=finite), values.max(initial=-np.inf, where=finite)
 
 
 def _coarser(finer: Any, block: tuple[slice, slice, slice], step: Sequence[int]) -> NDArray[Any]:
@@ -231,7 +240,7 @@ def _attributes(
 
 
 def _channel(name: str, volume: Voxels, extremes: tuple[float, float]) -> dict[str, Any]:
-    lowest, highest = extremes
+    lowest, highest = extremes if np.isfinite(extremes).all() else (0.0, 0.0)
     if highest <= lowest:
         highest = lowest + 1.0
     middle = Window((lowest + highest) / 2, highest - lowest)

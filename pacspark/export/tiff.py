@@ -47,7 +47,7 @@ def write_tiff(path: Path, volume: Voxels, progress: Progress) -> None:
             photometric="minisblack",
             software="pacspark",
             resolution=(MM_PER_CENTIMETER / dx, MM_PER_CENTIMETER / dy),
-            resolutionunit="CENTIMETER",
+            resolutionunit="CENTIMETER" if volume.length_unit == "mm" else "NONE",
             metadata=_metadata(volume),
         )
 
@@ -74,7 +74,8 @@ def _metadata(volume: Voxels) -> dict[str, Any]:
         "axes": "ZYX",
         # tifffile would draw one
         "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, volume.series_uid)),
-        "Name": volume.description,
+        # XML has no control characters, whatever a device wrote
+        "Name": "".join(c if c.isprintable() else "\ufffd" for c in volume.description),
         "Description": place,
         **{f"PhysicalSize{axis}": size for axis, size in zip("ZYX", (dz, dy, dx), strict=True)},
         **{f"PhysicalSize{axis}Unit": unit for axis in "ZYX"},
