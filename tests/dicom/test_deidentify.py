@@ -197,6 +197,28 @@ def test_deidentify__does_map_references_as_it_maps_what_they_refer_to() -> None
     assert kept.SOPInstanceUID == "1.2.3.5"
 
 
+@pytest.mark.parametrize(
+    ("sop_class_uid", "left"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.2", [None, "", None]),  # CT: optional, type 2, optional
+        ("1.2.840.10008.5.1.4.1.1.4.1", ["19000101000000", "19000101", "Removed"]),  # enhanced MR
+        ("1.2.3", ["19000101000000", "19000101", "Removed"]),  # nobody knows
+    ],
+)
+def test_deidentify__does_leave_what_the_class_of_the_object_needs(
+    sop_class_uid: str, left: list[str | None]
+) -> None:
+    data = ct_object(
+        x00080016=("UI", uid(sop_class_uid)),
+        x0008002A=("DT", text("20240301120000")),
+        x00080023=("DA", text("20240301")),
+        x00181000=("LO", text("SN-1")),
+    )
+    made = read(deidentified(data))
+    keywords = ("AcquisitionDateTime", "ContentDate", "DeviceSerialNumber")
+    assert [made.get(keyword) for keyword in keywords] == left
+
+
 def test_deidentify__does_move_all_dates_of_a_patient_alike() -> None:
     def dated(study: str, at: str) -> Dataset:
         data = ct_object(

@@ -81,7 +81,7 @@ def marked_texts(dataset: Dataset, inside: bool = False) -> Iterator[tuple[str, 
         if one.VR == "SQ":
             # the form of a report stays: concepts, kinds of values, relationships
             whole = marked and one.keyword != "ContentSequence"
-            gone = whole and (rule is None or rule.basic is not Action.MAP)
+            gone = whole and (rule is None or rule.basic(None) is not Action.MAP)
             for item in one.value:
                 yield from marked_texts(item, gone)
             continue
