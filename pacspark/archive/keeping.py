@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pacspark.archive.opened import OpenedArchive
+from pacspark.archive.opened import OpenedArchive, one_of
 from pacspark.dicom.uids import require_uid
 from pacspark.errors import ProjectionDataError, UsageError
 from pacspark.tables.reports import IngestReport
@@ -138,12 +138,7 @@ class Keeping(OpenedArchive):
         """
         from pacspark.export import export
 
-        given = {"study": study, "series": series, "instance": instance}
-        chosen = {level: uid for level, uid in given.items() if uid is not None}
-        if len(chosen) != 1:
-            message = f"export: expected one of study, series, instance, found {len(chosen)}"
-            raise UsageError(message)
-        ((level, uid),) = chosen.items()
+        level, uid = one_of("export", study=study, series=series, instance=instance)
         folder = _path_here(directory, "a folder")
         return export(
             self.catalog,

@@ -90,19 +90,19 @@ def send(
     Objects go as they are stored where the peer takes their transfer syntax, else decoded.
     """
     from pacspark.archive import open_archive
-    from pacspark.dicom.uids import require_uid
-    from pacspark.gateway.client import chosen_level, parse_destination
+    from pacspark.archive.opened import one_of
+    from pacspark.gateway.client import parse_destination
     from pacspark.gateway.client import send as run
     from pacspark.gateway.config import require_ae_title
 
-    level, uid = chosen_level(study, series, instance)
+    level, uid = one_of("send", study=study, series=series, instance=instance)
     destination = parse_destination(to)
     archive = open_archive(root)
     report = run(
         archive.catalog,
         destination,
         level,
-        require_uid(level, uid),
+        uid,
         calling_ae_title=require_ae_title("--ae-title", ae_title),
         progress=archive.progress,
     )

@@ -1,7 +1,7 @@
 """`pacspark send`: a study, a series or an instance of an archive to a DICOM peer."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -113,23 +113,3 @@ def _object(catalog: Catalog, row: dict[str, Any]) -> Outgoing:
         row["size_bytes"],
         partial(catalog.stream_object, row),
     )
-
-
-def chosen_level(study: str | None, series: str | None, instance: str | None) -> tuple[str, str]:
-    """Give level and UID of the one that is given.
-
-    Raises
-    ------
-    UsageError
-        where it is none, or several
-    """
-    given: Sequence[tuple[str, str | None]] = (
-        ("study", study),
-        ("series", series),
-        ("instance", instance),
-    )
-    chosen = [(level, uid) for level, uid in given if uid is not None]
-    if len(chosen) != 1:
-        message = f"send: expected one of --study, --series, --instance, found {len(chosen)}"
-        raise UsageError(message)
-    return chosen[0]

@@ -303,7 +303,7 @@ def test_send__stores_at_a_peer(gateway: Gateway, tmp_path: Path) -> None:
         (["--to", "X@127.0.0.1:0", "--study", "1.2"], 2, "--to: expected AE@HOST:PORT"),
         (["--to", "X@127.0.0.1:1", "--study", "1.2"], 1, "no study '1.2'"),
         (["--to", "X@127.0.0.1:1", "--study", "x*"], 2, "study: expected a UID"),
-        (["--to", "X@127.0.0.1:1"], 2, "expected one of --study, --series, --instance, found 0"),
+        (["--to", "X@127.0.0.1:1"], 2, "expected one of study, series, instance, found 0"),
         (["--to", "X@127.0.0.1:1", "--study", STUDY_UID], 1, "cannot connect"),
     ],
 )
