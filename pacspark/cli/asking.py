@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pacspark.archive import open_archive
-from pacspark.cli.options import AsJson, Root, Series, Study
+from pacspark.cli.options import AsJson, AsOf, Root, Series, Study
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import UsageError
 from pacspark.printing import show_json, show_table
@@ -25,6 +25,7 @@ def find(
     level: Annotated[
         str, typer.Option("--level", help="patient, study, series or instance.")
     ] = "study",
+    as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> None:
     """Find patients, studies, series or images.
@@ -34,7 +35,7 @@ def find(
     from pacspark.tables.search import columns_to_show
 
     asked = parse_query(_query(query or []), level)
-    found = open_archive(root).catalog.find(asked)
+    found = open_archive(root, as_of=as_of).catalog.find(asked)
     if as_json:
         show_json(
             [
@@ -64,6 +65,7 @@ def _query(items: Sequence[str]) -> dict[str, str]:
 def sql(
     root: Root,
     statement: Annotated[str, typer.Argument(help="A query; any DICOM keyword is a column.")],
+    as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask the tables in SQL.
@@ -72,7 +74,7 @@ def sql(
     """
     from pacspark.spark.query import collect
 
-    frame = open_archive(root).sql(statement)
+    frame = open_archive(root, as_of=as_of).sql(statement)
     rows = collect(frame)
     if as_json:
         show_json([row.asDict(recursive=True) for row in rows])
@@ -131,13 +133,14 @@ def headers(
     attributes: Annotated[
         str | None, typer.Option("--attributes", help="Keywords or tags, with commas; else all.")
     ] = None,
+    as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> None:
     """Write headers into a Parquet file, for other tools.
 
     A row per instance, a typed column per attribute; sequences are lists of structs.
     """
-    schema = open_archive(root).headers(
+    schema = open_archive(root, as_of=as_of).headers(
         path,
         study=study,
         series=series,
@@ -149,9 +152,9 @@ def headers(
         print(f"{len(schema)} {counted_unit(len(schema), 'columns')} in {path}")
 
 
-def history(root: Root, as_json: AsJson = False) -> None:
+def history(root: Root, as_of: AsOf = None, as_json: AsJson = False) -> None:
     """Tell which run changed which table, and when in UTC."""
-    versions = open_archive(root).versions()
+    versions = open_archive(root, as_of=as_of).versions()
     if as_json:
         show_json(versions.to_dict("records"))
     else:

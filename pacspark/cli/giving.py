@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 import typer
 
 from pacspark.archive import open_archive
-from pacspark.cli.options import AsJson, Instance, Part, Root, Series, SeriesUID, ShownWindow, Study
+from pacspark.cli.options import (
+    AsJson,
+    AsOf,
+    Instance,
+    Part,
+    Root,
+    Series,
+    SeriesUID,
+    ShownWindow,
+    Study,
+)
 from pacspark.pictures import Window
 from pacspark.printing import show_json
 from pacspark.progress import counted_unit
@@ -29,13 +39,14 @@ def export(
         bool,
         typer.Option("--resample", help="Interpolate uneven or tilted slices onto an even grid."),
     ] = False,
+    as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a study, a series or an instance as files.
 
     A file has its name when it is whole; what is there already is never overwritten.
     """
-    files = open_archive(root).export(
+    files = open_archive(root, as_of=as_of).export(
         directory,
         study=study,
         series=series,
@@ -65,11 +76,12 @@ def view(
     ] = None,
     window: ShownWindow = None,
     part: Part = None,
+    as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw a CT or MR series into a PNG."""
     shown = Window.given(window)
-    volume = open_archive(root).volume(series_uid, part)
+    volume = open_archive(root, as_of=as_of).volume(series_uid, part)
     if plane is None and index is None:
         volume.view(window=shown).save(picture)
     else:
@@ -95,13 +107,14 @@ def print_sheets(
     no_patient: Annotated[
         bool, typer.Option("--no-patient", help="Leave out who it is and where.")
     ] = False,
+    as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a series onto film sheets.
 
     Slices lie in a grid, in one window, each with its place, its directions and a scale bar.
     """
-    files = open_archive(root).film(
+    files = open_archive(root, as_of=as_of).film(
         out,
         series,
         grid=grid,

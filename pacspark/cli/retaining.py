@@ -1,14 +1,12 @@
 """The commands about what leaves an archive, what has to stay, and how long."""
 
 from dataclasses import asdict
-from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from pacspark.archive import open_archive
-from pacspark.cli.options import AsJson, Instance, Root, Series, Study
-from pacspark.errors import UsageError
+from pacspark.cli.options import AsJson, AsOf, Instance, Root, Series, Study
 from pacspark.printing import readable, say, show_json
 from pacspark.progress import counted_unit
 from pacspark.tables.compaction import MIN_AGE_HOURS
@@ -46,22 +44,19 @@ def undelete(
     study: Study = None,
     series: Series = None,
     instance: Instance = None,
-    as_of: Annotated[
-        str | None,
-        typer.Option("--as-of", help="A version of instances, or a UTC time, to take rows from."),
-    ] = None,
+    as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring back what was deleted last.
 
-    Without --as-of: what the newest commit took away of the study, the series or the instance and
-    that is not there now. Repeat it to go further back.
+    With --as-of: the rows of then. Without: what the newest commit took away of the study, the
+    series or the instance and that is not there now. Repeat it to go further back.
     """
     restored = open_archive(root).undelete(
         study=study,
         series=series,
         instance=instance,
-        as_of=None if as_of is None else moment(as_of),
+        as_of=as_of,
     )
     if as_json:
         show_json(asdict(restored))
@@ -73,23 +68,6 @@ def undelete(
         )
     if restored.conflict:
         raise typer.Exit(1)
-
-
-def moment(text: str) -> int | datetime:
-    """Read a version, or a time in ISO 8601; UTC where it names no zone.
-
-    Raises
-    ------
-    UsageError
-        For all else.
-    """
-    if text.isascii() and text.isdecimal():
-        return int(text)
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        message = f"--as-of: expected a version or a time like 2026-11-28T12:00, found {text!r:.80}"
-        raise UsageError(message) from None
 
 
 def hold(

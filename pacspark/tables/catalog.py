@@ -5,6 +5,7 @@ answer.
 """
 
 import hashlib
+import itertools
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -335,14 +336,16 @@ class Catalog:
         return pa.Table.from_pylist(rows, schema=_HISTORY)
 
     def _history(self, name: str) -> Iterator[dict[str, Any]]:
-        snapshot = self._snapshot(name)
+        last, newest = self._snapshot(name).version, Snapshot(self.storage, name)
         with self.storage.errors(f"read the history of {name}"):
-            entries = snapshot.delta.history()
-        for age, entry in enumerate(entries):
+            entries = newest.delta.history()  # of an older version, delta-rs gives it all as well
+        for version, entry in zip(itertools.count(newest.version, -1), entries, strict=False):
+            if version > last:
+                continue
             origin = read_origin(entry.get("userMetadata"))
             yield {
                 "table": name,
-                "version": snapshot.version - age,
+                "version": version,
                 "committed_at": datetime.fromtimestamp(entry["timestamp"] / 1000, UTC),
                 "operation": origin.get("operation", entry.get("operation")),
                 "run_id": origin.get("run_id"),
