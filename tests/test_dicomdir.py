@@ -135,7 +135,11 @@ def test_what_a_directory_must_say__is_there_where_objects_lack_it(
 
 
 def test_values_that_no_standard_permits__are_listed_as_they_are(tmp_path: Path) -> None:
-    wrong = {"PatientName": "x" * 90, "AccessionNumber": "9" * 40, "StudyDescription": "a\x1bb"}
+    wrong: dict[str, Any] = {
+        "PatientName": "x" * 90,
+        "AccessionNumber": "9" * 40,
+        "StudyDescription": "a\x1bb",
+    }
     with unchecked():
         bare = encoded(ct_image(steps()[0], 1, (0, 0, 0), **wrong))
     catalog = archive_of(tmp_path / "archive", [bare])

@@ -51,6 +51,13 @@ def test_verify__is_a_command(shell: Shell, tmp_path: Path) -> None:
     status, _, err = shell("verify", root, "--sample", "0")
     assert status == 2
     assert "expected per cent" in err
+    for words, expected in (
+        (("--study", "1.2.77"), (1, f"{root}: expected objects to verify, found no study 1.2.77")),
+        (("--series", "x"), (2, "series: expected a UID")),
+    ):
+        status, out, err = shell("verify", root, *words)
+        assert (status, out) == (expected[0], "")
+        assert expected[1] in err
 
 
 def test_verify__runs_in_spark(

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pacspark.archive.opened import OpenedArchive
+from pacspark.dicom.uids import require_uid
+from pacspark.errors import NotInArchiveError
 from pacspark.tables.storage import open_storage
 
 if TYPE_CHECKING:
@@ -46,12 +48,24 @@ class Guarding(OpenedArchive):
         VerifyReport
             Counts and findings; ``report.clean`` tells whether all is well, ``report.table()`` what
             is not.
+
+        Raises
+        ------
+        NotInArchiveError
+            When there is no such study or series: nothing was verified.
         """
         from pacspark.spark.verify import VerifyRequest, verify
 
         self._require_now()
+        asked = {"study": study, "series": series}
+        given = {level: require_uid(level, uid) for level, uid in asked.items() if uid is not None}
         request = VerifyRequest(sample, seed, study, series, deep)
-        return verify(self._run, self._storage, request, resume=resume, progress=self.progress)
+        report = verify(self._run, self._storage, request, resume=resume, progress=self.progress)
+        if given and sample is None and not report.objects and not report.findings:
+            wanted = " of ".join(f"{level} {uid}" for level, uid in reversed(given.items()))
+            message = f"{self.root}: expected objects to verify, found no {wanted}"
+            raise NotInArchiveError(message)
+        return report
 
     def replicate(self, other: "str | Path", *, mirror: bool = False) -> "ReplicateReport":
         """Bring to another root what it does not have yet, each object's SHA-256 compared there.

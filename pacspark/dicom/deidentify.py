@@ -212,8 +212,8 @@ def _element(dataset: Dataset, tag: BaseTag) -> DataElement | None:
         element = dataset[tag]
     except Exception:  # noqa: BLE001 -- pydicom raises whatever a broken value makes it raise
         return None
-    was_unknown = isinstance(raw, RawDataElement) and raw.VR == "UN"
-    if element.VR == "SQ" and was_unknown and raw.length != UNDEFINED_LENGTH:
+    blob = isinstance(raw, RawDataElement) and raw.VR == "UN" and raw.length != UNDEFINED_LENGTH
+    if blob and element.VR == "SQ":
         # bytes of defined length that a dictionary calls a sequence: nobody knows their encoding
         dataset[tag] = raw  # who asks again is told the same
         return None
