@@ -88,10 +88,8 @@ def changes_between(
     StorageError
         where what the earlier version lists is not kept any more
     """
-    before, after = Snapshot(storage, INSTANCES.name, since), _at(storage, until)
-    if before.version > after.version:
-        message = f"since: expected a version up to {after.version}, found {before.version}"
-        raise UsageError(message)
+    after = _at(storage, until)
+    before = _before(storage, since, after)
     return compare(before.version, before.files(), after, columns)
 
 
@@ -103,7 +101,7 @@ def follow(
     It never waits: where nothing came between, the changes are empty.
     """
     now = _at(storage, None)
-    before = Snapshot(storage, INSTANCES.name, since)
+    before = _before(storage, since, now)
     version, files = before.version, before.files()
     while True:
         yield compare(version, files, now, columns)
@@ -145,6 +143,13 @@ def compare(
     else:
         removed = added.schema.empty_table()
     return Changes(since, after.version, added.select(wanted), removed.select(wanted))
+
+
+def _before(storage: Storage, since: int, after: Snapshot) -> Snapshot:
+    if not 0 <= since <= after.version:
+        message = f"since: expected a version from 0 to {after.version}, found {since}"
+        raise UsageError(message)
+    return Snapshot(storage, INSTANCES.name, since)
 
 
 def _at(storage: Storage, version: int | None) -> Snapshot:
