@@ -14,7 +14,13 @@ from pacspark.spark.verify import Run, VerifyReport
 from pacspark.tables.audit import record
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import LISTED, FileToCheck, check_object_file
-from pacspark.tables.inventory import ROW_TABLES, Listing, Scope, rows_of_files
+from pacspark.tables.inventory import (
+    ROW_TABLES,
+    Listing,
+    Scope,
+    files_to_check,
+    rows_of_files,
+)
 from pacspark.tables.mending import Mended, mend_file
 from pacspark.tables.moving import move_rows
 from pacspark.tables.runs import recorded_run
@@ -151,9 +157,8 @@ def _asked(
     files = list(dict.fromkeys(finding.file for finding in mendable))
     skipped = frozenset((one.table, one.file) for one in unread if one.table in ROW_TABLES)
     rows = rows_of_files(listing, Scope(), files, skipped)
-    sizes = listing.sizes("objects")
     nothing = LISTED.empty_table()
-    return [FileToCheck(file, sizes.get(file), rows.get(file, nothing)) for file in files]
+    return files_to_check(listing, {file: rows.get(file, nothing) for file in files})
 
 
 def _mend_files(

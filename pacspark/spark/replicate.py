@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from pacspark.tables.datafile import AddedFile
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import LISTED, FileToCheck
 from pacspark.tables.intake import conflict_row
-from pacspark.tables.inventory import Listing, listed_rows
+from pacspark.tables.inventory import Listing, files_to_check, listed_rows
 from pacspark.tables.mirror import remove_gone
 from pacspark.tables.replica import Brought, Moves, bring_file, moved
 from pacspark.tables.runs import recorded_run
@@ -254,11 +254,11 @@ def bring(
     run: Run, listing: Listing, target: Storage, run_id: str, table: str, rows: pa.Table
 ) -> list[Brought]:
     """Bring the data files over that rows of a table refer to, or check those that are there."""
-    sizes = listing.sizes("objects")
     there = {file.path for file in Snapshot(target, "objects").files()}
+    listed = {name: some.cast(LISTED) for name, some in listed_rows(table, rows).items()}
+    # rows of a batch: that others refer to more pieces of a file is no matter here
     asked = [
-        (FileToCheck(name, sizes.get(name), listed.cast(LISTED)), name in there)
-        for name, listed in listed_rows(table, rows).items()
+        (replace(one, pieces=None), one.file in there) for one in files_to_check(listing, listed)
     ]
     tasks = list(runs_of(asked, lambda one: one[0].size_bytes or 0, TASK_BYTES))
     if not tasks:

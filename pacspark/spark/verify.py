@@ -7,7 +7,7 @@ from there with ``resume``, at the versions of the tables that it began with.
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -30,7 +30,9 @@ from pacspark.tables.inventory import (
     RowCounts,
     Sample,
     Scope,
+    broken_seals,
     count_rows,
+    files_to_check,
     log_gaps,
     lost_ends,
     orphans,
@@ -156,6 +158,7 @@ class TableFile:
     file: str
     size_bytes: int
     num_records: int | None
+    xxh3: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,36 +238,64 @@ def _verify(
     scope = request.scope
     seed = None if request.sample is None else request.seed or kept.run_id
     sample = None if seed is None else Sample((request.sample or 0) / 100, seed)
-    findings = list(found)
+    tally = _Tally(list(found))
+    check = partial(_check, run, listing.storage, kept, kept.names(), tally)
+    if scope.everything:
+        # before the driver reads rows: a damaged file of them could end its process
+        check(_table_files(listing))
+    damaged = frozenset((one.table, one.file) for one in tally.findings if one.wrong)
     n_files = sum(1 for _ in listing.row_files(scope))
     with progress.stage("list", n_files, "files of rows") as stage:
-        counts = count_rows(listing, scope, stage.advance)
+        counts = count_rows(listing, scope, stage.advance, damaged)
         if scope.everything:
-            findings += lost_ends(listing)
-            findings += orphans(listing)
-            findings += twins(listing, counts.unread)
-    tally = _Tally(findings)
+            tally.findings += lost_ends(listing)
+            tally.findings += broken_seals(listing)
+            tally.findings += orphans(listing)
+            tally.findings += twins(listing, counts.unread)
     total = _megabytes(listing, counts.bytes, request, sample)
-    known = kept.names()
     with counted(kept, progress, "verify", total, "MB"):  # type: ignore[arg-type]
         for items in _batches(listing, request, sample, counts):
-            todo = []
-            for item in items:
-                check = kept.find(_name_of(item), known)
-                if check is None:
-                    todo.append(item)
-                else:
-                    tally.add(check, kept=True)
-            tasks = list(_tasks(todo))
-            if tasks:
-                for checks in run(tasks, partial(check_items, listing.storage, kept)):
-                    for check in checks:
-                        tally.add(check)
+            check(items)
     findings = _outlived(listing, tally.findings)
     return VerifyReport(
         kept.run_id, tally.objects, tally.bytes, tally.files, tally.kept, tally.bytes_read, 0.0,
         seed, tuple(findings),
     )  # fmt: skip
+
+
+def _check(
+    run: Run,
+    storage: Storage,
+    kept: KeptChecks,
+    known: Mapping[str, str],
+    tally: "_Tally",
+    items: Sequence[Item],
+) -> None:
+    """Check what was not checked before the verify was resumed, and tally all."""
+    todo = []
+    for item in items:
+        check = kept.find(_name_of(item), known)
+        if check is None:
+            todo.append(item)
+        else:
+            tally.add(check, kept=True)
+    tasks = list(_tasks(todo))
+    if tasks:
+        for checks in run(tasks, partial(check_items, storage, kept)):
+            for check in checks:
+                tally.add(check)
+
+
+def _table_files(listing: Listing) -> list[Item]:
+    items: list[Item] = []
+    for table in TABLES:
+        records, seals = listing.snapshots[table].records(), listing.seals(table)
+        if table != "objects":
+            items += [
+                TableFile(table, file, size, records[file], seals[file] or "")
+                for file, size in listing.sizes(table).items()
+            ]
+    return items
 
 
 def _outlived(listing: Listing, findings: Sequence[Finding]) -> list[Finding]:
@@ -325,24 +356,17 @@ def _batches(
     names = [*sizes, *(name for name in counts.rows if name not in sizes)]
     if not whole:
         names = [name for name in names if counts.rows.get(name)]
-    if scope.everything:
-        yield [
-            TableFile(table, file, size, listing.snapshots[table].records()[file])
-            for table in TABLES
-            if table != "objects"
-            for file, size in listing.sizes(table).items()
-        ]
     for group in runs_of(names, lambda name: counts.rows.get(name, 0), BATCH_ROWS):
         rows = rows_of_files(listing, scope, group, counts.unread)
         empty = LISTED.empty_table()
-        items: list[Item] = []
+        asked = {}
         for name in group:
             of_file = rows.get(name, empty)
             if sample is not None:
                 of_file = sample.of(of_file)
             if whole or of_file.num_rows:
-                items.append(FileToCheck(name, sizes.get(name), of_file, whole))
-        yield items
+                asked[name] = of_file
+        yield [*files_to_check(listing, asked, all_rows=whole)]
     if request.deep:
         instances = listing.snapshots["instances"]
         files = instances.files() if scope.everything else scope.files(instances)
@@ -399,7 +423,7 @@ def check_items(storage: Storage, kept: KeptChecks, items: Sequence[Item]) -> li
             check = check_object_file(storage, item)
         elif isinstance(item, TableFile):
             check = check_table_file(
-                storage, item.table, item.file, item.size_bytes, item.num_records
+                storage, item.table, item.file, item.size_bytes, item.num_records, item.xxh3
             )
         else:
             has = item.sample.has if item.sample else lambda _: True

@@ -8,26 +8,24 @@ A file of `objects` is laid out so that any piece of any object is one range rea
 """
 
 import hashlib
-import json
-import math
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pacspark.errors import StorageError
 from pacspark.tables.schema import OBJECTS, TableSpec
+from pacspark.tables.seals import SealedStream, with_seal, xxh3_of
+from pacspark.tables.statistics import FileStatistics
 from pacspark.tables.storage import Storage
 
 PIECE_BYTES: Final = 16 << 20
@@ -35,7 +33,6 @@ PIECE_BYTES: Final = 16 << 20
 ROW_GROUP_ROWS: Final = 1 << 12
 # a look-up asks for hundreds of UIDs at once, and one false positive among them reads a column
 BLOOM_FALSE_POSITIVES: Final = 1e-4
-_STATISTICS_CHARS: Final = 128
 _HASHED_BYTES: Final = 1 << 20
 
 
@@ -52,7 +49,8 @@ class AddedFile:
     modified_ms
         when it was finished, milliseconds since 1970
     statistics
-        record count, smallest and largest values and null counts, JSON as the Delta log has it
+        record count, smallest and largest values and null counts, JSON as the Delta log has it,
+        with the seals of `tables.seals`
     """
 
     path: str
@@ -150,17 +148,29 @@ def open_data_file(
         )
 
 
-def describe_file(storage: Storage, spec: TableSpec, name: str) -> AddedFile:
-    """Describe a data file that lies there, as its writer did when it was finished."""
-    statistics, num_records = _Statistics(spec), 0
+def describe_file(storage: Storage, spec: TableSpec, name: str, xxh3: str = "") -> AddedFile:
+    """Describe a data file that lies there, as its writer did when it was finished.
+
+    Parameters
+    ----------
+    storage, spec, name
+        which
+    xxh3
+        of the file, where that is known: saves reading all of it
+    """
+    statistics, num_records = FileStatistics(spec), 0
     with open_data_file(storage, spec.name, name) as reader:
         for batch in reader.iter_batches(columns=list(spec.statistics_columns)):
             statistics.add(pa.table(batch))
             num_records += batch.num_rows
-    with storage.errors(f"look for {spec.name}/{name}"):
-        size_bytes = storage.filesystem.get_file_info(storage.path(spec.name, name)).size
+    with (
+        storage.errors(f"read {spec.name}/{name}"),
+        storage.filesystem.open_input_file(storage.path(spec.name, name)) as stream,
+    ):
+        size_bytes, xxh3 = stream.size(), xxh3 or xxh3_of(stream)
     now_ms = time.time_ns() // 1_000_000
-    return AddedFile(name, size_bytes, num_records, now_ms, statistics.to_json(num_records))
+    told = with_seal(statistics.to_json(num_records), xxh3)
+    return AddedFile(name, size_bytes, num_records, now_ms, told)
 
 
 class DataFile:
@@ -186,14 +196,14 @@ class DataFile:
         self._storage = storage
         self._spec = spec
         self._path = storage.path(spec.name, self.name)
-        self._statistics = _Statistics(spec)
-        self._sink: pa.NativeFile | None = None
+        self._statistics = FileStatistics(spec)
+        self._sink: SealedStream | None = None
         self._writer: pq.ParquetWriter | None = None
 
     @property
     def size_bytes(self) -> int:
         """What has been written so far; the footer is still to come."""
-        return self._sink.tell() if self._sink is not None else 0
+        return self._sink.stream.tell() if self._sink is not None else 0
 
     def append(self, table: pa.Table) -> None:
         """Write rows as one row group, or several where they pass 4,096 rows.
@@ -206,8 +216,9 @@ class DataFile:
         if not table.num_rows:
             return
         with self._storage.errors(f"write a file of {self._spec.name}"):
-            writer = self._writer or self._open(min(table.num_rows, ROW_GROUP_ROWS))
-            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            if self._writer is None:
+                self._sink, self._writer = self._open(min(table.num_rows, ROW_GROUP_ROWS))
+            self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             self._statistics.add(table)
         self.num_records += table.num_rows
         self.row_groups += -(-table.num_rows // ROW_GROUP_ROWS)
@@ -222,11 +233,11 @@ class DataFile:
         """
         try:
             with self._storage.errors(f"write a file of {self._spec.name}"):
-                writer = self._writer or self._open(1)
-                writer.close()
+                if self._sink is None or self._writer is None:
+                    self._sink, self._writer = self._open(1)
+                self._writer.close()
                 size_bytes = self.size_bytes
-                if self._sink is not None:
-                    self._sink.close()
+                xxh3 = self._sink.close()
                 self._writer = self._sink = None
                 self._storage.make_durable(self._path)
         except StorageError:
@@ -237,7 +248,7 @@ class DataFile:
             size_bytes,
             self.num_records,
             time.time_ns() // 1_000_000,
-            self._statistics.to_json(self.num_records),
+            with_seal(self._statistics.to_json(self.num_records), xxh3),
         )
 
     def abort(self) -> None:
@@ -260,27 +271,27 @@ class DataFile:
         if kind is not None:
             self.abort()
 
-    def _open(self, row_group_rows: int) -> pq.ParquetWriter:
+    def _open(self, row_group_rows: int) -> tuple[SealedStream, pq.ParquetWriter]:
         schema = self._spec.arrow_schema
         small = [field.name for field in schema if not pa.types.is_binary(field.type)]
         bulk = len(small) < len(schema)
         bloom = self._spec.bloom_column
-        self._sink = self._storage.filesystem.open_output_stream(self._path)
-        self._writer = pq.ParquetWriter(
-            self._sink,
+        sink = SealedStream(self._storage.filesystem.open_output_stream(self._path))
+        writer = pq.ParquetWriter(
+            sink.stream,
             schema,
             compression="none" if bulk else "zstd",
             use_dictionary=False if bulk else [name for name in schema.names if name != bloom],
             # one page per value, so that bulk values are contiguous
             data_page_size=1 if bulk else None,
             write_statistics=small,
-            # objects have digests of their own
+            # objects have digests of their own; of what is no value only the seal tells
             write_page_checksum=not bulk,
             bloom_filter_options=(
                 {bloom: {"ndv": row_group_rows, "fpp": BLOOM_FALSE_POSITIVES}} if bloom else None
             ),
         )
-        return self._writer
+        return sink, writer
 
 
 class ObjectFile:
@@ -411,68 +422,3 @@ def one_value(data: bytes | memoryview | NDArray[Any]) -> pa.Array:
 def _piece_row(sha256: str, number: int, piece: bytes | memoryview) -> pa.Table:
     arrays = [pa.array([sha256]), pa.array([number], pa.int32()), one_value(piece)]
     return pa.Table.from_arrays(arrays, schema=OBJECTS.arrow_schema)
-
-
-class _Statistics:
-    """Gathers what the Delta log keeps of a file; every bound holds, but need not be tight."""
-
-    def __init__(self, spec: TableSpec) -> None:
-        self._names = spec.statistics_columns
-        self._nulls = dict.fromkeys(self._names, 0)
-        self._bounds: dict[str, tuple[Any, Any]] = {}
-        self._unbounded: set[str] = set()
-
-    def add(self, table: pa.Table) -> None:
-        for name in self._names:
-            column = table[name]
-            self._nulls[name] += column.null_count
-            if name in self._unbounded or column.null_count == len(column):
-                continue
-            if pa.types.is_floating(column.type) and pc.any(pc.is_nan(column)).as_py():
-                # no order has a place for NaN that all engines agree on
-                self._unbounded.add(name)
-                continue
-            if len(column) == 1:  # as of pieces, many times over
-                low = high = column[0].as_py()
-            else:
-                found = pc.min_max(column)
-                low, high = found["min"].as_py(), found["max"].as_py()
-            if name in self._bounds:
-                low, high = min(low, self._bounds[name][0]), max(high, self._bounds[name][1])
-            self._bounds[name] = low, high
-
-    def to_json(self, num_records: int) -> str:
-        low, high = {}, {}
-        for name, (smallest, largest) in self._bounds.items():
-            if name in self._unbounded:
-                continue
-            low[name], high[name] = _lower_bound(smallest), _upper_bound(largest)
-        statistics = {
-            "numRecords": num_records,
-            "minValues": {name: value for name, value in low.items() if value is not None},
-            "maxValues": {name: value for name, value in high.items() if value is not None},
-            "nullCount": self._nulls,
-        }
-        return json.dumps(statistics, ensure_ascii=False, separators=(",", ":"))
-
-
-def _lower_bound(value: Any) -> Any:
-    return value[:_STATISTICS_CHARS] if isinstance(value, str) else _json_value(value)
-
-
-def _upper_bound(value: Any) -> Any:
-    if not isinstance(value, str):
-        return _json_value(value)
-    if len(value) <= _STATISTICS_CHARS:
-        return value
-    # the last code point sorts after whatever follows the prefix, unless it stands there itself
-    rest = value[_STATISTICS_CHARS]
-    return None if rest == "\U0010ffff" else value[:_STATISTICS_CHARS] + "\U0010ffff"
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -10,7 +10,7 @@ KINDS: Final[Mapping[str, str]] = MappingProxyType(
         "damaged": "an object whose bytes are not those of its digest",
         "missing": "an object whose bytes are not where its row says",
         "digest": "right bytes beside a wrong digest or piece number in `objects`",
-        "file": "a data file that is gone, or has another length than the log says",
+        "file": "a data file that is gone, or is not the one that the log says",
         "footer": "a data file of `objects` whose Parquet footer cannot be read",
         "unreadable": "a data file of another table that cannot be read",
         "log": "an entry that the log of a table has lost",

@@ -1,17 +1,26 @@
 """Fixity: whether data files still hold what was written. The bodies of the tasks of `verify`.
 
-A file of `objects` is read once, from front to back, and every object in it compared with the rows
-that refer to it; files of the other tables are decoded.
+A file of `objects` is read from front to back, and every object in it compared with the rows that
+refer to it. The log has a seal of each file (`tables.seals`), so a file whose seal and objects are
+right is whole; of any other, its pages and its footer tell what is wrong::
+
+    file, seal, rows ──all right──▶ done
+                     └─else, of `objects`──▶ read again, page by page (`objectscan`)
+
+A file of another table is decoded only where the log has no seal of it.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from xxhash import xxh3_128
 
 from pacspark.errors import StorageError
 from pacspark.tables.datafile import PIECE_BYTES
@@ -52,12 +61,18 @@ class FileToCheck:
         of :data:`LISTED`
     all_rows
         whether these are all rows that refer to the file: then it is read whole
+    xxh3
+        of the whole file, by its seal; empty where the log has none
+    pieces
+        in the file, by the log; None where that does not matter
     """
 
     file: str
     size_bytes: int | None
     rows: pa.Table
     all_rows: bool = True
+    xxh3: str = ""
+    pieces: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +114,21 @@ def check_object_file(storage: Storage, asked: FileToCheck, path: str | None = N
     StorageError
         where the storage does not answer; what of a file cannot be read while it does is a finding
     """
-    rows = asked.rows.to_pylist()
-    objects, size_bytes = len(rows), sum(row["size_bytes"] for row in rows)
+    objects, size_bytes = asked.rows.num_rows, pc.sum(asked.rows["size_bytes"]).as_py() or 0
     path = path or storage.path("objects", asked.file)
     found_bytes = _size_of(storage, path)
     if found_bytes is None:
         lost = f"the data file objects/{asked.file} is gone"
         findings = [_file_finding("objects", asked.file, f"{lost}, with {objects} objects")]
+        rows = asked.rows.to_pylist()
         findings += [_row_finding("missing", asked.file, row, lost) for row in rows]
         return FileCheck("objects", asked.file, objects, size_bytes, 0, tuple(findings))
-    findings = []
+    findings, bytes_read, xxh3 = [], 0, asked.xxh3
+    if xxh3 and found_bytes == asked.size_bytes:
+        xxh3, good = _first_reading(storage, path, found_bytes, asked.rows)
+        bytes_read = found_bytes
+        if good and xxh3 == asked.xxh3 and _is_filled(asked):
+            return FileCheck("objects", asked.file, objects, size_bytes, bytes_read, ())
     if asked.size_bytes is None:
         message = "rows refer to this file, which no version of `objects` lists"
         findings.append(Finding("log", "objects", asked.file, "", "", message))
@@ -116,17 +136,83 @@ def check_object_file(storage: Storage, asked: FileToCheck, path: str | None = N
         message = f"expected {asked.size_bytes} bytes, as the log says, found {found_bytes}"
         findings.append(_file_finding("objects", asked.file, message))
     with storage.errors(f"read objects/{asked.file}"), ForwardReader(storage, path) as reader:
-        findings += _Comparison(asked, rows, reader, found_bytes).findings()
-        bytes_read = reader.bytes_read
+        findings += _Comparison(asked, asked.rows.to_pylist(), reader, found_bytes).findings()
+        bytes_read += reader.bytes_read
+    if xxh3 != asked.xxh3 and not any(finding.wrong for finding in findings):
+        findings.append(_broken_seal("objects", asked.file, asked.xxh3, xxh3))
     if any(finding.wrong for finding in findings):
         _require_answer(storage, path)
     return FileCheck("objects", asked.file, objects, size_bytes, bytes_read, tuple(findings))
 
 
+def _first_reading(
+    storage: Storage, path: str, size_bytes: int, rows: pa.Table
+) -> tuple[str, bool]:
+    """Give the XXH3 of a file, and whether each object lies where its row says, whole.
+
+    Here as little as possible is done for each object: there may be many small ones. In place of
+    the XXH3 of a file that cannot be read stands why.
+    """
+    pieces = _pieces(rows)
+    good = all(one[1] <= other[0] for one, other in pairwise(pieces))
+    whole, found, position, number = xxh3_128(), hashlib.sha256(), 0, 0
+    with storage.errors("open a data file"), ForwardReader(storage, path) as reader:
+        reader.plan([(0, size_bytes)])
+        try:
+            for view in reader.views(0, size_bytes):
+                whole.update(view)
+                end = position + len(view)
+                while good and number < len(pieces) and pieces[number][0] < end:
+                    start, stop, sha256 = pieces[number]
+                    found.update(view[max(0, start - position) : stop - position])
+                    if stop > end:
+                        break
+                    if sha256:
+                        good, found = found.hexdigest() == sha256, hashlib.sha256()
+                    number += 1
+                position = end
+        except OSError as error:
+            return str(error), False
+    return whole.hexdigest(), good and number == len(pieces)
+
+
+def _pieces(rows: pa.Table) -> list[tuple[int, int, str]]:
+    """Give where the pieces of objects lie, in order; the last of each has the object's SHA-256."""
+    found = set()
+    columns = (rows[name].to_pylist() for name in ("object_offsets", "size_bytes", "sha256"))
+    for offsets, size_bytes, sha256 in zip(*columns, strict=True):
+        *before, last = offsets or [-1]
+        found |= {(start, start + PIECE_BYTES, "") for start in before}
+        found.add((last, last + (size_bytes or 0) - PIECE_BYTES * len(before), sha256))
+    return sorted(found)
+
+
+def _is_filled(asked: FileToCheck) -> bool:
+    """Tell whether the objects of the rows are all that a file has, in the row groups they say."""
+    if not asked.all_rows or asked.pieces is None:
+        return True
+    columns = ("object_offsets", "object_row_group", "object_pieces")
+    rows = zip(*(asked.rows[name].to_pylist() for name in columns), strict=True)
+    row_group = 0
+    for _, first, pieces in sorted({(tuple(offsets or ()), *rest) for offsets, *rest in rows}):
+        if first != row_group:
+            return False
+        row_group += pieces
+    return row_group == asked.pieces
+
+
 def check_table_file(
-    storage: Storage, table: str, file: str, size_bytes: int, num_records: int | None
+    storage: Storage,
+    table: str,
+    file: str,
+    size_bytes: int,
+    num_records: int | None,
+    xxh3: str = "",
 ) -> FileCheck:
-    """Decode one data file of another table than `objects`, a bounded number of rows at a time."""
+    """Compare one data file of another table than `objects` with its seal.
+
+    Where it has none, it is decoded, a bounded number of rows at a time.
+    """
     path = storage.path(table, file)
     found_bytes = _size_of(storage, path)
     findings: list[Finding] = []
@@ -136,11 +222,24 @@ def check_table_file(
         message = f"expected {size_bytes} bytes, as the log says, found {found_bytes}"
         findings.append(_file_finding(table, file, message))
     else:
+        findings = list(_compared_rows(storage, table, file, size_bytes, num_records, xxh3))
+        if findings:
+            _require_answer(storage, path)
+    return FileCheck(table, file, 0, 0, found_bytes or 0, tuple(findings))
+
+
+def _compared_rows(
+    storage: Storage, table: str, file: str, size_bytes: int, num_records: int | None, xxh3: str
+) -> Iterator[Finding]:
+    path = storage.path(table, file)
+    if not xxh3:
         trouble = _decode(storage, table, path, num_records)
         if trouble:
-            _require_answer(storage, path)
-            findings.append(Finding("unreadable", table, file, "", "", trouble))
-    return FileCheck(table, file, 0, 0, found_bytes or 0, tuple(findings))
+            yield Finding("unreadable", table, file, "", "", trouble)
+        return
+    found, _ = _first_reading(storage, path, size_bytes, LISTED.empty_table())
+    if found != xxh3:  # and is not decoded: what is damaged can end the process
+        yield _broken_seal(table, file, xxh3, found)
 
 
 def _decode(storage: Storage, table: str, path: str, num_records: int | None) -> str:
@@ -278,6 +377,11 @@ def _places(offsets: Sequence[int]) -> str:
 
 def _file_finding(table: str, file: str, message: str) -> Finding:
     return Finding("file", table, file, "", "", message)
+
+
+def _broken_seal(table: str, file: str, xxh3: str, found: str) -> Finding:
+    message = f"expected bytes of XXH3 {xxh3}, as the log says, found {found}"
+    return _file_finding(table, file, message)
 
 
 def _row_finding(kind: str, file: str, row: Mapping[str, Any], message: str) -> Finding:

@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from pacspark.errors import StorageError
 from pacspark.tables.findings import Finding
-from pacspark.tables.fixity import LISTED
+from pacspark.tables.fixity import LISTED, FileToCheck
+from pacspark.tables.log import statistics
 from pacspark.tables.schema import RUNS, TABLES
+from pacspark.tables.seals import xxh3_in
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
 
@@ -97,6 +99,7 @@ class Listing:
     storage: Storage
     as_of: Mapping[str, int] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    _seals: dict[str, dict[str, str | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [*ROW_TABLES, *(name for name in TABLES if name not in ROW_TABLES)]
@@ -116,6 +119,18 @@ class Listing:
     def sizes(self, table: str) -> dict[str, int]:
         """Give the length of each active file."""
         return {file.path: file.size_bytes for file in self.snapshots[table].files()}
+
+    def seals(self, table: str) -> dict[str, str | None]:
+        """Give the XXH3 of each active file; empty where there is none, None for a broken seal."""
+        if table not in self._seals:
+            snapshot = self.snapshots[table]
+            active = {file.path: "" for file in snapshot.files()}
+            found: dict[str, str | None] = dict(active)
+            for path, told in statistics(snapshot):
+                if path in active:
+                    found[path] = _xxh3_in(told)
+            self._seals[table] = found
+        return self._seals[table]
 
     def row_files(self, scope: Scope) -> Iterator[tuple[Snapshot, ActiveFile]]:
         """List the files whose rows refer to objects."""
@@ -185,6 +200,24 @@ def _versions_seen(listing: Listing) -> dict[str, int]:
                 if table in TABLES and isinstance(version, int):
                     newest[table] = max(version, newest.get(table, 0))
     return newest
+
+
+def broken_seals(listing: Listing) -> Iterator[Finding]:
+    """Look for what the log says of files and was not sealed so: bounds that hide rows, say."""
+    for table in TABLES:
+        for file, xxh3 in listing.seals(table).items():
+            if xxh3 is None:
+                message = (
+                    "expected what the log says of this file as it was sealed, found it changed"
+                )
+                yield Finding("log", table, file, "", "", message)
+
+
+def _xxh3_in(told: str) -> str | None:
+    try:
+        return xxh3_in(told)
+    except ValueError:
+        return None
 
 
 # data files that no version lists
@@ -262,14 +295,29 @@ class RowCounts:
 
 
 def count_rows(
-    listing: Listing, scope: Scope, advance: Callable[[], None] = lambda: None
+    listing: Listing,
+    scope: Scope,
+    advance: Callable[[], None] = lambda: None,
+    damaged: frozenset[tuple[str, str]] = frozenset(),
 ) -> RowCounts:
-    """Count the rows that refer to each file; `advance` is called for each file of rows."""
+    """Count the rows that refer to each file.
+
+    Parameters
+    ----------
+    listing, scope
+        which rows
+    advance
+        called for each file of rows
+    damaged
+        table and name of files that are not to be opened
+    """
     counts: Counter[str] = Counter()
     size_bytes = 0
-    unread = set()
+    unread = set(damaged)
     for snapshot, file in listing.row_files(scope):
         advance()
+        if (snapshot.spec.name, file.path) in damaged:
+            continue
         own: Counter[str] = Counter()
         own_bytes = 0
         try:
@@ -285,6 +333,31 @@ def count_rows(
         counts.update(own)
         size_bytes += own_bytes
     return RowCounts(counts, size_bytes, frozenset(unread))
+
+
+def files_to_check(
+    listing: Listing, rows: Mapping[str, pa.Table], *, all_rows: bool = True
+) -> list[FileToCheck]:
+    """Ask for the check of data files of `objects`, each beside what the log says of it.
+
+    Parameters
+    ----------
+    listing
+        the log
+    rows
+        what refers to each file
+    all_rows
+        whether that is all; else only the objects of these rows are to be read
+    """
+    snapshot = listing.snapshots["objects"]
+    sizes, records = listing.sizes("objects"), snapshot.records()
+    seals = listing.seals("objects") if all_rows else {}
+    return [
+        FileToCheck(
+            name, sizes.get(name), of_file, all_rows, seals.get(name) or "", records.get(name)
+        )
+        for name, of_file in rows.items()
+    ]
 
 
 def rows_of_files(

@@ -8,14 +8,20 @@ A file says twice where its bytes are: in its Parquet footer, which this reads, 
 """
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from pacspark.tables.footer import (
+    COLUMNS,
+    COMPRESSED_SIZE,
+    DATA_PAGE_OFFSET,
+    META_DATA,
+    NUM_ROWS,
+    ROW_GROUPS,
+    Struct,
+    parse_footer,
+)
 from pacspark.tables.forward import ForwardReader
 
 _MAGIC: Final = b"PAR1"
@@ -116,31 +122,29 @@ def read_footer(reader: ForwardReader, size_bytes: int) -> list[RowGroup]:
         message = f"expected a Parquet file, found {start!r} at its start and {tail!r} at its end"
         raise OSError(message)
     reader.plan([(first, size_bytes)])
-    footer = b"".join([_MAGIC, reader.read(first, size_bytes)])
     try:
-        return _row_groups(pq.read_metadata(io.BytesIO(footer)), first)
-    except (pa.ArrowException, OSError, ValueError, IndexError, OverflowError) as error:
-        message = f"expected a Parquet footer, found {' '.join(str(error).split()):.200}"
+        return list(_row_groups(parse_footer(reader.read(first, size_bytes - _TAIL_BYTES)), first))
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"expected a Parquet footer, found {error!r:.200}"
         raise OSError(message) from error
 
 
-def _row_groups(footer: pq.FileMetaData, end: int) -> list[RowGroup]:
-    groups, position = [], len(_MAGIC)
-    for number in range(footer.num_row_groups):
-        group = footer.row_group(number)
-        if group.num_columns != 3 or group.num_rows != 1:
-            message = f"row group {number} of {group.num_rows} rows, {group.num_columns} columns"
+def _row_groups(footer: Struct, end: int) -> Iterator[RowGroup]:
+    position = len(_MAGIC)
+    for number, group in enumerate(footer[ROW_GROUPS]):
+        columns = [column[META_DATA] for column in group[COLUMNS]]
+        if len(columns) != 3 or group[NUM_ROWS] != 1:
+            message = f"row group {number} of {group[NUM_ROWS]} rows, {len(columns)} columns"
             raise ValueError(message)
         bounds = []
-        for column in range(3):
-            chunk = group.column(column)
-            bounds += [chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size]
+        for column in columns:
+            start = column[DATA_PAGE_OFFSET]
+            bounds += [start, start + column[COMPRESSED_SIZE]]
         if [position, *bounds, end] != sorted([position, *bounds, end]):
             message = f"row group {number} out of its place"
             raise ValueError(message)
-        groups.append(RowGroup(bounds[0], bounds[1], bounds[3], bounds[4], bounds[5]))
+        yield RowGroup(bounds[0], bounds[1], bounds[3], bounds[4], bounds[5])
         position = bounds[5]
-    return groups
 
 
 def scan_objects(

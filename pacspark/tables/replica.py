@@ -68,7 +68,7 @@ def bring_file(
     """
     file = asked.file
     if listed:
-        check = check_object_file(target, replace(asked, all_rows=False))
+        check = check_object_file(target, replace(asked, all_rows=False, xxh3=""))
         if check.findings:  # of the target's own file: `verify` there tells
             return _bring_good(source, target, asked)
         return Brought(file, None, None, (), 0)
@@ -76,7 +76,7 @@ def bring_file(
     with target.errors(f"look for objects/{file}"):
         there = target.filesystem.get_file_info(place)
     if there.is_file and there.size == asked.size_bytes and _is_good(target, asked, place):
-        return Brought(file, describe_file(target, OBJECTS, file), None, (), 0)
+        return Brought(file, describe_file(target, OBJECTS, file, asked.xxh3), None, (), 0)
     with draft(target, run_id) as one:
         try:
             with source.errors(f"read objects/{file}"):
@@ -86,7 +86,7 @@ def bring_file(
         if not _is_good(target, asked, one.path):
             return _bring_good(source, target, asked, copied=True)
         one.place(place)
-    added = describe_file(target, OBJECTS, file)
+    added = describe_file(target, OBJECTS, file, asked.xxh3)
     return Brought(file, added, None, (), added.size_bytes)
 
 

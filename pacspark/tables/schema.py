@@ -350,8 +350,11 @@ def _configuration(spec: TableSpec) -> dict[str, str]:
     }
 
 
+_AT_ONCE: Final = CommitProperties(max_commit_retries=0)
+
+
 def create_tables(storage: Storage) -> None:
-    """Create the tables that are not there yet and check those that are.
+    """Create the tables that are not there yet, and give those that are what older versions lacked.
 
     Safe to repeat, and for several processes at once: of two that create a table, one wins and the
     other finds it.
@@ -364,29 +367,45 @@ def create_tables(storage: Storage) -> None:
     with storage.errors("create the archive"):
         storage.create_folder("instances")
         for spec in TABLES.values():
-            uri, options = storage.table_uri(spec.name), storage.delta_options
-            if DeltaTable.is_deltatable(uri, options):
+            if _is_there(storage, spec):
+                _complete(storage, spec)
                 continue
             with suppress(CommitFailedError):
-                storage.patiently(partial(_create_table, uri, options, spec))
+                storage.patiently(partial(_create_table, storage, spec))
             storage.make_durable(storage.path(spec.name, "_delta_log", f"{0:020}.json"))
             storage.make_durable(storage.path(spec.name, "_delta_log"))
             storage.make_durable(storage.path(spec.name))
     check_tables(storage)
 
 
-def _create_table(uri: str, options: dict[str, str], spec: TableSpec) -> None:
+def _create_table(storage: Storage, spec: TableSpec) -> None:
     DeltaTable.create(
-        uri,
+        storage.table_uri(spec.name),
         Schema.from_arrow(spec.arrow_schema),
         mode="ignore",
         name=spec.name,
         description=spec.description,
         configuration=_configuration(spec),
-        storage_options=options,
+        storage_options=storage.delta_options,
         # without retries: the slower of two creators would redefine the table of the faster one
-        commit_properties=CommitProperties(max_commit_retries=0),
+        commit_properties=_AT_ONCE,
     )
+
+
+def _is_there(storage: Storage, spec: TableSpec) -> bool:
+    return DeltaTable.is_deltatable(storage.table_uri(spec.name), storage.delta_options)
+
+
+def _complete(storage: Storage, spec: TableSpec) -> None:
+    """Set the properties that a table does not have; those that somebody chose stay."""
+    table = DeltaTable(storage.table_uri(spec.name), storage_options=storage.delta_options)
+    known = table.metadata().configuration
+    lacking = {name: value for name, value in _configuration(spec).items() if name not in known}
+    if lacking:
+        with suppress(CommitFailedError):  # somebody else does the same
+            table.alter.set_table_properties(lacking, commit_properties=_AT_ONCE)
+            entry = f"{table.version():020}.json"
+            storage.make_durable(storage.path(spec.name, "_delta_log", entry))
 
 
 def check_tables(storage: Storage) -> None:
@@ -399,8 +418,16 @@ def check_tables(storage: Storage) -> None:
     ArchiveNotFoundError
         where there is no archive
     StorageError
-        where a table is not as declared
+        where a table is missing, or is not as declared
     """
+    with storage.errors("open the archive"):
+        missing = [spec.name for spec in TABLES.values() if not _is_there(storage, spec)]
+    if missing and len(missing) < len(TABLES):
+        message = (
+            f"{storage.root}: expected all tables of an archive, found no {', '.join(missing)}; if "
+            f"an earlier version made it, `pacspark init {storage.root}` adds what is missing"
+        )
+        raise StorageError(message)
     for spec in TABLES.values():
         with storage.errors(f"open the table {spec.name}"):
             table = DeltaTable(storage.table_uri(spec.name), storage_options=storage.delta_options)

@@ -2,7 +2,8 @@
 
 UIDs are in no order, so where files were not sorted by compaction the bounds of nearly every file
 hold nearly every UID. But a file has few different studies: their hashes are read once, since a
-data file never changes, and kept in memory.
+data file never changes, and kept in memory. To open a file costs more than these columns of it, so
+all of them are read when the first is asked for.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from pacspark.tables.datafile import open_data_file
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
 
-_FEW_PER_FILE: Final = frozenset({"patient_id", "study_instance_uid", "series_instance_uid"})
+_FEW_PER_FILE: Final = ("patient_id", "study_instance_uid", "series_instance_uid")
 _MOST_VALUES: Final = 64
 """For more values than this, most files are read anyhow."""
 _READERS: Final = 8
@@ -39,17 +40,19 @@ def files_with(
         if column not in _FEW_PER_FILE or len(values) > _MOST_VALUES or len(files) < 2:
             continue
         wanted = {hash(value) for value in values}
-        read = partial(_hashes, snapshot.storage, column)
+        read = partial(_hashes, snapshot.storage)
         with ThreadPoolExecutor(_READERS) as readers:
             hashes = list(readers.map(read, files))
-        files = [file for file, known in zip(files, hashes, strict=True) if wanted & known]
+        files = [file for file, known in zip(files, hashes, strict=True) if wanted & known[column]]
     return files
 
 
 @lru_cache(maxsize=1 << 16)
-def _hashes(storage: Storage, column: str, file: ActiveFile) -> frozenset[int]:
-    """Give the hashes of the different values of a column."""
-    with open_data_file(storage, "instances", file.path, dictionaries=[column]) as reader:
-        table = reader.read(columns=[column])
-    values = pc.unique(table[column].combine_chunks().cast("string")).to_pylist()
-    return frozenset(map(hash, values))
+def _hashes(storage: Storage, file: ActiveFile) -> Mapping[str, frozenset[int]]:
+    """Give the hashes of the different values of each column of `_FEW_PER_FILE`."""
+    with open_data_file(storage, "instances", file.path, dictionaries=_FEW_PER_FILE) as reader:
+        table = reader.read(columns=_FEW_PER_FILE, use_threads=False)
+    return {
+        name: frozenset(map(hash, pc.unique(table[name]).cast("string").to_pylist()))
+        for name in _FEW_PER_FILE
+    }

@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from pacspark.tables.fixity import LISTED, FileToCheck, check_object_file, check
 from pacspark.tables.intake import Intake, commit_intake
 from pacspark.tables.inventory import Listing, Sample, Scope, rows_of_files
 from pacspark.tables.schema import INSTANCES
+from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
-from pacspark.tables.writer import append_rows, commit_files
+from pacspark.tables.writer import append_rows, commit_files, replace_files
 from tests.tables.samples import instance_row, noise, rows_of, sha256, store
 from tests.test_ingest import ct_slice
 
@@ -134,17 +136,24 @@ def test_verify__names_the_object_of_any_flipped_bit(storage: Storage) -> None:
         for uid, data in SMALL.items()
     }
     footer = pq.read_metadata(pa.BufferReader(whole))
-    listed = rows_of_files(Listing(storage), Scope(), [file], frozenset())[file]
+    listing = Listing(storage)
+    asked = FileToCheck(
+        file, len(whole), rows_of_files(listing, Scope(), [file], frozenset())[file]
+    )
+    xxh3 = listing.seals("objects")[file] or ""
     found_in_footer = 0
     for position in [*range(0, len(whole) - 1, 37), len(whole) - 1, 0, len(whole) - 6]:
         flip(storage, position, "objects", file)
-        check = check_object_file(storage, FileToCheck(file, len(whole), listed))
+        check = check_object_file(storage, asked)
         hit = [uid for uid, places_of in places.items() if position in places_of]
         if hit:
             found = [(one.kind, one.name) for one in check.findings]
             assert found == [("damaged", hit[0])], position
         elif position >= len(whole) - 8 - footer.serialized_size:
             found_in_footer += bool(check.findings)
+        sealed = check_object_file(storage, replace(asked, xxh3=xxh3))
+        assert sealed.findings[: len(check.findings)] == check.findings
+        assert any(one.wrong for one in sealed.findings), position
         write(storage, whole, "objects", file)
     assert found_in_footer > 10
     assert verified(storage).clean
@@ -274,7 +283,7 @@ def test_verify__finds_files_of_rows_that_cannot_be_read(storage: Storage, table
         check_table_file(storage, table, file, len(whole), None)  # ends, whatever it finds
         write(storage, whole, table, file)
     write(storage, whole[:-20] + whole[-20:][::-1], table, file)
-    assert ("unreadable", "") in named(verified(storage))
+    assert ("file", "") in named(verified(storage))
     write(storage, whole[:-20], table, file)
     assert ("file", "") in named(verified(storage))
     storage.filesystem.delete_file(storage.path(table, file))
@@ -302,16 +311,13 @@ def test_verify__compares_rows_with_bytes_when_asked(storage: Storage) -> None:
         intake.add("x", ct_slice(f"1.2.{number}", number))
     commit_intake(storage, [intake.finish()], "run")
     assert verified(storage, deep=True).findings == ()
-    (file,) = Catalog(storage).files_of("instances")
     rows = Catalog(storage).table("instances").to_pylist()
     rows[1] |= {"modality": "MR", "rows": 17}
     rows[2] |= {"dicom_json": rows[2]["dicom_json"].replace("steps", "stops")}
     with DataFile(storage, INSTANCES) as changed:
         changed.append(rows_of(rows))
-    new = changed.close()
-    data = read(storage, "instances", new.path)
-    storage.filesystem.delete_file(storage.path("instances", new.path))
-    write(storage, data, "instances", file)
+    old = Snapshot(storage, "instances").files()
+    replace_files(storage, "instances", old, [changed.close()], run_id="r", operation="t")
 
     report = verified(storage, deep=True)
 
@@ -405,8 +411,8 @@ def test_verify__tells_a_storage_that_is_away_from_a_broken_archive(
 
     monkeypatch.setattr(forward._LocalFile, "read_at", fails)
     report = verified(storage)
-    assert {one.kind for one in report.findings} == {"footer", "missing"}
-    assert "Input/output error" in report.findings[0].message
+    assert {one.kind for one in report.findings} == {"file", "footer"}
+    assert all("Input/output error" in one.message for one in report.findings)
     file = object_file(storage)
 
     def away(self: Any, length: int, start: int) -> bytes:

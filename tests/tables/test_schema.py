@@ -1,4 +1,5 @@
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +9,8 @@ from deltalake.schema import Field, PrimitiveType
 
 from pacspark.dicom.attributes import PROMOTED
 from pacspark.dicom.frames import FrameIndex
-from pacspark.errors import ArchiveNotFoundError, StorageError
+from pacspark.errors import StorageError
+from pacspark.tables import schema
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.schema import (
     INSTANCES,
@@ -19,6 +21,7 @@ from pacspark.tables.schema import (
     frame_columns,
     frame_index,
 )
+from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
 from pacspark.tables.writer import commit_instances
 from tests.conftest import REPOSITORY
@@ -113,10 +116,34 @@ def test_check_tables__lets_additional_columns_be(storage: Storage) -> None:
     check_tables(storage)
 
 
-def test_check_tables__misses_a_table(storage: Storage) -> None:
-    storage.filesystem.delete_dir(storage.path("runs"))
-    with pytest.raises(ArchiveNotFoundError):
+def test_create_tables__completes_an_archive_of_an_older_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had no `holds`, and its log kept the bounds of the first columns alone."""
+    storage = open_storage(tmp_path / "archive")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            schema, "_configuration", lambda _: {"delta.logRetentionDuration": "interval 1 days"}
+        )
+        create_tables(storage)
+    shutil.rmtree(tmp_path / "archive" / "holds")
+    commit_instances(storage, uid_rows(["1.1", "1.2"]), run_id="r")
+    uids = {"sop_instance_uid": ["9.9"]}
+    assert len(Snapshot(storage, "instances").files(uids)) == 1
+    with pytest.raises(StorageError, match=r"found no holds; .* `pacspark init .*archive` adds"):
         check_tables(storage)
+
+    create_tables(storage)
+
+    check_tables(storage)
+    snapshot = Snapshot(storage, "instances")
+    assert snapshot.files(uids) == []
+    assert snapshot.read(["sop_instance_uid"]).num_rows == 2
+    assert (
+        snapshot.delta.metadata().configuration["delta.logRetentionDuration"] == "interval 1 days"
+    )
+    create_tables(storage)
+    assert Snapshot(storage, "instances").version == snapshot.version
 
 
 @pytest.mark.parametrize(
