@@ -1,7 +1,7 @@
 """How long questions take as an archive grows: without Spark, with Spark, and DuckDB beside it.
 
 Run: python -m benchmarks.benchmark_ask [--sizes 10000 100000 1000000] [--folder DIR]
-Archives are those of `benchmarks.instances`; with --folder they stay, for the next run.
+Archives have the rows of `benchmarks.instances` and no bytes; with --folder they stay there.
 Records a JSON line per size in ``docs/benchmarks/ask.jsonl`` and draws ``docs/images/asking.png``:
 
 * a fresh process: imports, opening the archive, the first question ("cold": files of this machine's
@@ -24,7 +24,7 @@ from typing import Any
 import duckdb
 
 import pacspark
-from benchmarks.instances import fill
+from benchmarks.instances import fill_rows
 from benchmarks.results import ROOT, record
 from pacspark.progress import SILENT
 from pacspark.spark.session import local_session
@@ -136,7 +136,7 @@ def main() -> None:
         for size in given.sizes:
             root = folder / str(size)
             if not root.exists():
-                fill(root, range(size))
+                fill_rows(root, range(size))
             archive = pacspark.open(root, session, progress=SILENT)
             instances = archive.catalog.table("instances", ["sop_instance_uid"]).num_rows
             lines.append({"instances": instances, **in_fresh_process(str(root))})

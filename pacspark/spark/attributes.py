@@ -34,6 +34,7 @@ _WHOLE: Final = frozenset({"IS", "US", "UL", "SS", "SL", "SV"})
 _TYPE: Final = re.compile(
     r"string|bigint|double|date|binary|variant|decimal\(\s*([0-9]{1,2})\s*,\s*([0-9]{1,2})\s*\)"
 )
+_FEW_VALUES: Final = 64
 _NAME: Final = "struct<Alphabetic:string,Ideographic:string,Phonetic:string>"
 
 
@@ -100,9 +101,40 @@ def _column(path: AttributePath, as_type: str | None) -> Column:
         is_list = promoted.multiple and last.index is None
         return sf.transform(column, read) if is_list else read(column)
     document = sf.col("dicom_json")
+    if len(path.steps) == 1 and _is_plain(last, wanted):
+        return _read(path, _value_in_text(document, last), wanted)
     if wanted == "variant" or wanted.startswith("decimal"):
         return _walk(_AsVariant, sf.try_parse_json(document), "$", path, path.steps, wanted)
     return _walk(_AsText, document, "$", path, path.steps, wanted)
+
+
+def _is_plain(step: Step, wanted: str) -> bool:
+    """Tell whether one value of an attribute stands in the JSON as a text or a number."""
+    if wanted in {"binary", "variant"} or wanted.startswith("decimal") or step.vr in {"PN", "SQ"}:
+        return False
+    return step.index is not None or not (step.multiple or step.every)
+
+
+def _value_in_text(document: Column, step: Step) -> Column:
+    """Find one value of an attribute in the text of DICOM JSON, as our decoder writes it.
+
+    To parse all of a document takes five times as long. A tag in quotes is no part of a text, where
+    quotes are escaped; but of items of a sequence that comes before, it may be. Documents for which
+    that cannot be excluded are parsed, and those whose value has an escape.
+    """
+    # a pattern that begins with letters as they are is looked for much faster
+    tag, index = f'"{step.json_tag}":', step.index or 0
+    number, text = r"-?[0-9][-+.0-9eE]*+", r'"[^"\\]*+"'
+    before = rf"(?:(?:null|{number}|{text}),){{{index}}}" if index else ""
+    pattern = rf'{tag}\{{"vr":"..","Value":\[{before}({number}|{text})[,\]]'
+    found = sf.regexp_extract(document, pattern, 1)
+    in_items = document.rlike(rf'"vr":"SQ"[\s\S]*{tag}')
+    parsed = sf.from_json(document, f"`{step.json_tag}` struct<Value:array<string>>")
+    value = sf.get(parsed[step.json_tag]["Value"], sf.lit(index))
+    if index > _FEW_VALUES:
+        return value
+    simple = (found != "") & ~in_items
+    return sf.when(simple, sf.btrim(found, sf.lit('"'))).when(document.rlike(tag), value)
 
 
 class _AsText:

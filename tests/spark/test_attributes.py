@@ -2,6 +2,7 @@
 
 import datetime as dt
 from decimal import Decimal
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from pacspark import attribute
 from pacspark.archive import Archive, create_archive
+from pacspark.dicom.decode import index_instance
 from pacspark.errors import QueryError
 from pacspark.spark.query import collect
 from tests.ct_objects import ct_image, encoded
@@ -135,6 +137,44 @@ def test_attributes__are_what_the_object_has(archive: Archive) -> None:
     present = {path for i, (path, _, _) in enumerate(CASES) if rows[1][i] is not None}
     assert present <= {"Rows", "PixelSpacing", "ImageType", "ImageType[2]", "PatientName",
                        "PatientName.FamilyName", "00100030", "PatientBirthDate"}  # fmt: skip
+
+
+def test_attributes__are_of_the_data_set_and_not_of_an_item(spark: "SparkSession") -> None:
+    """Whatever stands around them in the JSON, and in them."""
+    text = 'a "quoted", [b], {c} \u00fc'
+
+    def document(before: bool, own: bool, after: bool) -> str:
+        image = ct_image(np.zeros((4, 4), np.int16), 1, (0, 0, 0))
+        image.SpecificCharacterSet = "ISO_IR 192"
+        inner = item("1", None, KVP="80", TubeAngle=1.5, FilterType="inner")
+        image.ReferencedImageSequence = [inner] if before else []
+        image.RequestAttributesSequence = [inner] if after else []
+        if own:
+            image.KVP, image.TubeAngle, image.FilterType = "120", 3.25, "own"
+            image.RequestedProcedureDescription = text
+        image.ImageComments = '"00189303":{"vr":"FD","Value":[1.5]}'
+        return index_instance(encoded(image)).dicom_json
+
+    cases = list(product((False, True), repeat=3))
+    documents = [(number, document(*case)) for number, case in enumerate(cases)]
+    documents.append((len(cases), '{"00189303":{"vr":"FD","Value":[null,7]}}'))
+    paths: list[tuple[str, str | None]] = [
+        ("TubeAngle", None),
+        ("TubeAngle[1]", None),
+        ("KVP", "string"),
+        ("FilterType", None),
+        ("RequestedProcedureDescription", None),
+    ]
+    rows = (
+        spark.createDataFrame(documents, "number int, dicom_json string")
+        .select("number", *(attribute(*path).alias(str(i)) for i, path in enumerate(paths)))
+        .orderBy("number")
+        .collect()
+    )
+    for case, (_, *found) in zip(cases, rows, strict=False):
+        expected = [3.25, None, "120", "own", text] if case[1] else [None] * 5
+        assert found == expected, case
+    assert list(rows[-1])[1:] == [None, 7.0, None, None, None]
 
 
 def test_sql__takes_paths_in_backquotes(archive: Archive) -> None:

@@ -72,7 +72,7 @@ def test_repair__brings_rows_back(pair: tuple[Storage, Storage], table: str) -> 
     before = rows_of(storage, table)
     spoil(storage, table)
     (finding,) = (one for one in verified(storage).findings if one.wrong)
-    assert (finding.kind, finding.table) == ("unreadable", table)
+    assert (finding.kind, finding.table) == ("file", table)
 
     report = mended(storage, other)
 
