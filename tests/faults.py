@@ -110,6 +110,9 @@ class Victim:
 class Campaign:
     """Faults in one archive and its replica, one after another, each from a seeded generator."""
 
+    edge = 4
+    """Instances have so many pixels along each edge."""
+
     def __init__(self, root: str, other: str, journal: Path, seed: int) -> None:
         self.random = random.Random(seed)
         self.root, self.other, self.journal = root, other, journal
@@ -197,7 +200,7 @@ class Campaign:
         found = [of_uid[uid] for uid in rows["sop_instance_uid"].to_pylist()]
         assert len(found) == len(set(found)), "an instance is there twice"
         for number, digest in zip(found, rows["sha256"].to_pylist(), strict=True):
-            assert digest == hashlib.sha256(instance(number)).hexdigest()
+            assert digest == hashlib.sha256(instance(number, self.edge)).hexdigest()
         return set(found)
 
     def verified(self, root: str | None = None) -> VerifyReport:
