@@ -1,7 +1,7 @@
 """Commands that work in Spark are killed in the middle, and given again: nothing acknowledged goes.
 
-Killed is the JVM alone; what is left of the command then has to end by itself, with one line. A
-delete has none: all of it is killed.
+Killed is its JVM alone, or one of its Python workers alone: what is left of it then has to end by
+itself, with one line. A delete has neither: all of it is killed.
 """
 
 import json
@@ -20,9 +20,9 @@ import pytest
 from benchmarks.instances import SLICES_PER_SERIES, write_instances
 from tests.faults import OPERATIONS, Campaign
 
-Target = Literal["everything", "the JVM"]
+Target = Literal["everything", "the JVM", "a Python worker"]
 ROUNDS = 2
-"""Of five operations: ten kills are tried."""
+"""Two targets, two rounds of five operations: 20 kills are tried."""
 END_SECONDS = 240
 
 
@@ -57,11 +57,12 @@ class Command:
         while self.process.poll() is None and not self.workers():
             time.sleep(0.02)
 
-    def kill(self, target: Target) -> bool:
+    def kill(self, target: Target, chance: float) -> bool:
         """Kill; tell whether there was something to kill."""
-        chosen = self.jvm()
-        if target == "everything":
-            chosen = [] if self.process.poll() is not None else [self.process, *self.below()]
+        victims = {"everything": [], "the JVM": self.jvm(), "a Python worker": self.workers()}
+        chosen = victims[target][int(chance * len(victims[target])) :][:1]
+        if target == "everything" and self.process.poll() is None:
+            chosen = [self.process, *self.below()]
         for victim in chosen:
             with suppress(psutil.NoSuchProcess):
                 victim.kill()
@@ -89,7 +90,7 @@ def begun(folder: Path, *words: object) -> Iterator[Command]:
         yield command
     finally:
         left = [command.process, *command.below()]
-        command.kill("everything")
+        command.kill("everything", 0)
         psutil.wait_procs(left, END_SECONDS)
 
 
@@ -141,7 +142,7 @@ class SparkCampaign(Campaign):
             if kill_after_s is not None:
                 with suppress(psutil.TimeoutExpired):
                     command.process.wait(kill_after_s)
-                killed = command.kill(target)
+                killed = command.kill(target, self.random.random())
             status = command.end()
             said = command.said()
         assert not any("Traceback" in line for line in said), said
@@ -167,8 +168,9 @@ class SparkCampaign(Campaign):
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_kills__of_commands_in_spark_lose_nothing(tmp_path: Path) -> None:
-    faults = SparkCampaign(tmp_path, "the JVM", seed=7)
+@pytest.mark.parametrize("target", ["the JVM", "a Python worker"])
+def test_kills__of_commands_in_spark_lose_nothing(tmp_path: Path, target: Target) -> None:
+    faults = SparkCampaign(tmp_path, target, seed=len(target))
     for _ in range(ROUNDS):
         for operation in (*OPERATIONS, "verify"):
             faults.fault(operation)
