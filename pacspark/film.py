@@ -4,6 +4,7 @@ A sheet is as large as a film of 14 x 17 inches and black, as films are. Slices 
 forgotten sheet by sheet.
 """
 
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 SHEET_INCHES: Final = (14.0, 17.0)
 HEAD_INCHES, FOOT_INCHES, EDGE_INCHES, GAP_INCHES = 0.75, 0.4, 0.3, 0.08
 DOTS_PER_INCH: Final = 110
+PRINTED_DOTS_PER_INCH: Final = 200
 MOST_TILES: Final = 12
 """Rows, and columns, of a sheet."""
 LARGEST_TILE_PIXELS: Final = 1024
@@ -119,27 +121,51 @@ def print_film(
         the files
     """
     film_path(path)
+    n_sheets = len(layout.sheets(len(volume)))
+    sheets = draw_sheets(
+        catalog, volume, layout, window, with_patient=with_patient, progress=progress
+    )
+    if path.suffix.lower() == ".pdf":
+        with _pdf(path) as pages:
+            for sheet in sheets:
+                pages.savefig(sheet.figure, facecolor=PAPER)
+        return [path]
+    paths = []
+    for number, sheet in enumerate(sheets, 1):
+        numbered = path.with_stem(f"{path.stem}-{number}") if n_sheets > 1 else path
+        with whole_file(numbered, replace=True) as temporary:
+            temporary.write_bytes(sheet.to_png())
+        paths.append(numbered)
+    return paths
+
+
+def draw_sheets(
+    catalog: Catalog,
+    volume: Volume,
+    layout: Layout,
+    window: Window | None = None,
+    *,
+    with_patient: bool = True,
+    progress: Progress = SILENT,
+) -> Iterator[Picture]:
+    """Draw all sheets of a series, one after the other; see :func:`print_film`."""
     sheets = layout.sheets(len(volume))
     lines = _head(catalog, volume, with_patient=with_patient)
     shown = window or volume.window or _window_of(volume, sheets[0])
-    n_slices = sum(map(len, sheets))
-    with progress.stage("print", n_slices, "slices") as stage:
-        if path.suffix.lower() == ".pdf":
-            with _pdf(path) as pages:
-                for number in range(len(sheets)):
-                    sheet = draw_sheet(volume, layout, number, shown, lines)
-                    pages.savefig(sheet.figure, facecolor=PAPER)
-                    stage.advance(len(sheets[number]))
-            return [path]
-        paths = []
-        for number in range(len(sheets)):
-            sheet = draw_sheet(volume, layout, number, shown, lines)
-            numbered = path.with_stem(f"{path.stem}-{number + 1}") if len(sheets) > 1 else path
-            with whole_file(numbered, replace=True) as temporary:
-                temporary.write_bytes(sheet.to_png())
-            paths.append(numbered)
-            stage.advance(len(sheets[number]))
-    return paths
+    with progress.stage("print", sum(map(len, sheets)), "slices") as stage:
+        for number, slices in enumerate(sheets):
+            yield draw_sheet(volume, layout, number, shown, lines)
+            stage.advance(len(slices))
+
+
+def grey_of(sheet: Picture, dots_per_inch: int = PRINTED_DOTS_PER_INCH) -> NDArray[np.uint8]:
+    """Return a sheet as pixels for a printer, ``(n_rows, n_columns)``, 0 is black."""
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    sheet.figure.savefig(drawn, format="png", dpi=dots_per_inch, facecolor=PAPER)
+    with Image.open(drawn) as image:
+        return np.asarray(image.convert("L"))
 
 
 def draw_sheet(

@@ -4,11 +4,12 @@ The work calls ``with progress.stage("reconstruct", total, "slabs") as stage: st
 knows nothing of how it is shown. `Progress` itself shows nothing: the silent case.
 """
 
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Final, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -137,6 +138,22 @@ class _LineStage(Stage):
                 line += f", {left_s:.0f} s left"
             line += ")"
         print(line, file=self._stream, flush=True)
+
+
+_LINE: Final = re.compile(r"(?P<label>[^:]+): (?P<done>\d+)(?: of (?P<total>\d+))? .*s\b.*")
+
+
+def read_line(line: str) -> tuple[str, float | None] | None:
+    """Read what `LineProgress` writes: the stage, and which part of it is done where that is known.
+
+    >>> read_line("slabs: 3 of 12 slabs, 6.1 s (0 per s)"), read_line("starting Spark")
+    (('slabs', 0.25), None)
+    """
+    match = _LINE.fullmatch(line)
+    if match is None:
+        return None
+    total = int(match["total"] or 0)
+    return match["label"], min(1.0, int(match["done"]) / total) if total else None
 
 
 class LineProgress(Progress):

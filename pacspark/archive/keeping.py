@@ -2,7 +2,7 @@
 
 import math
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from pacspark.tables.reports import IngestReport
 from pacspark.tables.sources import require_path
 
 if TYPE_CHECKING:
-    from pacspark.pictures import Window
+    from pacspark.pictures import Picture, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +192,27 @@ class Keeping(OpenedArchive):
             shown,
             with_patient=with_patient,
             progress=self.progress,
+        )
+
+    def film_sheets(
+        self,
+        series_uid: str,
+        *,
+        grid: tuple[int, int] = (5, 4),
+        every: int = 1,
+        window: "Window | tuple[float, float] | None" = None,
+        part: int | None = None,
+        with_patient: bool = True,
+    ) -> "Iterator[Picture]":
+        """Draw the sheets of a film one after the other; see `film`."""
+        from pacspark.film import Layout, draw_sheets
+        from pacspark.pictures import Window
+        from pacspark.volume import Volume
+
+        layout, shown = Layout(*grid, every), Window.given(window)
+        volume = Volume(self.catalog, require_uid("series", series_uid), part)
+        return draw_sheets(
+            self.catalog, volume, layout, shown, with_patient=with_patient, progress=self.progress
         )
 
 

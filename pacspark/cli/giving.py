@@ -1,7 +1,7 @@
 """The commands that bring something out of the archive: files and pictures."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -17,8 +17,10 @@ from pacspark.cli.options import (
     ShownWindow,
     Study,
 )
+from pacspark.cli.tls import Tls, TlsCa, TlsCertificate, TlsKey, tls_context
+from pacspark.errors import UsageError
 from pacspark.pictures import Window
-from pacspark.printing import show_json
+from pacspark.printing import say, show_json
 from pacspark.progress import counted_unit
 
 
@@ -96,8 +98,9 @@ def view(
 
 def print_sheets(
     root: Root,
-    out: Annotated[str, typer.Option("--out", help="The film, .pdf or .png.")],
     series: Annotated[str, typer.Option("--series", help="Series Instance UID.")],
+    out: Annotated[str | None, typer.Option("--out", help="The film, .pdf or .png.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="A DICOM printer: AE@HOST:PORT.")] = None,
     grid: Annotated[
         tuple[int, int], typer.Option("--grid", help="Slices on a sheet.", metavar="ROWS COLUMNS")
     ] = (5, 4),
@@ -107,24 +110,62 @@ def print_sheets(
     no_patient: Annotated[
         bool, typer.Option("--no-patient", help="Leave out who it is and where.")
     ] = False,
+    copies: Annotated[
+        int | None, typer.Option("--copies", help="Of each sheet; a printer.")
+    ] = None,
+    medium: Annotated[
+        Literal["BLUE FILM", "CLEAR FILM", "PAPER"] | None,
+        typer.Option("--medium", help="Of a printer; BLUE FILM unless given."),
+    ] = None,
+    ae_title: Annotated[str, typer.Option("--ae-title", help="What to be called.")] = "PACSPARK",
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
     as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a series onto film sheets.
+    """Print a series onto film sheets: a file, or a DICOM printer.
 
     Slices lie in a grid, in one window, each with its place, its directions and a scale bar.
     """
-    files = open_archive(root, as_of=as_of).film(
-        out,
-        series,
-        grid=grid,
-        every=every,
-        window=window,
-        part=part,
-        with_patient=not no_patient,
-    )
+    if (out is None) == (to is None):
+        message = f"print: expected --out or --to, found {'neither' if out is None else 'both'}"
+        raise UsageError(message)
+    archive = open_archive(root, as_of=as_of)
+    how: dict[str, Any] = {
+        "grid": grid, "every": every, "window": window, "part": part,
+        "with_patient": not no_patient,
+    }  # fmt: skip
+    if out is not None:
+        if copies is not None or medium is not None:
+            message = "print: expected --copies and --medium together with --to, found --out"
+            raise UsageError(message)
+        files = archive.film(out, series, **how)
+        if as_json:
+            show_json([str(file) for file in files])
+        else:
+            for file in files:
+                print(file)
+        return
+    from pacspark.film import grey_of
+    from pacspark.gateway.client import parse_destination
+    from pacspark.gateway.config import require_ae_title
+    from pacspark.gateway.film_printing import FilmJob, printing
+
+    destination = parse_destination(str(to), tls=tls)
+    context = tls_context(tls, tls_ca, tls_certificate, tls_key)
+    calling = require_ae_title("--ae-title", ae_title)
+    job = FilmJob(1 if copies is None else copies, medium or "BLUE FILM")
+    sheets = archive.film_sheets(series, **how)
+    printed = 0
+    with printing(destination, job, calling_ae_title=calling, tls=context) as session:
+        for sheet in sheets:
+            session.print_sheet(grey_of(sheet))
+            printed += 1
+    for warning in session.warnings:
+        say(warning)
     if as_json:
-        show_json([str(file) for file in files])
+        show_json({"printed": printed, "warnings": session.warnings})
     else:
-        for file in files:
-            print(file)
+        print(f"printed {printed} {counted_unit(printed, 'sheets')}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pacspark.cli.options import AsJson, Instance, Root, Series, Study
+from pacspark.cli.tls import Tls, TlsCa, TlsCertificate, TlsKey, tls_context
 from pacspark.printing import say, show_json
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -83,6 +84,10 @@ def send(
     series: Series = None,
     instance: Instance = None,
     ae_title: Annotated[str, typer.Option("--ae-title", help="What to be called.")] = "PACSPARK",
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Send a study, a series or an instance to a DICOM peer.
@@ -96,7 +101,8 @@ def send(
     from pacspark.gateway.config import require_ae_title
 
     level, uid = one_of("send", study=study, series=series, instance=instance)
-    destination = parse_destination(to)
+    destination = parse_destination(to, tls=tls)
+    context = tls_context(tls, tls_ca, tls_certificate, tls_key)
     archive = open_archive(root)
     report = run(
         archive.catalog,
@@ -104,6 +110,7 @@ def send(
         level,
         uid,
         calling_ae_title=require_ae_title("--ae-title", ae_title),
+        tls=context,
         progress=archive.progress,
     )
     for reason in report.reasons:

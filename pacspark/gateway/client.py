@@ -1,6 +1,7 @@
 """`pacspark send`: a study, a series or an instance of an archive to a DICOM peer."""
 
 import re
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +36,7 @@ class SendReport:
     reasons: tuple[str, ...] = ()
 
 
-def parse_destination(text: str) -> Destination:
+def parse_destination(text: str, *, tls: bool = False) -> Destination:
     """Read ``AE@HOST:PORT``.
 
     Raises
@@ -48,7 +49,7 @@ def parse_destination(text: str) -> Destination:
         message = f"--to: expected AE@HOST:PORT, found {text[:80]!r}"
         raise UsageError(message)
     host = match["host"].strip("[]")
-    return Destination(require_ae_title("--to", match["ae_title"]), host, int(match["port"]))
+    return Destination(require_ae_title("--to", match["ae_title"]), host, int(match["port"]), tls)
 
 
 def send(
@@ -58,6 +59,7 @@ def send(
     uid: str,
     *,
     calling_ae_title: str = "PACSPARK",
+    tls: ssl.SSLContext | None = None,
     progress: Progress = SILENT,
 ) -> SendReport:
     """Send what one UID names; each object in its own transfer syntax where the peer takes it.
@@ -72,6 +74,8 @@ def send(
         study, series or instance, and its UID
     calling_ae_title
         what to be called
+    tls
+        for a destination that wants it
     progress
         told of each object
 
@@ -86,7 +90,7 @@ def send(
         raise NotInArchiveError(message)
     last = None
     with progress.stage("send", len(objects), "objects") as stage:
-        for sent in send_to(destination, calling_ae_title, objects, Limits()):
+        for sent in send_to(destination, calling_ae_title, objects, Limits(), tls):
             done = len(objects) - sent.remaining
             stage.advance(done - (0 if last is None else last))
             last = done

@@ -20,7 +20,11 @@ C_FIND: Final = 0x0020
 C_MOVE: Final = 0x0021
 C_ECHO: Final = 0x0030
 N_EVENT_REPORT: Final = 0x0100
+N_GET: Final = 0x0110
+N_SET: Final = 0x0120
 N_ACTION: Final = 0x0130
+N_CREATE: Final = 0x0140
+N_DELETE: Final = 0x0150
 C_CANCEL: Final = 0x0FFF
 
 _NUMBERS: Final = (

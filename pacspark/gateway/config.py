@@ -7,7 +7,7 @@
     dimse_port = 11112
     http_port = 8042
     landing = "/var/lib/pacspark"  # a folder of this gateway alone, on a local disk
-    worklist = "worklist/"         # DICOM worklist files
+    worklist = "worklist/"         # DICOM worklist files; or a table: CSV, Parquet, Delta
     private_sop_classes = ["1.2.3"]
 
     [[destinations]]               # where C-MOVE and storage commitment may go
@@ -27,6 +27,11 @@
     client_ca = "hospital.pem"     # callers then need a certificate of it
 
     [limits]                       # see `Limits`
+
+    [reconstructions]              # those that are asked for over HTTP
+    at_once = 1
+    waiting = 20
+    command = ["spark-submit", "--master", "yarn", "/opt/pacspark/pacspark/__main__.py"]
 
     [web]                          # see `pacspark.gateway.web_config`
 
@@ -154,6 +159,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class ReconstructionConfig:
+    """How reconstructions run that are asked for over HTTP.
+
+    Attributes
+    ----------
+    at_once
+        processes
+    waiting
+        jobs beyond those; more are refused
+    command
+        that stands for ``pacspark``, such as a ``spark-submit`` with its options; this Python's
+        own unless given
+    """
+
+    at_once: int = 1
+    waiting: int = 20
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """Everything that a gateway is told."""
 
@@ -169,6 +194,7 @@ class GatewayConfig:
     callers: tuple[Caller, ...] = ()
     tls: Tls | None = None
     limits: Limits = field(default_factory=Limits)
+    reconstructions: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     web: WebConfig = field(default_factory=WebConfig)
 
     def services_of(self, ae_title: str, address: str) -> frozenset[str]:
@@ -286,6 +312,9 @@ def _config(path: Path, values: Mapping[str, Any]) -> GatewayConfig:
         ),
         "tls": lambda: _tls(path, table.table("tls", dict.fromkeys(_names(Tls), ""))),
         "limits": lambda: _limits(table.table("limits", dict.fromkeys(_names(Limits), ""))),
+        "reconstructions": lambda: _reconstructions(
+            table.table("reconstructions", dict.fromkeys(_names(ReconstructionConfig), ""))
+        ),
         "web": lambda: read_web(
             table.table("web", dict.fromkeys(_names(WebConfig), "")), values["web"]
         ),
@@ -375,6 +404,17 @@ def _tls(path: Path, table: TomlTable) -> Tls:
             raise table.error(key, "a PEM file", f"no file {file}")
         files[key] = file
     return Tls(**files)
+
+
+def _reconstructions(table: TomlTable) -> ReconstructionConfig:
+    given: dict[str, Any] = {
+        key: table.count(key) for key in ("at_once", "waiting") if key in table
+    }
+    if "command" in table:
+        given["command"] = tuple(table.texts("command"))
+        if not given["command"]:
+            raise table.error("command", "a program and its arguments", "none")
+    return ReconstructionConfig(**given)
 
 
 def _limits(table: TomlTable) -> Limits:

@@ -55,7 +55,7 @@ from pacspark.gateway.services import (
 )
 from pacspark.gateway.session import Session
 from pacspark.gateway.storing import Store
-from pacspark.gateway.worklist import Worklist, find_worklist
+from pacspark.gateway.worklist import find_worklist, worklist_of
 from pacspark.tables.spool import Spool
 
 LOGGER: Final = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class DimseServer:
     def __init__(self, store: Store, config: GatewayConfig, audit: AuditLog) -> None:
         self._store, self._config, self._audit = store, config, audit
         self._private_classes = frozenset(config.private_sop_classes)
-        self._worklist = None if config.worklist is None else Worklist(config.worklist)
+        self._worklist = None if config.worklist is None else worklist_of(config.worklist)
         self._doorkeeper = Doorkeeper(config.limits)
         self._tls = None if config.tls is None else server_context(config)
         self._closing = Event()

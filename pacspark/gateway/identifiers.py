@@ -97,16 +97,17 @@ def write_identifier(elements: Iterable[tuple[int, str, Any]], transfer_syntax_u
     syntax = UID(transfer_syntax_uid)
     data_set = Dataset()
     for tag, vr, value in elements:
-        data_set[tag] = _element(tag, vr, value)
+        data_set[tag] = element_of(tag, vr, value)
     if not _is_ascii(data_set):
-        data_set[0x00080005] = _element(0x00080005, "CS", UTF8)
+        data_set[0x00080005] = element_of(0x00080005, "CS", UTF8)
     buffer = DicomBytesIO()
     buffer.is_implicit_VR, buffer.is_little_endian = syntax.is_implicit_VR, syntax.is_little_endian
     write_dataset(buffer, data_set, UTF8)
     return buffer.getvalue()
 
 
-def _element(tag: int, vr: str, value: Any) -> DataElement:
+def element_of(tag: int, vr: str, value: Any) -> DataElement:
+    """Make an element of a value as :func:`plain_value` gives it; nothing of it is checked."""
     if vr == "SQ":
         value = [_item(item) for item in value or ()]
     elif isinstance(value, list | tuple):
@@ -123,7 +124,7 @@ def _item(elements: Elements) -> Dataset:
     item = Dataset()
     for tag, element in elements.items():
         number = int(tag, 16)
-        item[number] = _element(number, element["vr"], plain_value(element))
+        item[number] = element_of(number, element["vr"], plain_value(element))
     return item
 
 

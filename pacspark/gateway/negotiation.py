@@ -231,7 +231,11 @@ def request(
         )
         if destination.tls:
             context = tls or ssl.create_default_context()
-            connection = context.wrap_socket(connection, server_hostname=destination.host)
+            try:
+                connection = context.wrap_socket(connection, server_hostname=destination.host)
+            except BaseException:
+                connection.close()
+                raise
     except OSError as error:
         message = f"{peer}: cannot connect: {error.strerror or error}"
         raise AssociationEndedError(message) from error

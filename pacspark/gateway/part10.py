@@ -3,6 +3,7 @@
 from functools import lru_cache
 from typing import Final
 
+from pacspark.dicom.decode import data_set_start
 from pacspark.dicom.enhanced_xa import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 PREAMBLE: Final = bytes(128) + b"DICM"
@@ -31,6 +32,18 @@ def file_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: 
     )
     length = b"\x02\x00\x00\x00UL\x04\x00" + len(elements).to_bytes(4, "little")
     return PREAMBLE + length + elements
+
+
+def with_header(
+    data: bytes, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+) -> bytes:
+    """Give a stored object with file meta information that says how it is encoded.
+
+    Some came as a bare data set, or with a header that does not name their transfer syntax; the
+    archive knows it.
+    """
+    header = file_header(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+    return header + data[data_set_start(data) :]
 
 
 def _element(number: int, vr: bytes, value: bytes) -> bytes:

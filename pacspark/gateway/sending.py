@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from pacspark.dicom.decode import data_set_start
@@ -17,10 +18,12 @@ from pacspark.errors import (
     PacsparkError,
     ProtocolError,
     TranscodingError,
+    UsageError,
 )
 from pacspark.gateway.commands import C_STORE, RESPONSE
 from pacspark.gateway.config import Destination, Limits
 from pacspark.gateway.negotiation import Association, Context, request
+from pacspark.gateway.part10 import with_header
 from pacspark.gateway.statuses import SUCCESS, dimse_status
 from pacspark.gateway.transcoding import TARGETS, transcoded
 from pacspark.tables.landing import LARGE_BYTES
@@ -130,6 +133,37 @@ def _pieces_of(begun: Future[tuple[bytes, Iterator[bytes]]]) -> Iterator[bytes]:
     yield from left
 
 
+def client_context(
+    ca: Path | None = None, certificate: Path | None = None, key: Path | None = None
+) -> ssl.SSLContext:
+    """Make the TLS context for connections to peers; their host has to be in their certificate.
+
+    Parameters
+    ----------
+    ca
+        PEM file of those whose certificates are believed; those of this machine unless given
+    certificate, key
+        PEM files of this side's own, for peers that want one
+
+    Raises
+    ------
+    UsageError
+        where a file is none, or the two do not belong together
+    """
+    path = ca
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        path = certificate
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+    except OSError as error:  # ssl's own are of this kind
+        expected = "a PEM file of certificates" if path is ca else "a PEM file and its key"
+        message = f"tls: expected {expected}, found {path}: {error.strerror or error}"
+        raise UsageError(message) from error
+    return context
+
+
 def send_one(
     association: Association, one: Outgoing, message_id: int, originator: Mapping[str, Any]
 ) -> int:
@@ -167,7 +201,9 @@ def send_one(
         data_set = _data_set(one.pieces())
     else:
         context = _fallback(contexts, one, association.link.peer)
-        data_set = iter([transcoded(b"".join(one.pieces()), context.transfer_syntax)])
+        names = (one.sop_class_uid, one.sop_instance_uid, one.transfer_syntax_uid)
+        whole = with_header(b"".join(one.pieces()), *names)
+        data_set = iter([transcoded(whole, context.transfer_syntax)])
     command = {
         "AffectedSOPClassUID": one.sop_class_uid,
         "CommandField": C_STORE,

@@ -15,6 +15,7 @@ from typing import Final, Self
 from pacspark.gateway.audit import AuditLog
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.dimse import DimseServer
+from pacspark.gateway.reconstructing import Reconstructions
 from pacspark.gateway.storing import Store
 from pacspark.gateway.web import WebServer
 from pacspark.tables.landing import Landing
@@ -73,7 +74,12 @@ class Gateway:
             self.dimse.start()
             stack.callback(self.dimse.close)
             if self.config.web.enabled:
-                self.web = WebServer(self.store, self.config, self.audit)
+                reconstructions = Reconstructions(
+                    self.store, self.config.reconstructions, self.audit, folder / "reconstructions"
+                )
+                self.web = WebServer(self.store, self.config, self.audit, reconstructions)
+                reconstructions.start()
+                stack.callback(reconstructions.close)
                 self.web.start()
                 stack.callback(self.web.close)
             # what is here now lives as long as the process: the collector need not look at it again

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from pacspark.gateway.audit import AuditLog
 from pacspark.gateway.commands import Command, response
-from pacspark.gateway.config import GatewayConfig, Tls
+from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.identifiers import Elements, read_identifier
 from pacspark.gateway.link import Message
 from pacspark.gateway.negotiation import Association, Context
+from pacspark.gateway.sending import client_context
 from pacspark.gateway.storing import Store
 
 if TYPE_CHECKING:
     from pacspark.gateway.worklist import Worklist
+    from pacspark.gateway.worklist_table import WorklistTable
 
 
 @dataclass(slots=True)
@@ -38,12 +40,13 @@ class Session:
     store: Store
     config: GatewayConfig
     audit: AuditLog
-    worklist: "Worklist | None" = None
+    worklist: "Worklist | WorklistTable | None" = None
 
     @property
     def client_tls(self) -> ssl.SSLContext | None:
         """The TLS context for destinations that want one."""
-        return None if self.config.tls is None else client_context(self.config.tls)
+        tls = self.config.tls
+        return None if tls is None else client_context(tls.client_ca, tls.certificate, tls.key)
 
     @property
     def services(self) -> frozenset[str]:
@@ -103,13 +106,3 @@ class Session:
             self.context(message).transfer_syntax,
             self.config.limits.identifier_depth,
         )
-
-
-def client_context(tls: Tls) -> ssl.SSLContext:
-    """Make the TLS context for connections to destinations, with the gateway's own certificate."""
-    context = ssl.create_default_context(
-        cafile=None if tls.client_ca is None else str(tls.client_ca)
-    )
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.certificate, tls.key)
-    return context

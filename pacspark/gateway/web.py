@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -32,6 +32,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pacspark.errors import PacsparkError, StorageError
 from pacspark.gateway.audit import AuditLog
 from pacspark.gateway.config import GatewayConfig
+from pacspark.gateway.reconstructing import Reconstructions
 from pacspark.gateway.statuses import http_status
 from pacspark.gateway.storing import Store
 from pacspark.gateway.viewer import Viewer, viewer_folder
@@ -41,6 +42,7 @@ from pacspark.gateway.web_connections import connections
 from pacspark.gateway.web_openapi import description
 from pacspark.gateway.web_pages import status_page
 from pacspark.gateway.web_query import query
+from pacspark.gateway.web_reconstructions import cancel, job, jobs, submit
 from pacspark.gateway.web_rendered import rendered, uri
 from pacspark.gateway.web_retrieve import bulk_data, frames, metadata, objects
 from pacspark.gateway.web_store import delete, store
@@ -53,6 +55,39 @@ _STUDY, _SERIES = "/studies/{study}", "/studies/{study}/series/{series}"
 _INSTANCE: Final = _SERIES + "/instances/{instance}"
 _LEVELS: Final = (_STUDY, _SERIES, _INSTANCE)
 Handler = Callable[[Call], Response] | Callable[[Call], Awaitable[Response]]
+
+
+Resource = tuple[Any, ...]
+"""A path, its name, and for each method a handler and the scope that it needs."""
+
+
+def _reading(path: str, name: str, handler: Handler) -> Resource:
+    return (path, name, ("GET", handler, "read"))
+
+
+DICOMWEB: Final[tuple[Resource, ...]] = (
+    _reading(_INSTANCE + "/frames/{frames}", "frames", frames),  # routes are tried in this order
+    ("/studies", "studies", ("GET", partial(query, level="study"), "read"),
+     ("POST", store, "write")),
+    _reading("/series", "series", partial(query, level="series")),
+    _reading("/instances", "instances", partial(query, level="instance")),
+    _reading(_STUDY + "/series", "series", partial(query, level="series")),
+    _reading(_STUDY + "/instances", "instances", partial(query, level="instance")),
+    _reading(_SERIES + "/instances", "instances", partial(query, level="instance")),
+    *(_reading(path + "/metadata", "metadata", metadata) for path in _LEVELS),
+    *(_reading(path + "/rendered", "rendered", rendered) for path in _LEVELS),
+    *(_reading(path + "/thumbnail", "thumbnail", partial(rendered, thumbnail=True))
+      for path in _LEVELS),
+    _reading(_INSTANCE + "/frames/{frames}/rendered", "rendered", rendered),
+    _reading(_INSTANCE + "/frames/{frames}/thumbnail", "thumbnail",
+             partial(rendered, thumbnail=True)),
+    _reading(_INSTANCE + "/bulkdata/{place}", "bulk data", bulk_data),
+    (_STUDY, "study", ("GET", objects, "read"), ("POST", store, "write"),
+     ("DELETE", delete, "delete")),
+    (_SERIES, "series", ("GET", objects, "read"), ("DELETE", delete, "delete")),
+    (_INSTANCE, "instance", ("GET", objects, "read"), ("DELETE", delete, "delete")),
+)  # fmt: skip
+"""Below :data:`ROOT`."""
 
 
 class Metrics:
@@ -134,7 +169,9 @@ def _problem_of(error: PacsparkError, root: str) -> Response:
     return problem(status, told[:500], headers)
 
 
-def application(store_: Store, config: GatewayConfig, audit: AuditLog) -> ASGIApp:
+def application(
+    store_: Store, config: GatewayConfig, audit: AuditLog, reconstructions: Reconstructions
+) -> ASGIApp:
     """Make the ASGI application of a gateway.
 
     Parameters
@@ -145,55 +182,36 @@ def application(store_: Store, config: GatewayConfig, audit: AuditLog) -> ASGIAp
         what the gateway was told
     audit
         takes a row for each access
+    reconstructions
+        takes what is to be reconstructed
     """
-    door, metrics = Door(store_, config, audit), Metrics(store_)
+    door, metrics = Door(store_, config, audit, reconstructions), Metrics(store_)
     viewer = Viewer(viewer_folder())
 
-    def route(path: str, name: str, handler: Handler, right: str | None = "read",
-              methods: tuple[str, ...] = ("GET",)) -> Route:  # fmt: skip
-        return Route(
-            path, _Endpoint(door, metrics, name, right, handler), methods=list(methods), name=name
-        )
-
-    def pair(path: str, name: str, *both: tuple[str, Handler, str]) -> Route:
+    def route(path: str, name: str, *methods: tuple[str, Handler, str | None]) -> Route:
         made = {
-            method: _Endpoint(door, metrics, f"{method.lower()} {name}", right, handler)
-            for method, handler, right in both
-        }
+            method: _Endpoint(
+                door, metrics, name if len(methods) == 1 else f"{method.lower()} {name}",
+                right, handler,
+            )
+            for method, handler, right in methods
+        }  # fmt: skip
         return Route(path, _ByMethod(made), methods=list(made), name=name)
 
-    dicomweb: list[BaseRoute] = [
-        route(_INSTANCE + "/frames/{frames}", "frames", frames),  # routes are tried in this order
-        pair("/studies", "studies", ("GET", partial(query, level="study"), "read"),
-             ("POST", store, "write")),
-        route("/series", "series", partial(query, level="series")),
-        route("/instances", "instances", partial(query, level="instance")),
-        route(_STUDY + "/series", "series", partial(query, level="series")),
-        route(_STUDY + "/instances", "instances", partial(query, level="instance")),
-        route(_SERIES + "/instances", "instances", partial(query, level="instance")),
-        *(route(path + "/metadata", "metadata", metadata) for path in _LEVELS),
-        *(route(path + "/rendered", "rendered", rendered) for path in _LEVELS),
-        *(route(path + "/thumbnail", "thumbnail", partial(rendered, thumbnail=True))
-          for path in _LEVELS),
-        route(_INSTANCE + "/frames/{frames}/rendered", "rendered", rendered),
-        route(_INSTANCE + "/frames/{frames}/thumbnail", "thumbnail",
-              partial(rendered, thumbnail=True)),
-        route(_INSTANCE + "/bulkdata/{place}", "bulk data", bulk_data),
-        pair(_STUDY, "study", ("GET", objects, "read"), ("POST", store, "write"),
-             ("DELETE", delete, "delete")),
-        pair(_SERIES, "series", ("GET", objects, "read"), ("DELETE", delete, "delete")),
-        pair(_INSTANCE, "instance", ("GET", objects, "read"), ("DELETE", delete, "delete")),
-    ]  # fmt: skip
+    def figures(_: Call) -> Response:
+        told = generate_latest(metrics.registry)
+        return Response(told, media_type="text/plain; version=0.0.4")
+
+    def described(_: Call) -> Response:
+        return JSONResponse(description(routes))
+
     routes: list[BaseRoute] = [
-        Mount(ROOT, routes=dicomweb),
-        route("/wado", "wado-uri", uri),
-        route("/healthz", "healthz", _health, None),
-        route("/metrics", "metrics", lambda _: Response(
-            generate_latest(metrics.registry), media_type="text/plain; version=0.0.4")),
-        route("/status", "status", status_page),
-        route("/openapi.json", "openapi", lambda _: JSONResponse(description(routes))),
-        route("/{path:path}", "viewer", viewer.answer, None),
-    ]  # fmt: skip
+        Mount(ROOT, routes=[route(*resource) for resource in DICOMWEB]),
+        *(route(*resource) for resource in OTHERS),
+        route("/metrics", "metrics", ("GET", figures, "read")),
+        route("/openapi.json", "openapi", ("GET", described, "read")),
+        route("/{path:path}", "viewer", ("GET", viewer.answer, None)),
+    ]
     middleware = [Middleware(Access, config=config)]
     if config.web.cors_origins:
         middleware.insert(0, Middleware(
@@ -230,6 +248,17 @@ def _health(call: Call) -> Response:
     return Response("ok\n", media_type="text/plain")
 
 
+OTHERS: Final[tuple[Resource, ...]] = (
+    _reading("/wado", "wado-uri", uri),
+    ("/reconstructions", "reconstructions", ("GET", jobs, "read"),
+     ("POST", submit, "reconstruct")),
+    ("/reconstructions/{job}", "reconstruction", ("GET", job, "read"),
+     ("DELETE", cancel, "reconstruct")),
+    ("/healthz", "healthz", ("GET", _health, None)),
+    _reading("/status", "status", status_page),
+)  # fmt: skip
+
+
 class WebServer:
     """The web door as a thread with an event loop of its own.
 
@@ -241,15 +270,19 @@ class WebServer:
         what the gateway was told
     audit
         takes a row for each access
+    reconstructions
+        takes what is to be reconstructed
     """
 
-    def __init__(self, store: Store, config: GatewayConfig, audit: AuditLog) -> None:
+    def __init__(
+        self, store: Store, config: GatewayConfig, audit: AuditLog, reconstructions: Reconstructions
+    ) -> None:
         self._socket = _listening(config)
         self.port: int = self._socket.getsockname()[1]
         limits, tls = config.web.limits, config.tls
         self._server = uvicorn.Server(
             uvicorn.Config(
-                application(store, config, audit),
+                application(store, config, audit, reconstructions),
                 http=connections(limits.connections, limits.first_request_s),
                 ws="none",
                 lifespan="off",

@@ -25,6 +25,7 @@ from pacspark.gateway.web_config import WebUser
 ANYBODY: Final = "anonymous"
 OPEN_PATHS: Final = frozenset({"/healthz"})
 """What is answered to everybody."""
+_MOST_NAME_CHARACTERS: Final = 128
 _KEPT_PROOFS: Final = 1024
 _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "testserver"})
 _MINUTE_S: Final = 60.0
@@ -142,10 +143,22 @@ class Access:
                 answer = too_many() if guesses else unauthorized()
                 await answer(scope, receive, send)
                 return
-            user, scopes = known.name, frozenset(known.scopes)
+            person = _person(known, headers)
+            if person is None:
+                await unauthorized()(scope, receive, send)
+                return
+            user, scopes = person, frozenset(known.scopes)
         scope.setdefault("state", {})
         scope["state"] |= {"user": user, "scopes": scopes, "address": address}
         await self._app(scope, receive, send)
+
+
+def _person(user: WebUser, headers: dict[bytes, str]) -> str | None:
+    """Give who asks: the user, or for whom a proxy says that it asks; None where it does not."""
+    if user.user_header is None:
+        return user.name
+    told = headers.get(user.user_header.lower().encode(), "").strip()
+    return told if 0 < len(told) <= _MOST_NAME_CHARACTERS and told.isprintable() else None
 
 
 def too_many() -> ASGIApp:

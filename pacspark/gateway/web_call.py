@@ -18,6 +18,7 @@ from pacspark.errors import InstanceNotFoundError, QueryError, SeriesNotFoundErr
 from pacspark.gateway.audit import AuditLog
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.groups import StoredInstance
+from pacspark.gateway.reconstructing import Reconstructions
 from pacspark.gateway.storing import Store
 from pacspark.gateway.web_media import MULTIPART, Form, read_accept
 from pacspark.gateway.web_recent import Places, Pulse, RecentAccesses
@@ -46,6 +47,8 @@ class Door:
         what the gateway was told
     audit
         takes a row for each access
+    reconstructions
+        that were asked for
     places
         of objects that were asked for lately
     recent
@@ -57,6 +60,7 @@ class Door:
     store: Store
     config: GatewayConfig
     audit: AuditLog
+    reconstructions: Reconstructions
     places: Places = field(init=False)
     recent: RecentAccesses = field(default_factory=RecentAccesses)
     pulse: Pulse = field(default_factory=Pulse)

@@ -19,8 +19,14 @@
     token = "sha256:..."            # written by `pacspark credential --token`
     scopes = ["read", "write"]
 
-Without users whoever reaches the gateway may read and write; with users, only they may, unless
-``anonymous`` says otherwise.
+    [[web.users]]
+    name = "oidc"                   # a proxy that has asked who it is: it puts that into a header
+    token = "sha256:..."
+    user_header = "X-Forwarded-Email"
+    scopes = ["read"]
+
+Without users whoever reaches the gateway may read, write and reconstruct; with users, only they
+may, unless ``anonymous`` says otherwise.
 """
 
 import re
@@ -33,6 +39,7 @@ from pacspark.scans.toml import TomlTable
 SCOPES: Final = ("read", "write", "delete", "reconstruct")
 _TOKEN: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _PASSWORD: Final = re.compile(r"scrypt:[0-9a-f]{32}:[0-9a-f]{64}")
+_HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _URL: Final = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9._~/-]*)?")
 
 
@@ -48,12 +55,15 @@ class WebUser:
         what is kept of them: a salted scrypt hash, a SHA-256; one of the two
     scopes
         of :data:`SCOPES`
+    user_header
+        of a proxy: the header in which it says for whom it asks
     """
 
     name: str
     password: str | None = None
     token: str | None = None
     scopes: tuple[str, ...] = ("read",)
+    user_header: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +115,7 @@ class WebConfig:
         """What may be done without credentials."""
         if self.anonymous is not None:
             return frozenset(self.anonymous)
-        return frozenset() if self.users else frozenset({"read", "write"})
+        return frozenset() if self.users else frozenset({"read", "write", "reconstruct"})
 
 
 def read_web(table: TomlTable, values: Mapping[str, Any]) -> WebConfig:
@@ -169,7 +179,10 @@ def _user(table: TomlTable) -> WebUser:
     if len(secrets) != 1:
         raise table.error("password", "a password or a token", f"{len(secrets)} of them")
     scopes = _scopes(table, "scopes") if "scopes" in table else ("read",)
-    return WebUser(name, secrets.get("password"), secrets.get("token"), scopes)
+    header = table.text("user_header") if "user_header" in table else None
+    if header is not None and not _HEADER.fullmatch(header):
+        raise table.error("user_header", "the name of a header", repr(header)[:80])
+    return WebUser(name, secrets.get("password"), secrets.get("token"), scopes, header)
 
 
 def _scopes(table: TomlTable, key: str) -> tuple[str, ...]:

@@ -24,13 +24,13 @@ from pacspark.dicom.decode import (
 from pacspark.dicom.stream import InflatedStream, MemoryStream
 from pacspark.errors import QueryError, RequestTooLargeError, StorageError, TranscodingError
 from pacspark.gateway.groups import StoredInstance
-from pacspark.gateway.part10 import file_header
+from pacspark.gateway.part10 import file_header, with_header
 from pacspark.gateway.storing import Store
 from pacspark.gateway.transcoding import TARGETS, packed, transcoded
 from pacspark.gateway.web_call import Call
 from pacspark.tables.schema import frame_index
 
-_ENCODED_TARGETS: Final = frozenset(
+ENCODED_TARGETS: Final = frozenset(
     {
         "1.2.840.10008.1.2.5",  # RLE
         "1.2.840.10008.1.2.4.80",  # JPEG-LS lossless
@@ -48,7 +48,7 @@ _MOST_HEADER_BYTES: Final = 256 << 20
 
 def can_transcode_to(transfer_syntax_uid: str) -> bool:
     """Tell whether objects can be given in a transfer syntax that they do not have; losslessly."""
-    return transfer_syntax_uid in _ENCODED_TARGETS.union(TARGETS)
+    return transfer_syntax_uid in ENCODED_TARGETS.union(TARGETS)
 
 
 class FrameSource:
@@ -248,11 +248,9 @@ def transcoded_object(call: Call, instance: StoredInstance, transfer_syntax_uid:
     if max(instance.size_bytes, 2 * cells) > most:
         message = f"expected objects of at most {most} bytes to transcode, found a larger one"
         raise RequestTooLargeError(message)
-    data = call.store.read(instance)
     names = (instance.sop_class_uid, instance.sop_instance_uid)
-    # some came as a bare data set, or with a header that does not say how it is encoded
-    data = file_header(*names, instance.transfer_syntax_uid) + data[data_set_start(data) :]
-    encodes = transfer_syntax_uid in _ENCODED_TARGETS and cells
+    data = with_header(call.store.read(instance), *names, instance.transfer_syntax_uid)
+    encodes = transfer_syntax_uid in ENCODED_TARGETS and cells
     plain = transfer_syntax_uid if transfer_syntax_uid in TARGETS else EXPLICIT_VR_LITTLE_ENDIAN
     whole = file_header(*names, plain) + transcoded(data, plain)
     return _encoded(whole, UID(transfer_syntax_uid)) if encodes else whole

@@ -45,7 +45,10 @@ _QUERIES: Final[Mapping[str, Mapping[str, Json]]] = {
 }
 """Parameters of queries, by the name of a route."""
 _BINARY: Final[Json] = {"schema": {"type": "string", "format": "binary"}}
-_OBJECTS: Final[Json] = {f'{MULTIPART}; type="{DICOM}"': _BINARY, DICOM: _BINARY}
+_OBJECTS: Final[Json] = {
+    f'{MULTIPART}; type="{DICOM}"': _BINARY, f'{MULTIPART}; type="{DICOM_JSON}"': _BINARY,
+    DICOM: _BINARY,
+}  # fmt: skip
 _BODIES: Final[Mapping[str, Json]] = {
     "studies": _OBJECTS,
     "study": _OBJECTS,

@@ -1,4 +1,4 @@
-"""STOW-RS: objects in parts of one request (PS3.18 10.5), and deletes.
+"""STOW-RS: objects in parts of one request (PS3.18 10.5), or metadata and bulk data; and deletes.
 
 Each part is on the disk before the answer says so. Small parts are held in memory while they
 arrive, at most four at a time; larger ones go through a file without a name beside the landing.
@@ -7,9 +7,9 @@ arrive, at most four at a time; larger ones go through a file without a name bes
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, MultipartState
@@ -30,6 +30,7 @@ from pacspark.gateway.storing import Stored
 from pacspark.gateway.web_call import Call, problem
 from pacspark.gateway.web_media import DICOM, DICOM_JSON, MULTIPART
 from pacspark.gateway.web_retrieve import path_of
+from pacspark.gateway.web_store_json import MetadataParts
 from pacspark.tables.deletion import delete as delete_from_tables
 from pacspark.tables.landing import LARGE_BYTES, Landing
 from pacspark.tables.spool import Spool
@@ -41,6 +42,7 @@ _MOST_HEAD_BYTES: Final = 8192
 _AT_ONCE: Final = 4
 _BOUNDARY: Final = re.compile(r'boundary="?([0-9A-Za-z\'()+_,./:=? -]{1,200})"?')
 """RFC 2046 has at most 70 characters; Orthanc writes longer ones."""
+_TYPE: Final = re.compile(r'[; ]type="?([A-Za-z0-9./+-]+)')
 _MOST_FAILURES_TOLD: Final = 10_000
 
 
@@ -115,9 +117,13 @@ async def store(call: Call) -> Response:
         match = _BOUNDARY.search(content_type)
         if not content_type.lower().startswith(MULTIPART) or match is None:
             return problem(415, f'expected {MULTIPART}; type="{DICOM}" with a boundary')
-        if re.search(r'type="?application/dicom\+', content_type):
-            return problem(415, f'expected {MULTIPART}; type="{DICOM}"')
-        told = await _store_parts(call, match[1])
+        kind = _TYPE.search(content_type)
+        if kind is not None and kind[1].lower() == DICOM_JSON:
+            told = await _store_metadata(call, match[1])
+        elif kind is not None and kind[1].lower() != DICOM:
+            return problem(415, f'expected {MULTIPART}; type="{DICOM}" or "{DICOM_JSON}"')
+        else:
+            told = await _store_parts(call, match[1])
     if not told:
         return problem(400, "expected at least one part")
     return await run_in_threadpool(_answer, call, told)
@@ -127,7 +133,7 @@ async def _store_one(call: Call) -> list[_Outcome]:
     reader = _reader(call)
     try:
         reader._begin()  # noqa: SLF001 -- the body is the only part
-        async for data in _body(call):
+        async for data in body(call, call.door.config.web.limits.body_bytes):
             reader._data(data, 0, len(data))  # noqa: SLF001
         reader._end()  # noqa: SLF001
         return [await run_in_threadpool(_store_part, call, one) for one in reader.ready]
@@ -143,26 +149,17 @@ def _reader(call: Call) -> _PartReader:
 async def _store_parts(call: Call, boundary: str) -> list[_Outcome]:
     """Store parts as they arrive, a few at once: what is written together is synced together."""
     reader = _reader(call)
-    parser = MultipartParser(boundary.encode(), reader.callbacks())
     running: list[asyncio.Task[_Outcome]] = []
     outcomes: list[_Outcome] = []
     try:
-        async for data in _body(call):
-            for start in range(0, len(data), LARGE_BYTES):
-                parser.write(data[start : start + LARGE_BYTES])
-                while reader.ready:
-                    part = reader.ready.pop(0)
-                    running.append(asyncio.create_task(run_in_threadpool(_store_part, call, part)))
-                    if len(running) >= _AT_ONCE:
-                        outcomes.append(await running.pop(0))
-        if parser.state != MultipartState.END:
-            message = "body: expected its last boundary, found the end of the bytes"
-            raise QueryError(message)
+        async for _ in _parsed(call, boundary, reader.callbacks()):
+            while reader.ready:
+                part = reader.ready.pop(0)
+                running.append(asyncio.create_task(run_in_threadpool(_store_part, call, part)))
+                if len(running) >= _AT_ONCE:
+                    outcomes.append(await running.pop(0))
         while running:
             outcomes.append(await running.pop(0))
-    except MultipartParseError as error:
-        message = f"body: expected parts between boundaries: {error}"
-        raise QueryError(message) from error
     finally:
         # what has begun is finished: its sender may have been told nothing, but nothing is half
         await asyncio.gather(*running, return_exceptions=True)
@@ -170,10 +167,48 @@ async def _store_parts(call: Call, boundary: str) -> list[_Outcome]:
     return outcomes
 
 
-async def _body(call: Call) -> AsyncIterator[bytes]:
+async def _parsed(
+    call: Call, boundary: str, callbacks: "MultipartCallbacks"
+) -> AsyncIterator[None]:
+    """Read the parts of a body; the caller has its turn after each piece of it."""
+    parser = MultipartParser(boundary.encode(), callbacks)
+    try:
+        async for data in body(call, call.door.config.web.limits.body_bytes):
+            for start in range(0, len(data), LARGE_BYTES):
+                parser.write(data[start : start + LARGE_BYTES])
+                yield
+    except MultipartParseError as error:
+        message = f"body: expected parts between boundaries: {error}"
+        raise QueryError(message) from error
+    if parser.state != MultipartState.END:
+        message = "body: expected its last boundary, found the end of the bytes"
+        raise QueryError(message)
+
+
+async def _store_metadata(call: Call, boundary: str) -> list[_Outcome]:
+    """Store objects whose metadata and bulk data come apart, once all of them are here."""
+    limits = call.door.config.web.limits
+    parts = MetadataParts(call.store.landing, limits.parts)
+    try:
+        async for _ in _parsed(call, boundary, parts.callbacks()):
+            pass
+        instances = await run_in_threadpool(parts.instances)
+        return [
+            await run_in_threadpool(_store_written, call, parts, elements) for elements in instances
+        ]
+    finally:
+        parts.close()
+
+
+def _store_written(call: Call, parts: MetadataParts, elements: Any) -> _Outcome:
+    most_bytes = call.door.config.web.limits.transcoded_bytes
+    return _stored(call, lambda: parts.object_of(elements, most_bytes))
+
+
+async def body(call: Call, most_bytes: int) -> AsyncIterator[bytes]:
     """Give the body as it arrives; nobody may be slower or send more than the limits say."""
     limits = call.door.config.web.limits
-    left = limits.body_bytes
+    left = most_bytes
     stream = call.request.stream().__aiter__()
     while True:
         try:
@@ -185,13 +220,20 @@ async def _body(call: Call) -> AsyncIterator[bytes]:
             raise QueryError(message) from error
         left -= len(data)
         if left < 0:
-            message = f"expected at most {limits.body_bytes} bytes, found more"
+            message = f"body: expected at most {most_bytes} bytes, found more"
             raise RequestTooLargeError(message)
         if data:
             yield data
 
 
 def _store_part(call: Call, part: Spool) -> _Outcome:
+    try:
+        return _stored(call, part.data)
+    finally:
+        part.close()
+
+
+def _stored(call: Call, read: Callable[[], bytes | BinaryIO]) -> _Outcome:
     outcome = _Outcome()
     study = call.uid("study")
 
@@ -202,13 +244,11 @@ def _store_part(call: Call, part: Spool) -> _Outcome:
             raise InstanceMismatchError(message)
 
     try:
-        outcome.stored = call.store.store(part.data(), call.source, check)
+        outcome.stored = call.store.store(read(), call.source, check)
         if outcome.stored.outcome == "conflict":
             outcome.reason = DUPLICATE_INSTANCE
     except (DicomDecodeError, StorageError) as error:
         outcome.error, outcome.reason = error, dimse_status(error)
-    finally:
-        part.close()
     return outcome
 
 
@@ -223,7 +263,7 @@ def _answer(call: Call, told: list[_Outcome]) -> Response:
     if len(studies) == 1:
         elements["00081190"] = _element("UR", f"{url}/studies/{studies.pop()}")
     known = [one for one in failed if one.index is not None or one.stored is not None]
-    unknown = [one for one in failed if one not in known]
+    unknown = [one for one in failed if one.index is None and one.stored is None]
     if known:
         elements["00081198"] = {"vr": "SQ", "Value": [
             _named(one) | {"00081197": _element("US", one.reason)}

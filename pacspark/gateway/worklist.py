@@ -1,4 +1,4 @@
-"""Modality worklist (PS3.4 K): C-FIND over a folder of DICOM worklist files.
+"""Modality worklist (PS3.4 K): C-FIND over a folder of DICOM worklist files, or over a table.
 
 A file holds one requested procedure; each item of its Scheduled Procedure Step Sequence is one
 entry. Files are read again when they change. A file that cannot be read is passed over, with a line
@@ -25,10 +25,9 @@ from pacspark.gateway.finding import is_key
 from pacspark.gateway.identifiers import Elements, plain_value, text_of, write_identifier
 from pacspark.gateway.link import Message
 from pacspark.gateway.session import Session
+from pacspark.gateway.worklist_table import STEPS, WorklistTable, is_table
 
 LOGGER: Final = logging.getLogger(__name__)
-STEPS: Final = "00400100"
-"""Scheduled Procedure Step Sequence."""
 _MOST_FILE_BYTES: Final = 4 << 20
 _MOST_FILES: Final = 100_000
 
@@ -87,6 +86,17 @@ class Worklist:
             return _File(stamp, None)
         except OSError:
             return None
+
+
+def worklist_of(path: Path) -> Worklist | WorklistTable:
+    """Open a worklist.
+
+    Raises
+    ------
+    UsageError
+        where it is a table that cannot be one
+    """
+    return WorklistTable(path) if is_table(path) else Worklist(path)
 
 
 def _read(data: bytes) -> Elements:

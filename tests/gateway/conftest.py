@@ -1,5 +1,6 @@
 """Archives and gateways in this process, on loopback and free ports."""
 
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -50,3 +51,27 @@ def start_gateway(storage: Storage) -> Iterator[Callable[..., Gateway]]:
 def gateway(start_gateway: Callable[..., Gateway]) -> Gateway:
     """A gateway as it comes."""
     return start_gateway()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate authority and two certificates of it, for the gateway and for a caller."""
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(
+            ["/usr/bin/openssl", *arguments], check=True, capture_output=True, cwd=folder
+        )
+
+    new = ("req", "-newkey", "rsa:2048", "-nodes", "-days", "2")
+    openssl(*new, "-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Test CA")
+    for name in ("gateway", "caller"):
+        openssl(
+            *new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", "/CN=127.0.0.1",
+            "-addext", "subjectAltName=IP:127.0.0.1",
+        )  # fmt: skip
+        openssl(
+            "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
+            "-CAcreateserial", "-days", "2", "-out", f"{name}.pem", "-copy_extensions", "copy",
+        )  # fmt: skip
+    return folder

@@ -11,6 +11,7 @@ from pacspark.gateway.config import (
     Destination,
     GatewayConfig,
     Limits,
+    ReconstructionConfig,
     Tls,
     read_config,
 )
@@ -48,6 +49,9 @@ client_ca = "ca.pem"
 [limits]
 associations = 7
 idle_s = 2
+[reconstructions]
+at_once = 2
+command = ["spark-submit", "pacspark.py"]
 """
 
 
@@ -77,6 +81,7 @@ def test_whole_file__is_read(tmp_path: Path) -> None:
     )
     assert config.tls == Tls(*(tmp_path / f"{name}.pem" for name in ("cert", "key", "ca")))
     assert config.limits == Limits(associations=7, idle_s=2.0)
+    assert config.reconstructions == ReconstructionConfig(2, 20, ("spark-submit", "pacspark.py"))
 
 
 def test_callers__may_do_what_their_rows_say(tmp_path: Path) -> None:
@@ -99,6 +104,8 @@ def test_callers__may_do_what_their_rows_say(tmp_path: Path) -> None:
         ("[limits]\npdu = 1", r"limits.pdu: expected one of the keys .*"),
         ("[limits]\nidle_s = -1", "limits.idle_s: expected a number > 0"),
         ("[limits]\nassociations = 0", "limits.associations: expected a whole number >= 1"),
+        ("[reconstructions]\ncommand = []", "reconstructions.command: expected a program"),
+        ("[reconstructions]\nat_once = 0", "reconstructions.at_once: expected a whole number >= 1"),
         ("destinations = 1", "destinations: expected tables"),
         ("[[destinations]]\nae_title = 'X'\nhost = 'h'\nport = 70000", r"destinations\[0\].port"),
         ("[[destinations]]\nae_title = 'A\\\\B'\nhost = 'h'\nport = 7", r"destinations\[0\].ae_t"),

@@ -3,7 +3,6 @@
 import socket
 import ssl
 import struct
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -350,27 +349,6 @@ def test_any_bytes__leave_the_gateway_up(gateway: Gateway, sent: bytes) -> None:
             peer.shutdown(socket.SHUT_WR)
         end_of(peer)
     assert gateway.dimse._thread.is_alive()
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate authority and two certificates of it, for the gateway and for a caller."""
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(
-            ["/usr/bin/openssl", *arguments], check=True, capture_output=True, cwd=folder
-        )
-
-    new = ("req", "-newkey", "rsa:2048", "-nodes", "-days", "2")
-    openssl(*new, "-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Test CA")
-    for name in ("gateway", "caller"):
-        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", "/CN=127.0.0.1")
-        openssl(
-            "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
-            "-CAcreateserial", "-days", "2", "-out", f"{name}.pem",
-        )  # fmt: skip
-    return folder
 
 
 def tls_without_certificate(port: int) -> bytes:

@@ -12,13 +12,15 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pynetdicom import AE
 
 from pacspark.dicom.decode import data_set_start, index_instance
 from pacspark.gateway import statuses
 from pacspark.gateway.commands import C_CANCEL, C_GET, C_STORE, RESPONSE
-from pacspark.gateway.config import Destination
+from pacspark.gateway.config import Destination, Tls
 from pacspark.gateway.identifiers import write_identifier
 from pacspark.gateway.negotiation import Association, request
+from pacspark.gateway.sending import client_context
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.services import STUDY_ROOT
 from pacspark.gateway.transcoding import transcoded
@@ -38,7 +40,7 @@ def data_set(data: bytes) -> bytes:
 
 
 @contextmanager
-def receiver(folder: Path, *options: str) -> Iterator[int]:
+def receiver(folder: Path, *options: str, echo: Sequence[str] = ()) -> Iterator[int]:
     """Run storescp, which writes what it gets into a folder, byte for byte."""
     if not (BIN / "storescp").exists():
         missing("dcmtk")
@@ -50,17 +52,18 @@ def receiver(folder: Path, *options: str) -> Iterator[int]:
         stderr=subprocess.STDOUT,
     )
     try:
-        wait_until(lambda: _answers_echo(port), "storescp", [process])
+        wait_until(lambda: _answers_echo(port, echo), "storescp", [process])
         yield port
     finally:
         process.terminate()
         process.communicate(timeout=30)
 
 
-def _answers_echo(port: int) -> bool:
+def _answers_echo(port: int, options: Sequence[str]) -> bool:
     done = subprocess.run(
-        [str(BIN / "echoscu"), "127.0.0.1", str(port)], capture_output=True, check=False, timeout=30
-    )
+        [str(BIN / "echoscu"), *options, "127.0.0.1", str(port)],
+        capture_output=True, check=False, timeout=30,
+    )  # fmt: skip
     return done.returncode == 0
 
 
@@ -217,6 +220,77 @@ def test_move__sends_to_a_configured_destination(
     assert got == sorted(data_set(path.read_bytes()) for path in paths)
 
 
+def dcmtk_tls(folder: Path, name: str) -> tuple[str, ...]:
+    """Give the options with which DCMTK shows a certificate and wants one."""
+    files = [str(folder / part) for part in (f"{name}.key", f"{name}.pem", "ca.pem")]
+    return ("+tls", *files[:2], "+cf", files[2], "-rc")
+
+
+def test_move__to_a_tls_peer_shows_the_gateways_certificate(
+    start_gateway: Callable[..., Gateway], tmp_path: Path, certificates: Path
+) -> None:
+    tls = Tls(certificates / "gateway.pem", certificates / "gateway.key", certificates / "ca.pem")
+    with tls_receiver(tmp_path / "out", certificates) as port:
+        sink = Destination("SINK", "127.0.0.1", port, tls=True)
+        gateway = start_gateway(tls=tls, destinations={"SINK": sink})
+        paths = written(tmp_path / "in")
+        for path in paths:
+            gateway.store.store(path.read_bytes(), "x")
+        mover = AE()
+        mover.add_requested_context(f"{STUDY_ROOT}.2")
+        caller = [certificates / name for name in ("ca.pem", "caller.pem", "caller.key")]
+        association = mover.associate(
+            "127.0.0.1", gateway.dimse.port, tls_args=(client_context(*caller), "127.0.0.1")
+        )
+        query = pydicom.Dataset()
+        query.QueryRetrieveLevel, query.StudyInstanceUID = "STUDY", STUDY_UID
+        answers = [
+            answer.Status
+            for answer, _ in association.send_c_move(query, "SINK", query_model=f"{STUDY_ROOT}.2")
+        ]
+        association.release()
+        assert answers[-1] == statuses.SUCCESS
+    assert len(list((tmp_path / "out").iterdir())) == len(paths)
+
+
+@contextmanager
+def tls_receiver(folder: Path, certificates: Path) -> Iterator[int]:
+    """Run storescp where a certificate is wanted."""
+    shown = dcmtk_tls(certificates, "caller")
+    with receiver(folder, *shown, echo=shown) as port:
+        yield port
+
+
+def test_send__over_tls_needs_a_certificate_where_the_peer_wants_one(
+    gateway: Gateway, tmp_path: Path, certificates: Path
+) -> None:
+    gateway.store.store(written(tmp_path / "in", 1)[0].read_bytes(), "x")
+    gateway.store.flush()
+    ca = ("--tls", "--tls-ca", str(certificates / "ca.pem"))
+    own = ("--tls-certificate", str(certificates / "caller.pem"))
+    key = ("--tls-key", str(certificates / "caller.key"))
+    other = ("--tls-key", str(certificates / "gateway.key"))
+    none = ("--tls-certificate", str(tmp_path / "none.pem"))
+    with tls_receiver(tmp_path / "out", certificates) as port:
+        what = ("--to", f"SINK@127.0.0.1:{port}", "--study", STUDY_UID)
+        for options, status, said in (
+            ((), 1, "SINK@127.0.0.1"),
+            (("--tls",), 1, "certificate verify failed"),
+            (ca, 1, "SINK@127.0.0.1"),
+            ((*ca, *own, *other), 2, "tls: expected a PEM file and its key, found"),
+            ((*ca, *none), 2, "none.pem: No such file"),
+            ((*ca, *key), 2, "--tls-key together with --tls-certificate"),
+            (own, 2, "--tls-certificate together with --tls"),
+        ):
+            done = send(Path(gateway.storage.root), *what, *options)
+            assert (done.returncode, said in done.stderr) == (status, True), done.stderr
+            assert "Traceback" not in done.stderr
+        assert not list((tmp_path / "out").iterdir())
+        done = send(Path(gateway.storage.root), *what, *ca, *own, *key)
+        assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
 def test_move__to_a_destination_that_is_away_fails_each(
     start_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
@@ -265,6 +339,20 @@ def _part10(data_set_bytes: bytes, syntax: str) -> bytes:
     from pacspark.gateway.part10 import file_header
 
     return file_header(CT, "1.2.3", syntax) + data_set_bytes
+
+
+def test_bare_data_set__is_given_to_peers_that_take_another_syntax(gateway: Gateway) -> None:
+    """What came from a disk without file meta information has no header to read it by."""
+    image = ct_image(np.arange(16, dtype=np.int16).reshape(4, 4), 1, (0.0, 0.0, 0.0))
+    bare = data_set(encoded(image))
+    gateway.store.store(bare, "x")
+    context = (CT, [ImplicitVRLittleEndian])
+    objects, answers = get(getting(gateway, [context]), {0x0020000D: STUDY_UID})
+    assert answers[-1]["Status"] == statuses.SUCCESS
+    ((syntax, got),) = objects.values()
+    assert syntax == ImplicitVRLittleEndian
+    whole = pydicom.dcmread(pydicom.filebase.DicomBytesIO(_part10(got, syntax)))
+    assert whole.pixel_array.tolist() == np.arange(16).reshape(4, 4).tolist()
 
 
 def test_big_endian__is_turned_round(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_stow__takes_one_object_as_the_body(client: httpx.Client) -> None:
     [
         ("application/json", b"{}", 415),
         ('multipart/related; type="application/dicom"', b"", 415),
-        ('multipart/related; type="application/dicom+json"; boundary=x', b"", 415),
+        ('multipart/related; type="application/dicom+xml"; boundary=x', b"", 415),
         ('multipart/related; type="application/dicom"; boundary=x', b"no boundary at all", 400),
         ('multipart/related; type="application/dicom"; boundary=x', b"", 400),
     ],

@@ -1,15 +1,23 @@
-"""Modality worklist from a folder of files, with DCMTK's findscu as the modality."""
+"""Modality worklist from a folder of files or a table, with DCMTK's findscu as the modality."""
 
+import csv
 import os
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from pacspark.errors import UsageError
 from pacspark.gateway.server import Gateway
+from pacspark.gateway.worklist_table import WorklistTable
 from tests.gateway.peers import dcmtk, responses
 
 
@@ -95,6 +103,86 @@ def test_worklist__follows_its_folder(start_gateway: Callable[..., Gateway], fol
     os.utime(path, (1, 1))
     assert {found["0010,0010"] for found in ask(gateway, *ASKED)} == {"Poe^Edgar"}
     assert len(ask(gateway, *ASKED)) == 2
+
+
+ROWS: list[dict[str, Any]] = [
+    {"PatientName": "Doe^Jane=\u5c71\u7530", "PatientID": "P1", "Modality": "CT",
+     "PatientWeight": 61.5, "ScheduledProcedureStepID": "S1",
+     "ScheduledProcedureStepStartDate": "20260301"},
+    {"PatientName": "Roe^Richard", "PatientID": "P2", "Modality": "MR", "PatientWeight": None,
+     "ScheduledProcedureStepID": "S2", "ScheduledProcedureStepStartDate": "20260302"},
+]  # fmt: skip
+
+
+def write_table(path: Path, kind: str, rows: list[dict[str, Any]]) -> None:
+    if kind == "csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        return
+    start = "ScheduledProcedureStepStartDate"
+    typed = [row | {start: date.fromisoformat(row[start])} for row in rows]
+    table = pa.Table.from_pylist(typed)
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        write_deltalake(path, table, mode="overwrite")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "delta"])
+def test_table__is_a_worklist_whose_rows_are_steps(
+    start_gateway: Callable[..., Gateway], tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / f"steps.{kind}"
+    write_table(path, kind, ROWS)
+    gateway = start_gateway(worklist=path)
+    keys = ("PatientName", "PatientID", "PatientWeight", f"{STEP}ScheduledProcedureStepID")
+    first, second = ask(gateway, *keys)
+    assert (first["0010,1030"], first["0040,0009"]) == ("61.5", "S1")
+    assert first["0010,0010"].startswith("Doe^Jane=")
+    assert (second["0010,0020"], second["0040,0009"]) == ("P2", "S2")
+    dates = f"{STEP}ScheduledProcedureStepStartDate=20260301-20260301"
+    assert [found["0010,0020"] for found in ask(gateway, *keys, dates)] == ["P1"]
+    assert [found["0010,0020"] for found in ask(gateway, *keys, f"{STEP}Modality=MR")] == ["P2"]
+    assert len(ask(gateway, *keys[1:], "PatientName=doe*")) == 1
+    write_table(path, kind, ROWS[1:])
+    assert [found["0010,0020"] for found in ask(gateway, *keys)] == ["P2"]
+
+
+def test_table__that_turns_bad_leaves_the_last_good_one(
+    start_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    path = tmp_path / "steps.csv"
+    write_table(path, "csv", [ROWS[0], ROWS[1] | {"PatientWeight": "heavy"}])
+    gateway = start_gateway(worklist=path)
+    assert [found["0010,0020"] for found in ask(gateway, *ASKED)] == ["P1"]
+    path.write_text("Nonsense\n1\n")
+    assert [found["0010,0020"] for found in ask(gateway, *ASKED)] == ["P1"]
+    path.unlink()
+    assert [found["0010,0020"] for found in ask(gateway, *ASKED)] == ["P1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("w.csv", b"PatientID,Nonsense\n1,2\n", "keywords of texts or numbers, found 'Nonsense'"),
+        ("w.csv", b"PixelData\n1\n", "found 'PixelData'"),
+        ("w.csv", b"PatientID,PatientID\n1,2\n", "each column once"),
+        ("w.csv", b"PatientID\n\xff\n", "expected a table"),
+        ("w.csv", b'PatientID\n"1\n', "expected a table"),
+        ("w.parquet", b"PAR1", "expected a table"),
+        ("w.csv", None, "No such file"),
+    ],
+)
+def test_table__that_is_none_is_one_line(
+    tmp_path: Path, name: str, content: bytes | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=said) as caught:
+        WorklistTable(tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
 def test_gateway_without_worklist__has_no_entries(gateway: Gateway) -> None:
