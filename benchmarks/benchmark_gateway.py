@@ -30,7 +30,7 @@ from benchmarks.benchmark_ingest import write_slices
 from benchmarks.gateways import Server, orthanc, pacspark
 from benchmarks.instances import SERIES_PER_STUDY, SLICES_PER_SERIES, made_uid
 from benchmarks.results import record
-from pacspark.gateway.services import STUDY_ROOT
+from pacspark.gateway.dimse.services import STUDY_ROOT
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage

@@ -20,11 +20,11 @@ from benchmarks.gateways import STORED, Client, Server, pacspark
 from benchmarks.instances import SERIES_PER_STUDY, SLICES_PER_SERIES, fill_rows, instance, made_uid
 from benchmarks.results import record
 from pacspark.dicom.decode import data_set_start
-from pacspark.gateway.commands import C_FIND, C_STORE
 from pacspark.gateway.config import Destination, Limits
-from pacspark.gateway.identifiers import write_identifier
-from pacspark.gateway.negotiation import Association, request
-from pacspark.gateway.services import STUDY_ROOT
+from pacspark.gateway.dimse.commands import C_FIND, C_STORE
+from pacspark.gateway.dimse.identifiers import write_identifier
+from pacspark.gateway.dimse.negotiation import Association, request
+from pacspark.gateway.dimse.services import STUDY_ROOT
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.storage import open_storage
 

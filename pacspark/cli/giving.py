@@ -149,9 +149,9 @@ def print_sheets(
                 print(file)
         return
     from pacspark.film import grey_of
-    from pacspark.gateway.client import parse_destination
     from pacspark.gateway.config import require_ae_title
-    from pacspark.gateway.film_printing import FilmJob, printing
+    from pacspark.gateway.dimse.client import parse_destination
+    from pacspark.gateway.dimse.film_printing import FilmJob, printing
 
     destination = parse_destination(str(to), tls=tls)
     context = tls_context(tls, tls_ca, tls_certificate, tls_key)

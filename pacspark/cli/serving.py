@@ -96,9 +96,9 @@ def send(
     """
     from pacspark.archive import open_archive
     from pacspark.archive.opened import one_of
-    from pacspark.gateway.client import parse_destination
-    from pacspark.gateway.client import send as run
     from pacspark.gateway.config import require_ae_title
+    from pacspark.gateway.dimse.client import parse_destination
+    from pacspark.gateway.dimse.client import send as run
 
     level, uid = one_of("send", study=study, series=series, instance=instance)
     destination = parse_destination(to, tls=tls)

@@ -26,7 +26,7 @@ def tls_context(
     tls: bool, ca: Path | None, certificate: Path | None, key: Path | None
 ) -> "ssl.SSLContext | None":
     """Make what the options for TLS say; None without ``--tls``."""
-    from pacspark.gateway.sending import client_context
+    from pacspark.gateway.dimse.sending import client_context
 
     files = {"--tls-ca": ca, "--tls-certificate": certificate, "--tls-key": key}
     given = [name for name, path in files.items() if path is not None]

@@ -19,8 +19,8 @@ def install(
     as_json: AsJson = False,
 ) -> None:
     """Fetch the viewer's files and check their digest; again changes nothing."""
-    from pacspark.gateway import viewer_install
-    from pacspark.gateway.viewer import VERSION, viewer_folder
+    from pacspark.gateway.web import viewer_install
+    from pacspark.gateway.web.viewer import VERSION, viewer_folder
 
     folder = viewer_folder()
     if (folder / "index.html").is_file():
@@ -36,7 +36,7 @@ def install(
 
 def path(as_json: AsJson = False) -> None:
     """Print the folder of the viewer; it may be copied to machines without a network."""
-    from pacspark.gateway.viewer import viewer_folder
+    from pacspark.gateway.web.viewer import viewer_folder
 
     if as_json:
         show_json(str(viewer_folder()))
@@ -56,7 +56,7 @@ def credential(
     A password is asked for, or read from standard input; of a token, which is printed once on
     standard error, the configuration has a digest only.
     """
-    from pacspark.gateway.web_access import hashed_password, hashed_token
+    from pacspark.gateway.web.access import hashed_password, hashed_token
 
     if token:
         made = secrets.token_urlsafe(32)

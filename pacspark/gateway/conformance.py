@@ -10,19 +10,19 @@ from pacspark.dicom.attributes import COUNTS, LEVELS, PROMOTED, STUDY_LISTS, UNI
 from pacspark.dicom.enhanced_xa import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacspark.gateway import statuses
 from pacspark.gateway.config import Limits
-from pacspark.gateway.film_printing import GRAYSCALE_PRINT
-from pacspark.gateway.services import (
+from pacspark.gateway.dimse.film_printing import GRAYSCALE_PRINT
+from pacspark.gateway.dimse.services import (
     LEVELS_OF_MODEL,
     PLAIN_SYNTAXES,
     SERVICE_OF_CLASS,
     STORAGE_CLASSES,
 )
+from pacspark.gateway.dimse.worklist_table import STEP_KEYWORDS
 from pacspark.gateway.transcoding import TARGETS
-from pacspark.gateway.web import DICOMWEB, OTHERS
-from pacspark.gateway.web_call import ROOT
+from pacspark.gateway.web.app import DICOMWEB, OTHERS
+from pacspark.gateway.web.call import ROOT
+from pacspark.gateway.web.frames import ENCODED_TARGETS
 from pacspark.gateway.web_config import WebLimits
-from pacspark.gateway.web_frames import ENCODED_TARGETS
-from pacspark.gateway.worklist_table import STEP_KEYWORDS
 
 _HEAD: Final = """# Conformance statement
 

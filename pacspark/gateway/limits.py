@@ -6,7 +6,7 @@ from time import monotonic
 from typing import Final
 
 from pacspark.gateway.config import Limits
-from pacspark.gateway.link import Link
+from pacspark.gateway.dimse.link import Link
 
 MOST_HALF_OPEN: Final = 64
 """Connections without an association; the oldest goes when one more comes."""

@@ -14,10 +14,10 @@ from typing import Final, Self
 
 from pacspark.gateway.audit import AuditLog
 from pacspark.gateway.config import GatewayConfig
-from pacspark.gateway.dimse import DimseServer
+from pacspark.gateway.dimse.serving import DimseServer
 from pacspark.gateway.reconstructing import Reconstructions
 from pacspark.gateway.storing import Store
-from pacspark.gateway.web import WebServer
+from pacspark.gateway.web.app import WebServer
 from pacspark.tables.landing import Landing
 from pacspark.tables.runs import recorded_run, versions_now
 from pacspark.tables.schema import check_tables

@@ -8,12 +8,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from pacspark.errors import AssociationEndedError
-from pacspark.gateway.commands import C_CANCEL, C_ECHO, C_FIND, C_GET, C_MOVE, C_STORE, N_ACTION
 from pacspark.gateway.config import Destination, Limits
-from pacspark.gateway.identifiers import write_identifier
-from pacspark.gateway.link import Link
-from pacspark.gateway.negotiation import request
-from pacspark.gateway.services import STUDY_ROOT, VERIFICATION
+from pacspark.gateway.dimse.commands import (
+    C_CANCEL,
+    C_ECHO,
+    C_FIND,
+    C_GET,
+    C_MOVE,
+    C_STORE,
+    N_ACTION,
+)
+from pacspark.gateway.dimse.identifiers import write_identifier
+from pacspark.gateway.dimse.link import Link
+from pacspark.gateway.dimse.negotiation import request
+from pacspark.gateway.dimse.services import STUDY_ROOT, VERIFICATION
 from tests.ct_objects import SERIES_UID, STUDY_UID
 from tests.gateway.served import CT, LITTLE, data_set_of, object_of
 

@@ -18,11 +18,11 @@ import psutil
 
 from pacspark.dicom.decode import data_set_start
 from pacspark.errors import AssociationEndedError, DicomDecodeError, ProtocolError
-from pacspark.gateway.commands import C_ECHO, C_FIND, C_STORE
 from pacspark.gateway.config import Destination, Limits
-from pacspark.gateway.identifiers import read_identifier, write_identifier
-from pacspark.gateway.negotiation import Association, request
-from pacspark.gateway.services import STUDY_ROOT, VERIFICATION
+from pacspark.gateway.dimse.commands import C_ECHO, C_FIND, C_STORE
+from pacspark.gateway.dimse.identifiers import read_identifier, write_identifier
+from pacspark.gateway.dimse.negotiation import Association, request
+from pacspark.gateway.dimse.services import STUDY_ROOT, VERIFICATION
 from tests.ct_objects import SERIES_UID, STUDY_UID, ct_image, encoded
 from tests.gateway.http import STORE_TYPE, body_of
 from tests.servers import Servers, wait_until

@@ -11,10 +11,10 @@ from pydicom.uid import CTImageStorage
 from pynetdicom import AE, build_role, evt
 
 from pacspark.gateway.config import Destination
-from pacspark.gateway.identifiers import write_identifier
-from pacspark.gateway.negotiation import request
+from pacspark.gateway.dimse.identifiers import write_identifier
+from pacspark.gateway.dimse.negotiation import request
+from pacspark.gateway.dimse.services import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.services import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from tests.gateway.conftest import LIMITS
 from tests.gateway.test_dimse import written
 

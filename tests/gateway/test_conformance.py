@@ -4,8 +4,8 @@ from pydicom.uid import UID
 from pynetdicom import AE
 
 from pacspark.gateway.conformance import describe_conformance
+from pacspark.gateway.dimse.services import SERVICE_OF_CLASS, STORAGE_CLASSES
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.services import SERVICE_OF_CLASS, STORAGE_CLASSES
 from tests.conftest import REPOSITORY
 
 

@@ -11,11 +11,11 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 from pynetdicom import AE
 
 from pacspark.gateway import statuses
-from pacspark.gateway.commands import C_STORE
 from pacspark.gateway.config import Caller, Destination, Limits
-from pacspark.gateway.negotiation import request
+from pacspark.gateway.dimse.commands import C_STORE
+from pacspark.gateway.dimse.negotiation import request
+from pacspark.gateway.dimse.services import STUDY_ROOT
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.services import STUDY_ROOT
 from pacspark.tables.catalog import Catalog
 from tests.ct_objects import ct_image, encoded
 from tests.gateway.conftest import LIMITS

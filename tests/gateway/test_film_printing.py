@@ -15,8 +15,8 @@ from pynetdicom import AE, evt
 
 from pacspark.cli import main
 from pacspark.errors import ProtocolError
-from pacspark.gateway.client import parse_destination
-from pacspark.gateway.film_printing import GRAYSCALE_PRINT, FilmJob, printing
+from pacspark.gateway.dimse.client import parse_destination
+from pacspark.gateway.dimse.film_printing import GRAYSCALE_PRINT, FilmJob, printing
 from tests.conftest import missing
 from tests.ct_objects import SERIES_UID, archive_of, ct_image, encoded, steps
 from tests.gateway.peers import BIN

@@ -13,8 +13,8 @@ import pytest
 
 from pacspark.gateway import statuses
 from pacspark.gateway.config import Destination, Limits
+from pacspark.gateway.dimse.negotiation import request
 from pacspark.gateway.limits import MOST_HALF_OPEN
-from pacspark.gateway.negotiation import request
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 from tests.conftest import REPOSITORY

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from pacspark.dicom.decode import data_set_start
 from pacspark.errors import AssociationEndedError, ProtocolError, QueryError
 from pacspark.gateway import statuses
-from pacspark.gateway.commands import C_ECHO, C_FIND, C_STORE, decode_command, encode_command
 from pacspark.gateway.config import Destination, Limits, Tls
-from pacspark.gateway.identifiers import read_identifier, write_identifier
+from pacspark.gateway.dimse.commands import C_ECHO, C_FIND, C_STORE, decode_command, encode_command
+from pacspark.gateway.dimse.identifiers import read_identifier, write_identifier
+from pacspark.gateway.dimse.link import ABORT
+from pacspark.gateway.dimse.negotiation import Association, request
+from pacspark.gateway.dimse.services import STUDY_ROOT, VERIFICATION
 from pacspark.gateway.limits import MOST_HALF_OPEN
-from pacspark.gateway.link import ABORT
-from pacspark.gateway.negotiation import Association, request
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.services import STUDY_ROOT, VERIFICATION
 from pacspark.tables.landing import LARGE_BYTES
 from tests.ct_objects import SERIES_UID, ct_image, encoded
 from tests.gateway.conftest import LIMITS

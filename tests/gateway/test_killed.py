@@ -15,9 +15,9 @@ import pytest
 from pacspark.archive import create_archive
 from pacspark.dicom.decode import data_set_start
 from pacspark.errors import AssociationEndedError, ProtocolError
-from pacspark.gateway.commands import C_STORE
 from pacspark.gateway.config import Destination, GatewayConfig, Limits
-from pacspark.gateway.negotiation import request
+from pacspark.gateway.dimse.commands import C_STORE
+from pacspark.gateway.dimse.negotiation import request
 from pacspark.gateway.server import Gateway
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.schema import create_tables

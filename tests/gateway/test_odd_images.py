@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import RLELossless
 
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.web_media import DICOM
+from pacspark.gateway.web.media import DICOM
 from tests.ct_objects import ct_image, encoded
 from tests.gateway.http import client_of, stow
 

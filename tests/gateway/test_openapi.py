@@ -19,8 +19,8 @@ from schemathesis.specs.openapi.checks import (
 
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.server import Gateway
+from pacspark.gateway.web.media import DICOM, MULTIPART
 from pacspark.gateway.web_config import WebConfig, WebLimits
-from pacspark.gateway.web_media import DICOM, MULTIPART
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 from tests.ct_objects import SERIES_UID, STUDY_UID

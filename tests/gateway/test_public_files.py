@@ -12,12 +12,12 @@ from pacspark.dicom import codecs
 from pacspark.dicom.decode import index_instance
 from pacspark.errors import DicomDecodeError
 from pacspark.gateway import statuses
-from pacspark.gateway.commands import C_STORE
 from pacspark.gateway.config import Destination
-from pacspark.gateway.negotiation import request
+from pacspark.gateway.dimse.commands import C_STORE
+from pacspark.gateway.dimse.negotiation import request
+from pacspark.gateway.dimse.services import PLAIN_SYNTAXES
 from pacspark.gateway.part10 import file_header
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.services import PLAIN_SYNTAXES
 from tests.gateway.conftest import LIMITS
 from tests.gateway.peers import dcmtk
 from tests.gateway.test_retrieving import data_set, get, getting

@@ -20,7 +20,7 @@ from pydicom import dcmread
 from pacspark.archive import create_archive
 from pacspark.gateway.config import GatewayConfig, ReconstructionConfig
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.web_access import hashed_token
+from pacspark.gateway.web.access import hashed_token
 from pacspark.gateway.web_config import WebConfig, WebUser
 from pacspark.progress import SILENT
 from pacspark.tables.catalog import Catalog

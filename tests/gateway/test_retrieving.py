@@ -16,13 +16,13 @@ from pynetdicom import AE
 
 from pacspark.dicom.decode import data_set_start, index_instance
 from pacspark.gateway import statuses
-from pacspark.gateway.commands import C_CANCEL, C_GET, C_STORE, RESPONSE
 from pacspark.gateway.config import Destination, Tls
-from pacspark.gateway.identifiers import write_identifier
-from pacspark.gateway.negotiation import Association, request
-from pacspark.gateway.sending import client_context
+from pacspark.gateway.dimse.commands import C_CANCEL, C_GET, C_STORE, RESPONSE
+from pacspark.gateway.dimse.identifiers import write_identifier
+from pacspark.gateway.dimse.negotiation import Association, request
+from pacspark.gateway.dimse.sending import client_context
+from pacspark.gateway.dimse.services import STUDY_ROOT
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.services import STUDY_ROOT
 from pacspark.gateway.transcoding import transcoded
 from tests.conftest import missing
 from tests.ct_objects import STUDY_UID, ct_image, encoded

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from pacspark.errors import StorageError
-from pacspark.gateway.commands import C_STORE
 from pacspark.gateway.config import Limits
-from pacspark.gateway.link import Link
-from pacspark.gateway.sending import Outgoing, read_ahead
+from pacspark.gateway.dimse.commands import C_STORE
+from pacspark.gateway.dimse.link import Link
+from pacspark.gateway.dimse.sending import Outgoing, read_ahead
 from pacspark.tables.landing import LARGE_BYTES
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from pacspark.errors import AssociationEndedError
 from pacspark.gateway.config import Destination
-from pacspark.gateway.negotiation import request
+from pacspark.gateway.dimse.negotiation import request
+from pacspark.gateway.dimse.services import VERIFICATION
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.services import VERIFICATION
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from pacspark.cli import app
 from pacspark.errors import UsageError
-from pacspark.gateway import viewer_install
 from pacspark.gateway.config import read_config
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.viewer import viewer_folder
-from pacspark.gateway.web_access import Credentials
+from pacspark.gateway.web import viewer_install
+from pacspark.gateway.web.access import Credentials
+from pacspark.gateway.web.viewer import viewer_folder
 from tests.conftest import missing
 from tests.gateway.http import client_of, stow
 from tests.servers import cache_folder

@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 from pacspark.dicom.decode import data_set_start
 from pacspark.gateway.config import GatewayConfig, Tls
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.web_access import hashed_password, hashed_token
+from pacspark.gateway.web.access import hashed_password, hashed_token
 from pacspark.gateway.web_config import WebConfig, WebLimits, WebUser
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.holds import set_hold
@@ -155,7 +155,7 @@ def test_stow__of_a_truncated_body_stores_whole_parts_alone(client: httpx.Client
 def test_stow__of_a_large_object_goes_through_a_file(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pacspark.gateway.web_store.LARGE_BYTES", 500)
+    monkeypatch.setattr("pacspark.gateway.web.store.LARGE_BYTES", 500)
     assert stow(client, ct(1), ct(2)).status_code == 200
     assert [data for _, data in parts_of(client.get(STUDY))] == [ct(1), ct(2)]
 

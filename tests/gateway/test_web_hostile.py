@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pacspark.errors import QueryError
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.web_media import read_accept
+from pacspark.gateway.web.media import read_accept
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 from tests.ct_objects import SERIES_UID, STUDY_UID, ct_image, encoded

@@ -8,7 +8,7 @@ import pytest
 from pacspark.errors import UsageError
 from pacspark.gateway.config import read_config
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.web_access import hashed_token
+from pacspark.gateway.web.access import hashed_token
 from pacspark.gateway.web_config import WebConfig, WebUser
 from pacspark.tables.catalog import Catalog
 from tests.ct_objects import STUDY_UID, steps_archive

@@ -16,8 +16,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from pacspark.errors import UsageError
+from pacspark.gateway.dimse.worklist_table import WorklistTable
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.worklist_table import WorklistTable
 from tests.gateway.peers import dcmtk, responses
 
 

@@ -25,7 +25,7 @@ from deltalake.exceptions import DeltaError
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from pacspark.errors import UsageError
-from pacspark.gateway.identifiers import Elements
+from pacspark.gateway.dimse.identifiers import Elements
 
 LOGGER: Final = logging.getLogger(__name__)
 STEPS: Final = "00400100"

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from starlette.routing import BaseRoute, Mount, Route
 
-from pacspark.gateway.web_media import DICOM, DICOM_JSON, JSON, MULTIPART
+from pacspark.gateway.web.media import DICOM, DICOM_JSON, JSON, MULTIPART
 
 Json = dict[str, Any]
 

@@ -10,23 +10,21 @@ from pacspark.dicom.conditions import QueryKey
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import QueryError
 from pacspark.gateway import statuses
-from pacspark.gateway.identifiers import (
+from pacspark.gateway.dimse.identifiers import (
+    LEVEL_TAG,
     Elements,
+    is_key,
     plain_value,
     text_of,
     write_identifier,
 )
-from pacspark.gateway.link import Message
+from pacspark.gateway.dimse.link import Message
+from pacspark.gateway.dimse.services import LEVELS_OF_MODEL, model_of
+from pacspark.gateway.dimse.session import Session
 from pacspark.gateway.searching import answers, search
-from pacspark.gateway.services import LEVELS_OF_MODEL, model_of
-from pacspark.gateway.session import Session
 
-LEVEL_TAG: Final = "00080052"
-_CHARACTER_SET_TAG: Final = "00080005"
 _RETRIEVE_AE_TITLE: Final = 0x00080054
 _AVAILABILITY: Final = 0x00080056
-_NOT_KEYS: Final = frozenset({LEVEL_TAG, _CHARACTER_SET_TAG, "00080053", "00080201"})
-"""Attributes of an identifier that are no keys: level, character set, view, offset from UTC."""
 LEVEL_NAMES: Final[Mapping[str, Level]] = {
     "PATIENT": "patient",
     "STUDY": "study",
@@ -93,11 +91,6 @@ def level_of(elements: Elements, sop_class_uid: str) -> Level:
         message = f"QueryRetrieveLevel: expected one of {expected}, found {name[:64]!r}"
         raise QueryError(message)
     return level
-
-
-def is_key(tag: str) -> bool:
-    """Tell whether an attribute of an identifier is a key: no group length, level, and so on."""
-    return tag not in _NOT_KEYS and not tag.endswith("0000")
 
 
 def require_hierarchy(elements: Elements, level: Level, sop_class_uid: str) -> None:

@@ -22,9 +22,9 @@ from starlette.responses import Response
 from pacspark.dicom.uids import require_uid
 from pacspark.errors import ScanDescriptionError, UsageError
 from pacspark.gateway.reconstructing import Job
-from pacspark.gateway.web_call import ROOT, Call, problem
-from pacspark.gateway.web_media import JSON
-from pacspark.gateway.web_store import body
+from pacspark.gateway.web.call import ROOT, Call, problem
+from pacspark.gateway.web.media import JSON
+from pacspark.gateway.web.store import body
 from pacspark.scans.toml import TomlTable
 from pacspark.tables.catalog import Catalog
 

@@ -35,17 +35,17 @@ from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.reconstructing import Reconstructions
 from pacspark.gateway.statuses import http_status
 from pacspark.gateway.storing import Store
-from pacspark.gateway.viewer import Viewer, viewer_folder
-from pacspark.gateway.web_access import Access, refusal
-from pacspark.gateway.web_call import ROOT, Call, Door, problem
-from pacspark.gateway.web_connections import connections
-from pacspark.gateway.web_openapi import description
-from pacspark.gateway.web_pages import status_page
-from pacspark.gateway.web_query import query
-from pacspark.gateway.web_reconstructions import cancel, job, jobs, submit
-from pacspark.gateway.web_rendered import rendered, uri
-from pacspark.gateway.web_retrieve import bulk_data, frames, metadata, objects
-from pacspark.gateway.web_store import delete, store
+from pacspark.gateway.web.access import Access, refusal
+from pacspark.gateway.web.call import ROOT, Call, Door, problem
+from pacspark.gateway.web.connections import connections
+from pacspark.gateway.web.openapi import description
+from pacspark.gateway.web.pages import status_page
+from pacspark.gateway.web.query import query
+from pacspark.gateway.web.reconstructions import cancel, job, jobs, submit
+from pacspark.gateway.web.rendered import rendered, uri
+from pacspark.gateway.web.retrieve import bulk_data, frames, metadata, objects
+from pacspark.gateway.web.store import delete, store
+from pacspark.gateway.web.viewer import Viewer, viewer_folder
 
 LOGGER: Final = logging.getLogger(__name__)
 _START_S: Final = 30.0

@@ -27,10 +27,10 @@ from pacspark.errors import (
 )
 from pacspark.gateway.statuses import DUPLICATE_INSTANCE, OUT_OF_RESOURCES, dimse_status
 from pacspark.gateway.storing import Stored
-from pacspark.gateway.web_call import Call, problem
-from pacspark.gateway.web_media import DICOM, DICOM_JSON, MULTIPART
-from pacspark.gateway.web_retrieve import path_of
-from pacspark.gateway.web_store_json import MetadataParts
+from pacspark.gateway.web.call import Call, problem
+from pacspark.gateway.web.media import DICOM, DICOM_JSON, MULTIPART
+from pacspark.gateway.web.retrieve import path_of
+from pacspark.gateway.web.store_json import MetadataParts
 from pacspark.tables.deletion import delete as delete_from_tables
 from pacspark.tables.landing import LARGE_BYTES, Landing
 from pacspark.tables.spool import Spool

@@ -20,9 +20,9 @@ from pacspark.dicom.matching import parse_query
 from pacspark.dicom.paths import find_tag
 from pacspark.errors import QueryError, UnacceptableError
 from pacspark.gateway.searching import Match, answers, search
-from pacspark.gateway.web_call import Call, json_answer
-from pacspark.gateway.web_media import DICOM_JSON, JSON
-from pacspark.gateway.web_retrieve import with_bulk_urls
+from pacspark.gateway.web.call import Call, json_answer
+from pacspark.gateway.web.media import DICOM_JSON, JSON
+from pacspark.gateway.web.retrieve import with_bulk_urls
 
 _STUDY: Final = (
     "StudyDate StudyTime AccessionNumber ModalitiesInStudy ReferringPhysicianName "

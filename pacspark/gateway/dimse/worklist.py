@@ -21,11 +21,16 @@ from pacspark.dicom.stream import MemoryStream
 from pacspark.dicom.walk import DataSetWalk
 from pacspark.errors import DicomDecodeError, QueryError
 from pacspark.gateway import statuses
-from pacspark.gateway.finding import is_key
-from pacspark.gateway.identifiers import Elements, plain_value, text_of, write_identifier
-from pacspark.gateway.link import Message
-from pacspark.gateway.session import Session
-from pacspark.gateway.worklist_table import STEPS, WorklistTable, is_table
+from pacspark.gateway.dimse.identifiers import (
+    Elements,
+    is_key,
+    plain_value,
+    text_of,
+    write_identifier,
+)
+from pacspark.gateway.dimse.link import Message
+from pacspark.gateway.dimse.session import Session
+from pacspark.gateway.dimse.worklist_table import STEPS, WorklistTable, is_table
 
 LOGGER: Final = logging.getLogger(__name__)
 _MOST_FILE_BYTES: Final = 4 << 20

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pacspark.gateway.config import GatewayConfig, is_loopback
 from pacspark.gateway.limits import Rates
-from pacspark.gateway.web_call import problem
+from pacspark.gateway.web.call import problem
 from pacspark.gateway.web_config import WebUser
 
 ANYBODY: Final = "anonymous"

@@ -4,7 +4,7 @@ pynetdicom has two threads per association, which look at each other once a mill
 PDU's length of 32 bits, and gives the data sets of C-GET and C-MOVE anew to its encoder. Here one
 thread reads when it has nothing else to do, lengths and waiting are bounded before a byte is read,
 and data sets are the bytes that they were. What goes into association requests and answers is
-pynetdicom's (see :mod:`pacspark.gateway.negotiation`).
+pynetdicom's (see :mod:`pacspark.gateway.dimse.negotiation`).
 """
 
 import select
@@ -20,7 +20,8 @@ from time import monotonic
 from typing import Final
 
 from pacspark.errors import AssociationEndedError, ProtocolError
-from pacspark.gateway.commands import (
+from pacspark.gateway.config import Limits
+from pacspark.gateway.dimse.commands import (
     C_CANCEL,
     C_STORE,
     DATA_SET,
@@ -29,7 +30,6 @@ from pacspark.gateway.commands import (
     decode_command,
     encode_command,
 )
-from pacspark.gateway.config import Limits
 from pacspark.tables.spool import Spool
 
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)

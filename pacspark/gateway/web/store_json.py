@@ -29,9 +29,9 @@ from pydicom.valuerep import format_number_as_ds
 
 from pacspark.dicom.uids import is_uid
 from pacspark.errors import DicomDecodeError, PacsparkError, QueryError, RequestTooLargeError
-from pacspark.gateway.identifiers import UTF8, element_of, plain_value
+from pacspark.gateway.dimse.identifiers import UTF8, element_of, plain_value
 from pacspark.gateway.part10 import file_header
-from pacspark.gateway.web_media import DICOM_JSON, EXPLICIT_LITTLE, OCTETS
+from pacspark.gateway.web.media import DICOM_JSON, EXPLICIT_LITTLE, OCTETS
 from pacspark.tables.landing import Landing
 from pacspark.tables.spool import Spool
 

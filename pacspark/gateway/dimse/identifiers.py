@@ -24,6 +24,9 @@ Elements = dict[str, dict[str, Any]]
 """A data set in the DICOM JSON model: by tag in eight hex digits, ``vr`` and ``Value``."""
 
 UTF8: Final = "ISO_IR 192"
+LEVEL_TAG: Final = "00080052"
+_NOT_KEYS: Final = frozenset({LEVEL_TAG, "00080005", "00080053", "00080201"})
+"""Attributes of an identifier that are no keys: level, character set, view, offset from UTC."""
 _MOST_ELEMENTS: Final = 1024
 
 
@@ -55,6 +58,11 @@ def read_identifier(data: bytes, transfer_syntax_uid: str, depth: int) -> Elemen
     elements: Elements = json.loads(text)
     _require_bounds(elements, depth)
     return elements
+
+
+def is_key(tag: str) -> bool:
+    """Tell whether an attribute of an identifier is a key: no group length, level, and so on."""
+    return tag not in _NOT_KEYS and not tag.endswith("0000")
 
 
 def _require_bounds(elements: Mapping[str, Mapping[str, Any]], depth: int) -> None:

@@ -21,7 +21,8 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from pacspark.errors import AssociationEndedError, ProtocolError, UsageError
-from pacspark.gateway.commands import (
+from pacspark.gateway.config import Destination, Limits
+from pacspark.gateway.dimse.commands import (
     N_ACTION,
     N_CREATE,
     N_DELETE,
@@ -30,9 +31,8 @@ from pacspark.gateway.commands import (
     N_SET,
     response,
 )
-from pacspark.gateway.config import Destination, Limits
-from pacspark.gateway.identifiers import Elements, read_identifier, text_of, write_identifier
-from pacspark.gateway.negotiation import Association, request
+from pacspark.gateway.dimse.identifiers import Elements, read_identifier, text_of, write_identifier
+from pacspark.gateway.dimse.negotiation import Association, request
 from pacspark.gateway.statuses import SUCCESS
 
 GRAYSCALE_PRINT: Final = "1.2.840.10008.5.1.1.9"

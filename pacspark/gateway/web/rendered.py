@@ -19,10 +19,10 @@ from starlette.responses import Response
 
 from pacspark.errors import PacsparkError, QueryError, TranscodingError, UnacceptableError
 from pacspark.gateway.groups import StoredInstance
-from pacspark.gateway.web_call import Call, etag_of, not_modified
-from pacspark.gateway.web_frames import FrameSource, transcoded_object
-from pacspark.gateway.web_media import DICOM
-from pacspark.gateway.web_retrieve import frame_numbers
+from pacspark.gateway.web.call import Call, etag_of, not_modified
+from pacspark.gateway.web.frames import FrameSource, transcoded_object
+from pacspark.gateway.web.media import DICOM
+from pacspark.gateway.web.retrieve import frame_numbers
 
 JPEG, PNG, GIF = "image/jpeg", "image/png", "image/gif"
 _FORMATS: Final = {JPEG: "JPEG", PNG: "PNG", GIF: "GIF"}

@@ -27,7 +27,7 @@ from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 from pacspark.dicom.enhanced_xa import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacspark.errors import AssociationEndedError, PacsparkError, ProtocolError
 from pacspark.gateway.config import Destination, Limits
-from pacspark.gateway.link import (
+from pacspark.gateway.dimse.link import (
     ASSOCIATE_AC,
     ASSOCIATE_RJ,
     ASSOCIATE_RQ,

@@ -11,8 +11,8 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from pacspark import __version__
-from pacspark.gateway.web_call import Call
-from pacspark.gateway.web_media import JSON
+from pacspark.gateway.web.call import Call
+from pacspark.gateway.web.media import JSON
 
 _STARTED_S: Final = monotonic()
 _PACKAGES: Final = ("deltalake", "pyarrow", "pydicom", "starlette", "uvicorn", "numpy")

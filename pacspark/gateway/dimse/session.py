@@ -2,20 +2,23 @@
 
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pacspark.gateway.audit import AuditLog
-from pacspark.gateway.commands import Command, response
 from pacspark.gateway.config import GatewayConfig
-from pacspark.gateway.identifiers import Elements, read_identifier
-from pacspark.gateway.link import Message
-from pacspark.gateway.negotiation import Association, Context
-from pacspark.gateway.sending import client_context
+from pacspark.gateway.dimse.commands import Command, response
+from pacspark.gateway.dimse.identifiers import Elements, read_identifier
+from pacspark.gateway.dimse.link import Message
+from pacspark.gateway.dimse.negotiation import Association, Context
+from pacspark.gateway.dimse.sending import client_context
 from pacspark.gateway.storing import Store
 
-if TYPE_CHECKING:
-    from pacspark.gateway.worklist import Worklist
-    from pacspark.gateway.worklist_table import WorklistTable
+
+class Entries(Protocol):
+    """A modality worklist."""
+
+    def entries(self) -> list[Elements]:
+        """Give all entries, each with one scheduled procedure step, as they are now."""
 
 
 @dataclass(slots=True)
@@ -40,7 +43,7 @@ class Session:
     store: Store
     config: GatewayConfig
     audit: AuditLog
-    worklist: "Worklist | WorklistTable | None" = None
+    worklist: Entries | None = None
 
     @property
     def client_tls(self) -> ssl.SSLContext | None:

@@ -20,9 +20,9 @@ from pacspark.errors import (
     TranscodingError,
     UsageError,
 )
-from pacspark.gateway.commands import C_STORE, RESPONSE
 from pacspark.gateway.config import Destination, Limits
-from pacspark.gateway.negotiation import Association, Context, request
+from pacspark.gateway.dimse.commands import C_STORE, RESPONSE
+from pacspark.gateway.dimse.negotiation import Association, Context, request
 from pacspark.gateway.part10 import with_header
 from pacspark.gateway.statuses import SUCCESS, dimse_status
 from pacspark.gateway.transcoding import TARGETS, transcoded

@@ -27,7 +27,7 @@ from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.part10 import file_header, with_header
 from pacspark.gateway.storing import Store
 from pacspark.gateway.transcoding import TARGETS, packed, transcoded
-from pacspark.gateway.web_call import Call
+from pacspark.gateway.web.call import Call
 from pacspark.tables.schema import frame_index
 
 ENCODED_TARGETS: Final = frozenset(

@@ -7,13 +7,13 @@ from pacspark.dicom.attributes import LEVELS, UNIQUE_KEYS
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import AssociationEndedError, PacsparkError, ProtocolError, QueryError
 from pacspark.gateway import statuses
-from pacspark.gateway.finding import level_of, require_hierarchy
+from pacspark.gateway.dimse.finding import level_of, require_hierarchy
+from pacspark.gateway.dimse.identifiers import text_of, write_identifier
+from pacspark.gateway.dimse.link import Message
+from pacspark.gateway.dimse.sending import Outgoing, Sent, read_ahead, send_one, send_to
+from pacspark.gateway.dimse.session import Session
 from pacspark.gateway.groups import StoredInstance
-from pacspark.gateway.identifiers import text_of, write_identifier
-from pacspark.gateway.link import Message
 from pacspark.gateway.searching import search
-from pacspark.gateway.sending import Outgoing, Sent, read_ahead, send_one, send_to
-from pacspark.gateway.session import Session
 from pacspark.gateway.storing import Store
 
 _LOCATED_AT_ONCE = 256

@@ -20,8 +20,8 @@ from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.reconstructing import Reconstructions
 from pacspark.gateway.storing import Store
-from pacspark.gateway.web_media import MULTIPART, Form, read_accept
-from pacspark.gateway.web_recent import Places, Pulse, RecentAccesses
+from pacspark.gateway.web.media import MULTIPART, Form, read_accept
+from pacspark.gateway.web.recent import Places, Pulse, RecentAccesses
 
 ROOT: Final = "/dicom-web"
 """The path under which DICOMweb is served."""

@@ -1,7 +1,7 @@
 """WADO-RS: objects, metadata, frames and bulk data, as they were stored (PS3.18 10.4).
 
 Objects and frames go out byte for byte as they came in, unless the client names a transfer syntax
-that they do not have: then :mod:`pacspark.gateway.web_frames` decodes or encodes them.
+that they do not have: then :mod:`pacspark.gateway.web.frames` decodes or encodes them.
 """
 
 import re
@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from pacspark.errors import QueryError, StorageError, UnacceptableError
 from pacspark.gateway.groups import StoredInstance
-from pacspark.gateway.web_call import (
+from pacspark.gateway.web.call import (
     Call,
     Part,
     etag_of,
@@ -21,13 +21,13 @@ from pacspark.gateway.web_call import (
     not_modified,
     parts_answer,
 )
-from pacspark.gateway.web_frames import (
+from pacspark.gateway.web.frames import (
     FrameSource,
     can_transcode_to,
     native_frame,
     transcoded_object,
 )
-from pacspark.gateway.web_media import (
+from pacspark.gateway.web.media import (
     DICOM,
     DICOM_JSON,
     EXPLICIT_LITTLE,

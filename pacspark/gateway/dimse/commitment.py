@@ -15,17 +15,17 @@ from typing import Any, Final
 from pacspark.dicom.uids import is_uid
 from pacspark.errors import AssociationEndedError, ProtocolError, QueryError
 from pacspark.gateway import statuses
-from pacspark.gateway.commands import N_EVENT_REPORT, RESPONSE, Command
 from pacspark.gateway.config import Destination, Limits
-from pacspark.gateway.identifiers import Elements, text_of, write_identifier
-from pacspark.gateway.link import Message
-from pacspark.gateway.negotiation import request
-from pacspark.gateway.services import (
+from pacspark.gateway.dimse.commands import N_EVENT_REPORT, RESPONSE, Command
+from pacspark.gateway.dimse.identifiers import Elements, text_of, write_identifier
+from pacspark.gateway.dimse.link import Message
+from pacspark.gateway.dimse.negotiation import request
+from pacspark.gateway.dimse.services import (
     PLAIN_SYNTAXES,
     STORAGE_COMMITMENT,
     STORAGE_COMMITMENT_INSTANCE,
 )
-from pacspark.gateway.session import Session
+from pacspark.gateway.dimse.session import Session
 from pacspark.gateway.storing import Store
 
 LOGGER: Final = logging.getLogger(__name__)

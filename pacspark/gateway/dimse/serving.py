@@ -25,7 +25,8 @@ from pacspark.errors import (
 )
 from pacspark.gateway import statuses
 from pacspark.gateway.audit import AuditLog
-from pacspark.gateway.commands import (
+from pacspark.gateway.config import GatewayConfig
+from pacspark.gateway.dimse.commands import (
     C_ECHO,
     C_FIND,
     C_GET,
@@ -35,27 +36,26 @@ from pacspark.gateway.commands import (
     RESPONSE,
     Command,
 )
-from pacspark.gateway.commitment import commit
-from pacspark.gateway.config import GatewayConfig
-from pacspark.gateway.finding import find
-from pacspark.gateway.limits import Doorkeeper
-from pacspark.gateway.link import Link, Message
-from pacspark.gateway.negotiation import (
+from pacspark.gateway.dimse.commitment import commit
+from pacspark.gateway.dimse.finding import find
+from pacspark.gateway.dimse.link import Link, Message
+from pacspark.gateway.dimse.negotiation import (
     REJECTED_BUSY,
     REJECTED_CALLER,
     Association,
     accept,
 )
-from pacspark.gateway.part10 import file_header
-from pacspark.gateway.retrieving import get, move
-from pacspark.gateway.services import (
+from pacspark.gateway.dimse.retrieving import get, move
+from pacspark.gateway.dimse.services import (
     PLAIN_SYNTAXES,
     SERVICE_OF_CLASS,
     is_storage_class,
 )
-from pacspark.gateway.session import Session
+from pacspark.gateway.dimse.session import Session
+from pacspark.gateway.dimse.worklist import find_worklist, worklist_of
+from pacspark.gateway.limits import Doorkeeper
+from pacspark.gateway.part10 import file_header
 from pacspark.gateway.storing import Store
-from pacspark.gateway.worklist import find_worklist, worklist_of
 from pacspark.tables.spool import Spool
 
 LOGGER: Final = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import NotInArchiveError, UsageError
 from pacspark.gateway.config import Destination, Limits, require_ae_title
-from pacspark.gateway.sending import Outgoing, send_to
+from pacspark.gateway.dimse.sending import Outgoing, send_to
 from pacspark.progress import SILENT, Progress
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.schema import LOCATION_COLUMNS

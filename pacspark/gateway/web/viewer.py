@@ -16,7 +16,7 @@ from typing import Final
 from starlette.responses import FileResponse, Response
 
 from pacspark.errors import InstanceNotFoundError
-from pacspark.gateway.web_call import ROOT, Call, not_modified
+from pacspark.gateway.web.call import ROOT, Call, not_modified
 
 VERSION: Final = "3.13.2"
 _TYPES: Final = {

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pacspark.errors import MissingDependencyError, StorageError, UsageError
-from pacspark.gateway.viewer import VERSION
+from pacspark.gateway.web.viewer import VERSION
 
 PACKAGE: Final = f"@ohif/app@{VERSION}"
 INTEGRITY: Final = (

@@ -1,0 +1,1 @@
+"""The DIMSE door: connections, associations, one module per service."""

@@ -1,0 +1,1 @@
+"""The HTTP door: DICOMweb, the viewer, pages."""
