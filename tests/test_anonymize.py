@@ -249,8 +249,12 @@ def test_anonymize__does_refuse_its_own_root_and_what_is_not_there(
     spark: "SparkSession", tmp_path: Path
 ) -> None:
     archive = create_archive(tmp_path / "source", spark, progress=SILENT)
-    with pytest.raises(UsageError, match="expected another archive"):
-        archive.anonymize(f"{tmp_path}/source/", everything=True)
+    (tmp_path / "link").symlink_to("source")
+    for same in ("source/", "source/../source", "link"):
+        with pytest.raises(UsageError, match="expected another archive"):
+            archive.anonymize(f"{tmp_path}/{same}", everything=True)
+        with pytest.raises(UsageError, match="expected two roots"):
+            archive.replicate(f"{tmp_path}/{same}")
     for wanted in ({"study": "1.2"}, {"patient": "*"}):
         with pytest.raises(NotInArchiveError):
             archive.anonymize(tmp_path / "target", **wanted)  # type: ignore[arg-type]

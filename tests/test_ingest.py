@@ -139,6 +139,10 @@ def test_ingest__leaves_the_archive_itself_out(
     assert archive.catalog.rejects().num_rows == 0
 
 
+DIRECTORY_NEST = b"\x04\x00\x20\x12SQ\0\0" + b"\xff" * 4 + b"\xfe\xff\x00\xe0" + b"\xff" * 4
+"""The beginning of a Directory Record Sequence and of its first item, both without a length."""
+
+
 def dicomdir(*files: str) -> bytes:
     """Give a DICOMDIR that lists files."""
     directory = Dataset()
@@ -227,6 +231,30 @@ def test_dicomdir__is_followed_unless_it_is_an_image_of_that_name(tmp_path: Path
     refused = {Path(one.source).name: one.message for one in report.refused}
     assert "every machine of the cluster" in refused.pop("I2")
     assert list(refused) == ["DICOMDIR"]
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        pytest.param(DIRECTORY_NEST * 5000, id="nested"),
+        pytest.param(DIRECTORY_NEST[:8] + b"\xff\xff\xff\x7f" + DIRECTORY_NEST[12:], id="length"),
+        pytest.param(b"\x04\x00\x20\x12UL\x04\x00abcd", id="wrong VR"),
+        pytest.param(b"\x04\x00\x20\x12SQ\x00\x00\x14\x00\x00\x00\xfe\xff\x00\xe0\x0c\x00\x00\x00"
+                     b"\x04\x00\x00\x15UL\x04\x00abcd", id="numbers for names"),
+    ],
+)  # fmt: skip
+def test_dicomdir__that_lists_nothing_readable_is_a_refusal(tmp_path: Path, records: bytes) -> None:
+    path = tmp_path / "DICOMDIR"
+    path.write_bytes(dicomdir()[:-12] + records)  # without its empty sequence
+    assert [source.path for source in expand_sources([path])] == [str(path)]
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # what it writes is wrong
+@pytest.mark.parametrize("name", ["../A", "A/B\0C", "A/.", "/etc"])
+def test_dicomdir__that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "DICOMDIR").write_bytes(dicomdir(name))
+    with pytest.raises(UsageError, match="expected file names below its folder"):
+        list(expand_sources([tmp_path / "DICOMDIR"]))
 
 
 def test_expand_sources__gives_tasks_absolute_paths(

@@ -69,7 +69,7 @@ class Sharing(OpenedArchive):
             chosen, retain=chosen.retain | set(retain), clean=chosen.clean | set(clean)
         )
         storage = open_storage(target)
-        if storage.root.rstrip("/") == self._storage.root.rstrip("/"):
+        if storage.is_same(self._storage):
             message = f"target: expected another archive, found {storage.root} itself"
             raise UsageError(message)
         if isinstance(secret, str | Path):
@@ -115,6 +115,6 @@ def _chosen(
 def _require_outside(path: Path, *archives: Storage) -> None:
     """Refuse a secret inside an archive: who gets the archive would get it too."""
     for storage in archives:
-        if storage.kind == "local" and Path(storage.root).resolve() in path.resolve().parents:
+        if storage.kind == "local" and Path(storage.folder).resolve() in path.resolve().parents:
             message = f"secret: expected a file outside of archives, found it in {storage.root}"
             raise UsageError(message)

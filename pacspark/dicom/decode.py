@@ -23,6 +23,7 @@ object: as if the data set were inflated in place). Of encapsulated pixel data t
 items. VRs that Annex F permits no bulk data for stand without their overlong value.
 """
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO, Final
@@ -68,6 +69,8 @@ _GUESSES: Final = {
 _COLUMNS: Final = tuple(attribute.column for attribute in PROMOTED)
 _CACHED_BYTES: Final = 64
 _DIRECTORY_STORAGE: Final = "1.2.840.10008.1.3.10"
+_DIRECTORY_RECORD_SEQUENCE: Final = 0x00041220
+_REFERENCED_FILE_ID: Final = 0x00041500
 _MEDIA_STORAGE_SOP_CLASS_UID: Final = 0x00020002
 _TRANSFER_SYNTAX_UID: Final = 0x00020010
 _MAX_META_ELEMENTS: Final = 64
@@ -117,11 +120,7 @@ def index_instance(data: bytes | BinaryIO) -> InstanceIndex:
     OSError
         where the file cannot be read
     """
-    stream: ByteStream = MemoryStream(data) if isinstance(data, bytes) else FileStream(data)
-    transfer_syntax_uid, position = _file_meta(stream)
-    if transfer_syntax_uid and is_deflated(transfer_syntax_uid):
-        stream = InflatedStream(stream, position)
-    encoding = _encoding(stream, position, transfer_syntax_uid)
+    stream, position, encoding, transfer_syntax_uid = _opened(data)
     walk = DataSetWalk(stream)
     dicom_json = walk.run(position, encoding)
     stream.finish()
@@ -144,6 +143,47 @@ def index_instance(data: bytes | BinaryIO) -> InstanceIndex:
         str(row["sop_instance_uid"]),
         _frames(walk, stream, row, transfer_syntax_uid),
     )
+
+
+def listed_files(data: bytes | BinaryIO) -> list[list[str]] | None:
+    """Give the Referenced File IDs of a DICOMDIR (PS3.3 F.3.2.2), each as its components.
+
+    Returns
+    -------
+    list of list of str or None
+        None for an object without directory records
+
+    Raises
+    ------
+    DicomDecodeError
+        as `index_instance`, and for a file ID that is no text
+    """
+    stream, position, encoding, _ = _opened(data, of_directory=True)
+    records = json.loads(DataSetWalk(stream).run(position, encoding)).get(
+        f"{_DIRECTORY_RECORD_SEQUENCE:08X}", {}
+    )
+    if records.get("vr") != "SQ":
+        return None
+    listed = []
+    for record in records.get("Value", []):
+        names = record.get(f"{_REFERENCED_FILE_ID:08X}", {}).get("Value", [])
+        if not all(name is None or isinstance(name, str) for name in names):
+            message = f"ReferencedFileID: expected texts, found {str(names)[:80]}"
+            raise DicomDecodeError(message)
+        if names:
+            listed.append([name or "" for name in names])
+    return listed
+
+
+def _opened(
+    data: bytes | BinaryIO, *, of_directory: bool = False
+) -> tuple[ByteStream, int, Encoding, str | None]:
+    """Give the stream of a data set, its start, its encoding and its stated syntax."""
+    stream: ByteStream = MemoryStream(data) if isinstance(data, bytes) else FileStream(data)
+    transfer_syntax_uid, position = _file_meta(stream, of_directory=of_directory)
+    if transfer_syntax_uid and is_deflated(transfer_syntax_uid):
+        stream = InflatedStream(stream, position)
+    return stream, position, _encoding(stream, position, transfer_syntax_uid), transfer_syntax_uid
 
 
 def data_set_start(data: bytes | BinaryIO) -> int:
@@ -170,7 +210,7 @@ _REQUIRED_UIDS: Final = {
 }
 
 
-def _file_meta(stream: ByteStream) -> tuple[str | None, int]:
+def _file_meta(stream: ByteStream, *, of_directory: bool = False) -> tuple[str | None, int]:
     """Read the file meta information; give the transfer syntax and where the data set starts."""
     start = stream.take(0, 132)
     if not start:
@@ -195,7 +235,7 @@ def _file_meta(stream: ByteStream) -> tuple[str | None, int]:
         if header.tag in {_TRANSFER_SYNTAX_UID, _MEDIA_STORAGE_SOP_CLASS_UID}:
             value = stream.take(header.value, min(header.length, _MAX_UID_BYTES))
             text = value.decode("latin_1").strip(" \0")
-            if text == _DIRECTORY_STORAGE:
+            if text == _DIRECTORY_STORAGE and not of_directory:
                 _refuse_directory()
             if header.tag == _TRANSFER_SYNTAX_UID and text:
                 _check_uid("TransferSyntaxUID", text)

@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import pyarrow.fs as pafs
-import pydicom
-from pydicom.errors import InvalidDicomError
 
+from pacspark.dicom.decode import listed_files
 from pacspark.errors import DicomDecodeError, UsageError
 from pacspark.tables.journals import open_record
 from pacspark.tables.storage import Storage, open_storage
@@ -308,20 +307,14 @@ def _listed_files(path: str) -> list[str] | None:
         return None
     try:
         with _open(path) as stream:
-            directory = pydicom.dcmread(
-                io.BytesIO(stream.read()), specific_tags=["DirectoryRecordSequence"]
-            )
-    except (InvalidDicomError, ValueError, OSError):
+            references = listed_files(stream)
+    except (DicomDecodeError, OSError):
         return None  # a reject that says what is wrong
-    if "DirectoryRecordSequence" not in directory:
+    if references is None:
         return None
     listed = []
-    for record in directory.DirectoryRecordSequence:
-        reference = record.get("ReferencedFileID")
-        if not reference:
-            continue
-        names = [reference] if isinstance(reference, str) else list(reference)
-        if any(part in {"", ".", ".."} or "/" in part or "\\" in part for part in names):
+    for names in references:
+        if any(part in {"", ".", ".."} or set(part) & set("/\\\0") for part in names):
             message = f"{path}: expected file names below its folder, found {'/'.join(names)!r}"
             raise UsageError(message)
         listed.append("/".join([folder, *names]))
