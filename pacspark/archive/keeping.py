@@ -182,14 +182,12 @@ class Keeping(OpenedArchive):
         from pacspark.pictures import Window
         from pacspark.volume import Volume
 
-        target = film_path(_path_here(path, "a film's name"))
-        layout, shown = Layout(*grid, every), Window.given(window)
         return print_film(
             self.catalog,
             Volume(self.catalog, require_uid("series", series_uid), part),
-            target,
-            layout,
-            shown,
+            film_path(_path_here(path, "a film's name")),
+            Layout(*grid, every),
+            Window.given(window),
             with_patient=with_patient,
             progress=self.progress,
         )
@@ -209,10 +207,13 @@ class Keeping(OpenedArchive):
         from pacspark.pictures import Window
         from pacspark.volume import Volume
 
-        layout, shown = Layout(*grid, every), Window.given(window)
-        volume = Volume(self.catalog, require_uid("series", series_uid), part)
         return draw_sheets(
-            self.catalog, volume, layout, shown, with_patient=with_patient, progress=self.progress
+            self.catalog,
+            Volume(self.catalog, require_uid("series", series_uid), part),
+            Layout(*grid, every),
+            Window.given(window),
+            with_patient=with_patient,
+            progress=self.progress,
         )
 
 

@@ -1,7 +1,7 @@
 """The commands that bring something out of the archive: files and pictures."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,12 @@ from pacspark.errors import UsageError
 from pacspark.pictures import Window
 from pacspark.printing import say, show_json
 from pacspark.progress import counted_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pacspark.gateway.dimse.film_printing import FilmSession
+    from pacspark.pictures import Picture
 
 
 def export(
@@ -148,7 +154,6 @@ def print_sheets(
             for file in files:
                 print(file)
         return
-    from pacspark.film import grey_of
     from pacspark.gateway.config import require_ae_title
     from pacspark.gateway.dimse.client import parse_destination
     from pacspark.gateway.dimse.film_printing import FilmJob, printing
@@ -158,11 +163,17 @@ def print_sheets(
     calling = require_ae_title("--ae-title", ae_title)
     job = FilmJob(1 if copies is None else copies, medium or "BLUE FILM")
     sheets = archive.film_sheets(series, **how)
-    printed = 0
     with printing(destination, job, calling_ae_title=calling, tls=context) as session:
-        for sheet in sheets:
-            session.print_sheet(grey_of(sheet))
-            printed += 1
+        _print_at(session, sheets, as_json=as_json)
+
+
+def _print_at(session: "FilmSession", sheets: "Iterable[Picture]", *, as_json: bool) -> None:
+    from pacspark.film import grey_of
+
+    printed = 0
+    for sheet in sheets:
+        session.print_sheet(grey_of(sheet))
+        printed += 1
     for warning in session.warnings:
         say(warning)
     if as_json:

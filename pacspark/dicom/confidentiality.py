@@ -156,14 +156,14 @@ def _types() -> Mapping[str, Mapping[int, str]]:
         row["sop_class_uid"]: {
             Tag(keyword): number for number in "12" for keyword in row[f"type_{number}"].split()
         }
-        for row in _read("attribute_types.csv")
+        for row in read_table("attribute_types.csv")
     }
 
 
 @cache
 def _rows() -> Mapping[str, Rule]:
     rows = {}
-    for row in _read("confidentiality.csv"):
+    for row in read_table("confidentiality.csv"):
         tag, _, basic = row.pop("tag"), row.pop("keyword"), row.pop("basic")
         choices = ("U",) if basic == "X/Z/U*" else tuple(basic.split("/"))
         options = {option: cell for option, cell in row.items() if cell}
@@ -171,7 +171,8 @@ def _rows() -> Mapping[str, Rule]:
     return rows
 
 
-def _read(name: str) -> Iterator[dict[str, str]]:
+def read_table(name: str) -> Iterator[dict[str, str]]:
+    """Read a CSV of this package, row by row."""
     text = files("pacspark.dicom").joinpath("data", name).read_text("utf-8")
     return csv.DictReader(text.splitlines())
 

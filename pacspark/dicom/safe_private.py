@@ -1,22 +1,20 @@
 """Which private elements are known to be safe: by the standard's list, or by the object's word."""
 
-import csv
 from collections.abc import Iterable
 from functools import cache
-from importlib.resources import files
 
 from pydicom.dataset import Dataset
 
+from pacspark.dicom.confidentiality import read_table
 from pacspark.dicom.private import CREATOR, ELEMENTS, GROUP
 
 
 @cache
 def safe_private() -> dict[tuple[int, int, str], str]:
     """Give what Table E.3.10-1 of PS3.15 calls safe, and our own block, with the VRs."""
-    text = files("pacspark.dicom").joinpath("data/safe_private.csv").read_text("utf-8")
     known = {
         (int(row["group"], 16), int(row["element"], 16), row["creator"]): row["vr"]
-        for row in csv.DictReader(text.splitlines())
+        for row in read_table("safe_private.csv")
     }
     return known | {(GROUP, element, CREATOR): vr for element, vr in ELEMENTS.values()}
 

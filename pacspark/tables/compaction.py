@@ -56,7 +56,7 @@ from pacspark.tables.retention import (
     leftovers,
     retention_of,
 )
-from pacspark.tables.rewriting import rewrite
+from pacspark.tables.rewriting import rewrite_without
 from pacspark.tables.rowfiles import CLUSTERING
 from pacspark.tables.runs import recorded_run, versions_now
 from pacspark.tables.schema import INSTANCES, OBJECTS, PROJECTIONS, REJECTS, TABLES
@@ -373,12 +373,7 @@ class _Compaction:
         dropped = pa.array(sorted(gone), pa.string())
         for file, uids in named.items():
             if uids & gone:
-                rest = rewrite(
-                    self.storage,
-                    REJECTS,
-                    file,
-                    lambda rows: rows.filter(pc.invert(pc.is_in(rows[column], dropped))),
-                )
+                rest = rewrite_without(self.storage, REJECTS, file, column, dropped)
                 left = [] if rest is None else [rest]
                 if self._replace(table, [file], left, data_change=True):
                     self.report.count(table, 1, len(left))

@@ -222,24 +222,23 @@ def check_table_file(
         message = f"expected {size_bytes} bytes, as the log says, found {found_bytes}"
         findings.append(_file_finding(table, file, message))
     else:
-        findings = list(_compared_rows(storage, table, file, size_bytes, num_records, xxh3))
-        if findings:
+        finding = _damage_of(storage, table, file, size_bytes, num_records, xxh3)
+        if finding is not None:
             _require_answer(storage, path)
+            findings = [finding]
     return FileCheck(table, file, 0, 0, found_bytes or 0, tuple(findings))
 
 
-def _compared_rows(
+def _damage_of(
     storage: Storage, table: str, file: str, size_bytes: int, num_records: int | None, xxh3: str
-) -> Iterator[Finding]:
+) -> Finding | None:
     path = storage.path(table, file)
     if not xxh3:
         trouble = _decode(storage, table, path, num_records)
-        if trouble:
-            yield Finding("unreadable", table, file, "", "", trouble)
-        return
+        return Finding("unreadable", table, file, "", "", trouble) if trouble else None
     found, _ = _first_reading(storage, path, size_bytes, LISTED.empty_table())
-    if found != xxh3:  # and is not decoded: what is damaged can end the process
-        yield _broken_seal(table, file, xxh3, found)
+    # what is damaged can end the process, so is not decoded
+    return None if found == xxh3 else _broken_seal(table, file, xxh3, found)
 
 
 def _decode(storage: Storage, table: str, path: str, num_records: int | None) -> str:

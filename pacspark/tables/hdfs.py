@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -75,10 +76,8 @@ def connect(authority: str) -> pafs.FileSystem:
                 with begin(path, mode, *given, **more) as stream:
                     shutil.copyfileobj(spool, stream, _IN_MEMORY_BYTES)
 
-            return _Spooled(lambda spool: patiently(lambda: send(spool), self.is_reached))
-
-        def is_reached(self) -> bool:
-            return is_reached(lambda: self.info("/"))
+            ask = partial(self.info, "/")
+            return _Spooled(lambda spool: patiently(lambda: send(spool), ask))
 
     address = urlsplit(f"hdfs://{authority}")
     connection = Patient(address.hostname, address.port, **_NAMENODE_PATIENCE)
@@ -90,27 +89,34 @@ def _dated(found: dict[str, Any]) -> dict[str, Any]:
     return found | {"mtime": datetime.fromtimestamp(found["modification_time"] / 1000, UTC)}
 
 
-def is_reached(ask: Callable[[], object]) -> bool:
-    """Tell whether a namenode answers a question."""
-    try:
-        ask()
-    except (OSError, RuntimeError):
-        return False
-    return True
+def patiently(write: Callable[[], T], ask: Callable[[], object]) -> T:
+    """Write, and again while a datanode seems to be dead that the namenode has not missed yet.
 
-
-def patiently(write: Callable[[], T], is_reached: Callable[[], bool]) -> T:
-    """Write, and again while a datanode seems to be dead that the namenode has not missed yet."""
+    Parameters
+    ----------
+    write
+        can be repeated
+    ask
+        a question to the namenode, which must answer it
+    """
     until = time.monotonic() + NOTICED_S
     while True:
         try:
             return write()
         except (OSError, RuntimeError, DeltaError) as error:
-            is_datanode = _DATANODE.search(str(error)) is not None and is_reached()
+            is_datanode = _DATANODE.search(str(error)) is not None and _answers(ask)
             if not is_datanode or time.monotonic() > until:
                 raise
             LOGGER.warning("HDFS: a datanode does not answer; writing again")
         time.sleep(_BETWEEN_S)
+
+
+def _answers(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except (OSError, RuntimeError):
+        return False
+    return True
 
 
 class _Spooled(io.RawIOBase):

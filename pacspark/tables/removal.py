@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pacspark.errors import CommitConflictError, HeldError
 from pacspark.tables.datafile import AddedFile, remove_file
 from pacspark.tables.holds import require_free
 from pacspark.tables.log import NOTHING, Change, compare_and_set
-from pacspark.tables.rewriting import rewrite
+from pacspark.tables.rewriting import rewrite_without
 from pacspark.tables.schema import HOLDS, INSTANCES
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
@@ -105,12 +104,7 @@ class Removal:
         part = self._parts[file.path]
         if not part.is_rewritten:
             gone = part.rows[_UID].combine_chunks()
-            part.rest = rewrite(
-                self._storage,
-                INSTANCES,
-                file,
-                lambda rows: rows.filter(pc.invert(pc.is_in(rows[_UID], gone))),
-            )
+            part.rest = rewrite_without(self._storage, INSTANCES, file, _UID, gone)
             part.is_rewritten = True
         return part.rest
 

@@ -112,14 +112,14 @@ def expired(
     A job of days commits at its end what its first tasks wrote.
     """
     names = set(kept)
+    jobs = {name: job_of(name) or name for name in found}
     written_ms: dict[str, int] = {}
-    for name, info in found.items():
-        job = job_of(name) or name
-        written_ms[job] = max(age_ms(info), written_ms.get(job, 0))
+    for name, job in jobs.items():
+        written_ms[job] = max(age_ms(found[name]), written_ms.get(job, 0))
     return [
-        info
-        for name, info in found.items()
-        if name not in names and written_ms[job_of(name) or name] <= retention.young_since_ms
+        found[name]
+        for name, job in jobs.items()
+        if name not in names and written_ms[job] <= retention.young_since_ms
     ]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pacspark.errors import StorageError
 from pacspark.tables.datafile import AddedFile, DataFile, open_data_file
@@ -67,3 +68,14 @@ def rewrite(
             writer.abort()
             return None
         return writer.close()
+
+
+def rewrite_without(
+    storage: Storage, spec: TableSpec, file: ActiveFile, column: str, gone: pa.Array
+) -> AddedFile | None:
+    """Write a file anew without the rows of some values in a column; see `rewrite`."""
+
+    def rest(rows: pa.Table) -> pa.Table:
+        return rows.filter(pc.invert(pc.is_in(rows[column], gone)))
+
+    return rewrite(storage, spec, file, rest)

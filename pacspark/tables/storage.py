@@ -180,8 +180,7 @@ class Storage:
         """Let delta-rs write; on HDFS again while a datanode is dead and not yet missed."""
         if self.kind != "hdfs":
             return write()
-        ask = partial(self.filesystem.get_file_info, "/")
-        return hdfs.patiently(write, lambda: hdfs.is_reached(ask))
+        return hdfs.patiently(write, partial(self.filesystem.get_file_info, "/"))
 
     @contextmanager
     def errors(self, doing: str) -> Iterator[None]:

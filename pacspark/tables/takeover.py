@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from enum import Enum, auto
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from pacspark.tables.journals import JOURNAL_NAME, LOCK_NAME, read_journal
 from pacspark.tables.sources import Source
@@ -26,7 +24,7 @@ class _Folder(Enum):
     HELD = auto()
 
 
-class Takeover:
+class Takeover(ExitStack):
     """Keeps gateways from landings that are read: a context manager.
 
     Meanwhile no gateway can begin with them; other ingests may read them too. What a living gateway
@@ -34,19 +32,8 @@ class Takeover:
     """
 
     def __init__(self) -> None:
-        self._held = ExitStack()
+        super().__init__()
         self._folders: dict[str, _Folder] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._held.close()
 
     def sources(self, found: Iterable[Source]) -> Iterator[Source]:
         """Put the objects of landings in the place of their files."""
@@ -77,7 +64,7 @@ class Takeover:
             lock = Path(folder, LOCK_NAME).open("rb")  # noqa: SIM115 -- the stack closes it
         except OSError:
             return _Folder.OTHER
-        self._held.enter_context(lock)
+        self.enter_context(lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:

@@ -1,5 +1,7 @@
 """What hdfs-native lacks: times to the millisecond, and patience with a datanode that died."""
 
+from collections.abc import Callable
+
 import pyarrow.fs as pafs
 import pytest
 
@@ -17,6 +19,15 @@ def test_times__are_whole_milliseconds() -> None:
         assert pafs.FileInfo("x", mtime=found["mtime"]).mtime_ns == modified_ms * 1_000_000
 
 
+def answer() -> object:
+    return "a status"
+
+
+def refuse() -> object:
+    message = "Connection refused (os error 111)"
+    raise OSError(message)
+
+
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hdfs, "_BETWEEN_S", 0)
@@ -31,21 +42,24 @@ def test_write__is_tried_again_while_a_datanode_is_missed() -> None:
             raise error
         return "written"
 
-    assert patiently(write, lambda: True) == "written"
+    assert patiently(write, answer) == "written"
 
 
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize(
-    ("error", "is_reached", "patience_s"),
+    ("error", "ask", "patience_s"),
     [
-        (RuntimeError("AccessControlException: permission denied"), True, 660),
-        (RuntimeError("SafeModeException: needs 2 live datanodes"), True, 660),
-        (RuntimeError(UNFINISHED), False, 660),
-        (RuntimeError(UNFINISHED), True, -1),
+        (RuntimeError("AccessControlException: permission denied"), answer, 660),
+        (RuntimeError("SafeModeException: needs 2 live datanodes"), answer, 660),
+        (RuntimeError(UNFINISHED), refuse, 660),
+        (RuntimeError(UNFINISHED), answer, -1),
     ],
 )
 def test_write__ends_where_it_cannot_help(
-    monkeypatch: pytest.MonkeyPatch, error: RuntimeError, is_reached: bool, patience_s: float
+    monkeypatch: pytest.MonkeyPatch,
+    error: RuntimeError,
+    ask: Callable[[], object],
+    patience_s: float,
 ) -> None:
     monkeypatch.setattr(hdfs, "NOTICED_S", patience_s)
     attempts = ["the only one"]
@@ -55,7 +69,7 @@ def test_write__ends_where_it_cannot_help(
         raise error
 
     with pytest.raises(RuntimeError) as raised:
-        patiently(write, lambda: is_reached)
+        patiently(write, ask)
     assert raised.value is error
 
 
