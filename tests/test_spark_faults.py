@@ -1,7 +1,7 @@
 """Commands that work in Spark are killed in the middle, and given again: nothing acknowledged goes.
 
-Killed is its JVM alone, or one of its Python workers alone: what is left of it then has to end by
-itself, with one line. A delete has neither: all of it is killed.
+Killed is all of it, its JVM alone, or one of its Python workers alone: what is left then has to
+end by itself, with one line. A delete has neither: all of it is killed.
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.faults import OPERATIONS, Campaign
 
 Target = Literal["everything", "the JVM", "a Python worker"]
 ROUNDS = 2
-"""Two targets, two rounds of five operations: 20 kills are tried."""
+"""Three targets, two rounds of five operations: 30 kills are tried."""
 END_SECONDS = 240
 
 
@@ -168,7 +168,7 @@ class SparkCampaign(Campaign):
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-@pytest.mark.parametrize("target", ["the JVM", "a Python worker"])
+@pytest.mark.parametrize("target", ["everything", "the JVM", "a Python worker"])
 def test_kills__of_commands_in_spark_lose_nothing(tmp_path: Path, target: Target) -> None:
     faults = SparkCampaign(tmp_path, target, seed=len(target))
     for _ in range(ROUNDS):
