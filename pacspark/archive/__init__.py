@@ -17,8 +17,9 @@ from pacspark.archive.keeping import ImportedScan, Keeping
 from pacspark.archive.processing import Processing, cluster_of
 from pacspark.archive.retaining import Retaining
 from pacspark.archive.sharing import Sharing
-from pacspark.errors import ArchiveNotFoundError, UsageError
+from pacspark.errors import ArchiveNotFoundError, StorageError, UsageError
 from pacspark.progress import Progress
+from pacspark.tables.logfixity import check_logs
 from pacspark.tables.schema import check_tables, create_tables
 from pacspark.tables.storage import open_storage
 
@@ -40,6 +41,8 @@ def open_archive(
     spark: "SparkSession | None" = None,
     as_of: int | datetime | None = None,
     progress: Progress | None = None,
+    *,
+    broken: bool = False,
 ) -> Archive:
     """Open an archive that exists.
 
@@ -54,6 +57,9 @@ def open_archive(
         was then, in Python and in SQL.
     progress
         Told of long work; None: shown on standard error. `pacspark.progress.SILENT` shows none.
+    broken
+        Open also one with a table that cannot be opened since its log is damaged: to `verify` and
+        `repair` it.
 
     Raises
     ------
@@ -70,6 +76,9 @@ def open_archive(
         check_tables(storage)
     except ArchiveNotFoundError as error:
         raise ArchiveNotFoundError(*error.args) from None  # what Delta says of it helps nobody
+    except StorageError:
+        if not broken or not check_logs(storage).findings:
+            raise
     return Archive(storage, spark, as_of, progress)
 
 

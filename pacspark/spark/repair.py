@@ -10,7 +10,7 @@ from typing import Any
 from pacspark.errors import UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.repair_rows import is_of_rows, mend_rows
-from pacspark.spark.verify import Run, VerifyReport
+from pacspark.spark.verify import Run, VerifyReport, VerifyRequest, verify
 from pacspark.tables.audit import record
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import LISTED, FileToCheck, check_object_file
@@ -21,6 +21,8 @@ from pacspark.tables.inventory import (
     files_to_check,
     rows_of_files,
 )
+from pacspark.tables.logfixity import entries_named
+from pacspark.tables.logmending import LogMending, mend_logs
 from pacspark.tables.mending import Mended, mend_file
 from pacspark.tables.moving import move_rows
 from pacspark.tables.runs import recorded_run
@@ -97,11 +99,19 @@ def repair(
         raise UsageError(message)
     check_tables(other)
     run_id, started = uuid.uuid4().hex, time.monotonic()
-    wrong = [finding for finding in report.findings if finding.wrong]
-    left = [one.line for one in wrong if not is_of_rows(one) and not _is_of_objects(one)]
-    of_rows: dict[str, list[Finding]] = {}
-    for one in filter(is_of_rows, wrong):
-        of_rows.setdefault(one.table, []).append(one)
+    logs = LogMending()
+    if entries_named(report.findings):
+        logs = mend_logs(storage, other, run_id, _OPERATION)
+        Scratch(storage, run_id).clear()
+        # what the logs list may be another now
+        report = verify(run, storage, VerifyRequest(), progress=progress)
+    wrong = [one for one in report.findings if one.wrong and not entries_named([one])]
+    left = [*logs.left]
+    left += [one.line for one in wrong if not is_of_rows(one) and not _is_of_objects(one)]
+    if not report.opened:
+        spent_s = time.monotonic() - started
+        return RepairReport(run_id, logs.entries, logs.rows, tuple(left), spent_s)
+    of_rows = _by_table(wrong)
     options = {"from": other.root, "verify": report.run_id}
     versions = Listing(storage).versions
     with recorded_run(storage, run_id, _OPERATION, versions, options=options) as row:
@@ -128,15 +138,18 @@ def repair(
             left += [one.left for one in done if one.left]
         finally:
             Scratch(storage, run_id).clear()
-        for one in done:
-            if one.how:
-                detail = {"file": one.file, "how": one.how, "objects": one.objects}
-                record(storage, _OPERATION, "", "", "done", detail | {"from": other.root}, run_id)
+        details: list[dict[str, Any]] = [
+            {"file": one.file, "how": one.how, "objects": one.objects} for one in done if one.how
+        ]
+        if logs.entries or logs.rows:
+            details.append({"how": "logs", "entries": logs.entries, "rows": logs.rows})
+        for detail in details:
+            record(storage, _OPERATION, "", "", "done", detail | {"from": other.root}, run_id)
         fixed = [one for one in done if one.how]
         result = RepairReport(
             run_id,
-            len(fixed) + sum(map(len, of_rows.values())) - len(unread),
-            sum(one.objects for one in fixed),
+            logs.entries + len(fixed) + sum(map(len, of_rows.values())) - len(unread),
+            logs.rows + sum(one.objects for one in fixed),
             tuple(left),
             time.monotonic() - started,
         )
@@ -144,6 +157,13 @@ def repair(
         if left:
             row["message"] = left[0]
     return result
+
+
+def _by_table(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
+    of_rows: dict[str, list[Finding]] = {}
+    for one in filter(is_of_rows, findings):
+        of_rows.setdefault(one.table, []).append(one)
+    return of_rows
 
 
 def _is_of_objects(finding: Finding) -> bool:

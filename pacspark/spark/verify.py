@@ -33,13 +33,12 @@ from pacspark.tables.inventory import (
     broken_seals,
     count_rows,
     files_to_check,
-    log_gaps,
-    lost_ends,
     orphans,
     rows_of_files,
     twins,
 )
 from pacspark.tables.kept import KeptChecks, forget, unfinished
+from pacspark.tables.logfixity import check_logs
 from pacspark.tables.reindex import check_rows
 from pacspark.tables.runs import recorded_run
 from pacspark.tables.schema import TABLES
@@ -110,6 +109,8 @@ class VerifyReport:
         of the sample; None where everything was looked at
     findings
         in no order
+    opened
+        False where a table could not be: then logs alone were looked at
     """
 
     run_id: str
@@ -121,6 +122,7 @@ class VerifyReport:
     seconds: float
     seed: str | None
     findings: tuple[Finding, ...]
+    opened: bool = True
 
     @property
     def wrong(self) -> int:
@@ -146,7 +148,7 @@ class VerifyReport:
     def summary(self) -> dict[str, Any]:
         """Give the figures without the findings."""
         figures = asdict(self)
-        del figures["findings"]
+        del figures["findings"], figures["opened"]
         return figures | {"wrong": self.wrong, "findings": self.kinds}
 
 
@@ -204,25 +206,28 @@ def verify(
     state = unfinished(storage, asdict(request)) if resume else None
     run_id = state["run_id"] if state else uuid.uuid4().hex
     started = time.monotonic()
-    gaps = list(log_gaps(storage))
+    logs = check_logs(storage)
     try:
         listing = Listing(storage, state["versions"] if state else {})
     except ArchiveNotFoundError:
         raise
     except PacsparkError as error:  # the storage answers: what it holds cannot be opened
-        found = (*gaps, Finding("log", "", "", "", "", str(error)))
-        return VerifyReport(run_id, 0, 0, 0, 0, 0, time.monotonic() - started, None, found)
+        found = (*logs.findings, Finding("log", "", "", "", "", str(error)))
+        seconds = time.monotonic() - started
+        return VerifyReport(run_id, 0, 0, 0, 0, 0, seconds, None, found, opened=False)
     kept = KeptChecks(storage, run_id)
     if state is None:
         forget(storage, asdict(request))
         kept.begin(asdict(request), listing.versions)
-    options = asdict(request) | {"resumed": state is not None, "archive": listing.archive_id}
+    options = asdict(request) | {"resumed": state is not None}
     with recorded_run(storage, run_id, "verify", listing.versions, options=options) as row:
-        report = _verify(run, listing, request, kept, progress, gaps)
+        report = _verify(run, listing, request, kept, progress, logs.findings)
         report = replace(report, seconds=time.monotonic() - started)
         row["metrics"] = report.summary()
         if report.wrong:
             row["message"] = next(one.line for one in report.findings if one.wrong)
+        if "log" not in report.kinds:
+            logs.note_others(storage)
     kept.clear()
     return report
 
@@ -248,7 +253,6 @@ def _verify(
     with progress.stage("list", n_files, "files of rows") as stage:
         counts = count_rows(listing, scope, stage.advance, damaged)
         if scope.everything:
-            tally.findings += lost_ends(listing)
             tally.findings += broken_seals(listing)
             tally.findings += orphans(listing)
             tally.findings += twins(listing, counts.unread)

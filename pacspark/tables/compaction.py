@@ -30,6 +30,7 @@ from pacspark.progress import SILENT, Progress, Stage
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile
 from pacspark.tables.log import make_checkpoint
+from pacspark.tables.logfixity import require_sound_logs
 from pacspark.tables.merging import (
     FEWEST_FILES,
     MERGED_OBJECT_BYTES,
@@ -158,11 +159,12 @@ def compact(
     Raises
     ------
     StorageError
-        where the storage fails
+        where the storage fails, or a log is not as it was written: what it lists would be lost
     UsageError
         for negative times
     """
     started = time.monotonic()
+    require_sound_logs(storage)
     retention = retention_of(storage, time.time_ns() // 1_000_000, retain_days, min_age_hours)
     work = _Compaction(storage, retention, run, progress, CompactionReport(uuid.uuid4().hex))
     if dry_run:

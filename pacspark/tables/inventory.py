@@ -25,17 +25,14 @@ from pacspark.errors import StorageError
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import LISTED, FileToCheck
 from pacspark.tables.log import statistics
-from pacspark.tables.schema import RUNS, TABLES
+from pacspark.tables.schema import TABLES
 from pacspark.tables.seals import xxh3_in
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
 
 _ENTRY: Final = re.compile(r"(\d{20})\.json")
-_CHECKPOINT: Final = re.compile(r"(\d{20})\.checkpoint(\..*)?\.parquet")
 _ROWS_PER_PASS: Final = 1 << 25
 """UIDs whose hashes are held at once: 256 MiB of them."""
-_SHOWN: Final = 100
-_RUNS_ASKED: Final = 64
 _NAMES: Final = {"instances": "sop_instance_uid", "rejects": "source"}
 ROW_TABLES: Final = tuple(_NAMES)
 """The tables whose rows refer to objects."""
@@ -141,65 +138,7 @@ class Listing:
                 yield snapshot, file
 
 
-# logs
-
-
-def log_gaps(storage: Storage) -> Iterator[Finding]:
-    """Look for versions that the log of a table has lost between others.
-
-    Entries before the oldest one left may have been cleaned up: a checkpoint holds what they said.
-    """
-    for table in TABLES:
-        entries, checkpoints = set(), set()
-        for info in _files_in(storage, f"{table}/_delta_log"):
-            entry = _ENTRY.fullmatch(info.base_name)
-            checkpoint = _CHECKPOINT.fullmatch(info.base_name)
-            if entry:
-                entries.add(int(entry[1]))
-            if checkpoint:
-                checkpoints.add(int(checkpoint[1]))
-        oldest = min(entries, default=0)
-        first = oldest if max(checkpoints, default=-1) >= oldest - 1 else 0
-        lost = sorted(set(range(first, max(entries, default=0) + 1)) - entries)
-        yield from (_lost_entry(table, version) for version in lost[:_SHOWN])
-
-
-def lost_ends(listing: Listing) -> Iterator[Finding]:
-    """Look for versions after the newest one: runs tell which versions they have seen."""
-    for table, seen in _versions_seen(listing).items():
-        for version in range(listing.versions[table] + 1, seen + 1)[:_SHOWN]:
-            yield _lost_entry(table, version)
-
-
-def _lost_entry(table: str, version: int) -> Finding:
-    message = f"expected the entry of version {version}, found none"
-    return Finding("log", table, f"_delta_log/{version:020}.json", "", "", message)
-
-
-def _versions_seen(listing: Listing) -> dict[str, int]:
-    """Give the newest version of each table that a verify of this archive has written down.
-
-    Rows of other archives came with `replicate`.
-    """
-    runs = listing.snapshots[RUNS.name]
-    newest: dict[str, int] = {}
-    own = ds.field("operation") == "verify"
-    for file in runs.newest_files(_RUNS_ASKED):
-        try:
-            rows = runs.read(["options", "input_versions"], own, [file]).to_pylist()
-        except StorageError:
-            continue  # its own finding
-        for row in rows:
-            try:
-                options, versions = (json.loads(row[name] or "{}") for name in row)
-            except ValueError:
-                continue
-            if not isinstance(options, dict) or options.get("archive") != listing.archive_id:
-                continue
-            for table, version in versions.items() if isinstance(versions, dict) else ():
-                if table in TABLES and isinstance(version, int):
-                    newest[table] = max(version, newest.get(table, 0))
-    return newest
+# what logs say of files
 
 
 def broken_seals(listing: Listing) -> Iterator[Finding]:

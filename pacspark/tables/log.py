@@ -3,8 +3,9 @@
 Every commit names the version that it has seen, and fails where another writer was faster; then
 the change is asked for again, from what is there now. delta-rs puts the log's entry only where
 there is none of its number: by a hard link on a disk, a rename on HDFS, a conditional put on S3.
-`userMetadata` of each commit holds, as JSON, operation, run, version of pacspark, user, and an
-identifier by which a commit whose answer was lost is known again.
+`userMetadata` of each commit holds, as JSON, operation, run, version of pacspark, user, an
+identifier by which a commit whose answer was lost is known again, and entries of logs that it is
+witness of (`tables.witness`).
 """
 
 import getpass
@@ -13,10 +14,11 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -31,6 +33,7 @@ from pacspark.errors import CommitConflictError, StorageError
 from pacspark.tables.datafile import AddedFile
 from pacspark.tables.schema import CHECKPOINT_INTERVAL
 from pacspark.tables.snapshot import ActiveFile, Snapshot
+from pacspark.tables.witness import log_entry, note, told, untold
 
 MAX_ATTEMPTS: Final = 100
 _FIRST_PAUSE_S: Final = 0.005
@@ -81,6 +84,8 @@ def compare_and_set(
     run_id: str,
     operation: str,
     app_transaction: tuple[str, int] | None = None,
+    *,
+    settled: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """Commit what `change` gives for the newest version, as the version after it; durably.
 
@@ -98,6 +103,9 @@ def compare_and_set(
         for the history
     app_transaction
         name and number that the commit leaves in the table
+    settled
+        XXH3 of entries that witnesses told of and that are not to be missed any more, by table and
+        version
 
     Returns
     -------
@@ -111,20 +119,26 @@ def compare_and_set(
     StorageError
         where the storage fails
     """
-    first = snapshot.version
-    last = _commit_next(snapshot, change, run_id, operation, app_transaction)
-    storage, name = snapshot.storage, snapshot.spec.name
+    first, storage, name = snapshot.version, snapshot.storage, snapshot.spec.name
+    witnessed = untold(storage, name, str(snapshot.delta.metadata().id))
+    about = {"entries": witnessed, "settled": dict(settled)}
+    origin: dict[str, Any] = {"operation": operation, "run_id": run_id}
+    origin |= {name: named for name, named in about.items() if named}
+    last = _commit_next(snapshot, change, origin, app_transaction)
     with storage.errors(f"commit to {name}"):
         for version in range(first, last + 1):
             storage.make_durable(entry_path(snapshot, version))
             if version % CHECKPOINT_INTERVAL == CHECKPOINT_INTERVAL - 1:
                 _make_checkpoint_durable(snapshot, version)
+    if last > snapshot.version:
+        told(storage, witnessed)
+        note(storage, name, last)
     return last
 
 
 def entry_path(snapshot: Snapshot, version: int) -> str:
     """Give the path of the log's entry that made a version."""
-    return snapshot.storage.path(snapshot.spec.name, "_delta_log", f"{version:020}.json")
+    return log_entry(snapshot.storage, snapshot.spec.name, version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +275,7 @@ def _make_checkpoint_durable(snapshot: Snapshot, version: int) -> None:
 def _commit_next(
     snapshot: Snapshot,
     change: Callable[[Snapshot], Change],
-    run_id: str,
-    operation: str,
+    about: dict[str, Any],
     app_transaction: tuple[str, int] | None,
 ) -> int:
     storage, name = snapshot.storage, snapshot.spec.name
@@ -270,7 +283,11 @@ def _commit_next(
         wanted = change(snapshot)
         if not wanted:
             return snapshot.version
-        origin = _origin(run_id, operation)
+        origin = about | {
+            "pacspark": __version__,
+            "user": user_name(),
+            "commit": uuid.uuid4().hex,
+        }
         try:
             # one that arrived all the same is found as a conflict with itself
             storage.patiently(partial(_commit, snapshot, wanted, origin, app_transaction))
@@ -297,20 +314,10 @@ def _commit_next(
     raise CommitConflictError(message)
 
 
-def _origin(run_id: str, operation: str) -> dict[str, str]:
-    return {
-        "operation": operation,
-        "run_id": run_id,
-        "pacspark": __version__,
-        "user": user_name(),
-        "commit": uuid.uuid4().hex,
-    }
-
-
 def _commit(
     snapshot: Snapshot,
     change: Change,
-    origin: dict[str, str],
+    origin: dict[str, Any],
     app_transaction: tuple[str, int] | None,
 ) -> None:
     removed_ms = time.time_ns() // 1_000_000
@@ -343,7 +350,7 @@ def _commit(
     )
 
 
-def _arrived(snapshot: Snapshot, origin: dict[str, str]) -> bool:
+def _arrived(snapshot: Snapshot, origin: dict[str, Any]) -> bool:
     """Tell whether a commit is the entry after a version: its answer alone may have been lost."""
     storage, path = snapshot.storage, entry_path(snapshot, snapshot.version + 1)
     with storage.errors(f"read the log of {snapshot.spec.name}"):

@@ -4,6 +4,7 @@ From these declarations come the Arrow and Delta schemas with their column comme
 existing archive, and the page docs/tables.md, as :func:`describe_tables` writes it.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError
 from deltalake.schema import Schema
@@ -350,6 +352,8 @@ def _configuration(spec: TableSpec) -> dict[str, str]:
     }
 
 
+_OF_TABLE: Final = re.compile(r"/(part-[^/]+\.parquet|\d{20}\.[^/]+)\Z")
+"""Names of data files, and of entries and checkpoints of a log."""
 _AT_ONCE: Final = CommitProperties(max_commit_retries=0)
 
 
@@ -370,6 +374,7 @@ def create_tables(storage: Storage) -> None:
             if _is_there(storage, spec):
                 _complete(storage, spec)
                 continue
+            _require_never_there(storage, spec)
             with suppress(CommitFailedError):
                 storage.patiently(partial(_create_table, storage, spec))
             storage.make_durable(storage.path(spec.name, "_delta_log", f"{0:020}.json"))
@@ -394,6 +399,26 @@ def _create_table(storage: Storage, spec: TableSpec) -> None:
 
 def _is_there(storage: Storage, spec: TableSpec) -> bool:
     return DeltaTable.is_deltatable(storage.table_uri(spec.name), storage.delta_options)
+
+
+def _require_never_there(storage: Storage, spec: TableSpec) -> None:
+    """Check that what seems to be no table has not lost its log: made anew, all of it would be.
+
+    Tables are made in their order, and what an older version lacks are the last ones.
+    """
+    selector = pafs.FileSelector(storage.path(spec.name), allow_not_found=True, recursive=True)
+    with storage.errors(f"list the files of {spec.name}"):
+        infos = storage.filesystem.get_file_info(selector)
+    names = list(TABLES)
+    later = (TABLES[name] for name in names[names.index(spec.name) + 1 :])
+    was_there = any(_OF_TABLE.search(info.path) for info in infos)
+    was_there = was_there or any(_is_there(storage, one) for one in later)
+    if was_there and not _is_there(storage, spec):  # others may be making it now
+        message = (
+            f"{storage.root}: table {spec.name}: expected a log, found that an archive has lost "
+            f"it; `pacspark verify {storage.root} --repair-from REPLICA` mends it"
+        )
+        raise StorageError(message)
 
 
 def _complete(storage: Storage, spec: TableSpec) -> None:
@@ -423,6 +448,9 @@ def check_tables(storage: Storage) -> None:
     with storage.errors("open the archive"):
         missing = [spec.name for spec in TABLES.values() if not _is_there(storage, spec)]
     if missing and len(missing) < len(TABLES):
+        for spec in TABLES.values():
+            if spec.name in missing:
+                _require_never_there(storage, spec)
         message = (
             f"{storage.root}: expected all tables of an archive, found no {', '.join(missing)}; if "
             f"an earlier version made it, `pacspark init {storage.root}` adds what is missing"

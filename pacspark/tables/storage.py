@@ -203,6 +203,12 @@ class Storage:
         except PacsparkError:
             raise
         except TableNotFoundError as error:
+            if self._has_tables():
+                message = (
+                    f"{self.root}: cannot {doing}: an archive is here, but entries of this table's "
+                    f"log are lost; `pacspark verify {self.root} --repair-from REPLICA` mends it"
+                )
+                raise StorageError(message) from error
             message = f"{self.root}: no archive here; `pacspark init {self.root}` makes one"
             if self.kind == "local" and Path(self.folder).is_file():
                 message = f"{self.root}: expected the folder of an archive, found a file"
@@ -212,6 +218,15 @@ class Storage:
                 raise  # only hdfs-native says with it what its server refused
             message = f"{self.root}: cannot {doing}: {self._reason(error)}"
             raise StorageError(message) from error
+
+    def _has_tables(self) -> bool:
+        """Tell whether the root has a table, be it one that cannot be opened."""
+        root = pafs.FileSelector(self.folder, allow_not_found=True)
+        with suppress(OSError, RuntimeError):
+            folders = [info.path for info in self.filesystem.get_file_info(root)]
+            logs = self.filesystem.get_file_info([f"{path}/_delta_log" for path in folders])
+            return any(info.type == pafs.FileType.Directory for info in logs)
+        return False
 
     def _reason(self, error: Exception) -> str:
         number = error.errno if isinstance(error, OSError) else None

@@ -101,6 +101,8 @@ def test_create_tables__is_safe_in_two_processes_at_once(tmp_path: Path) -> None
 
 def test_check_tables__names_the_column_that_does_not_fit(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
+    create_tables(storage)
+    shutil.rmtree(tmp_path / "runs")
     schema = TABLES["runs"].arrow_schema
     changed = schema.set(0, pa.field("run_id", pa.int64())).remove(1)
     DeltaTable.create(storage.table_uri("runs"), changed)
@@ -188,3 +190,18 @@ def test_describe_tables__has_every_table_and_column() -> None:
 def test_the_page_about_the_tables__is_up_to_date() -> None:
     """Write it anew with `Path("docs/tables.md").write_text(describe_tables())`."""
     assert (REPOSITORY / "docs" / "tables.md").read_text() == describe_tables()
+
+
+@pytest.mark.parametrize("lost", ["instances", "instances/_delta_log", "runs/_delta_log"])
+def test_tables__are_not_made_anew_where_an_archive_lost_one(tmp_path: Path, lost: str) -> None:
+    storage = open_storage(tmp_path / "archive")
+    create_tables(storage)
+    commit_instances(storage, uid_rows(["1.1"]), run_id="r")
+    shutil.rmtree(tmp_path / "archive" / lost)
+    table = lost.partition("/")[0]
+    for work in (check_tables, create_tables):
+        with pytest.raises(StorageError, match=f"table {table}: expected a log, .* --repair-from"):
+            work(storage)
+    with pytest.raises(StorageError, match=r"an archive is here, but .* --repair-from"):
+        Snapshot(storage, table)
+    assert not (tmp_path / "archive" / table / "_delta_log" / f"{0:020}.json").exists()

@@ -1,0 +1,206 @@
+"""Whether the logs are as they were written: no entry lost, none changed, none in another's place.
+
+Entries tell of entries, of their own table and of others (`tables.witness`). All that are left are
+read; the tables need not open for that.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import pyarrow.fs as pafs
+from xxhash import xxh3_128_hexdigest
+
+from pacspark.errors import StorageError
+from pacspark.tables.findings import Finding
+from pacspark.tables.log import read_origin
+from pacspark.tables.schema import TABLES
+from pacspark.tables.storage import Storage
+from pacspark.tables.witness import log_entry, note, read_entry
+
+_ENTRY: Final = re.compile(r"(\d{20})\.json")
+_CHECKPOINT: Final = re.compile(r"(\d{20})\.checkpoint(\..*)?\.parquet")
+_READERS: Final = 8
+_MOST_LOST: Final = 100
+_MOST_NOTED: Final = 1024
+
+Name = tuple[str, int]
+"""Of an entry: table and version."""
+
+
+@dataclass(slots=True)
+class LogCheck:
+    """What the logs of an archive are like.
+
+    Attributes
+    ----------
+    findings
+        entries that are lost or not as they were written
+    witnessed
+        the XXH3 that entries told of had; several where one took the place of another
+    found
+        the XXH3 that entries have
+    unread
+        entries that are no JSON
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    witnessed: dict[Name, set[str]] = field(default_factory=dict)
+    found: dict[Name, str] = field(default_factory=dict)
+    unread: set[Name] = field(default_factory=set)
+
+    def note_others(self, storage: Storage) -> None:
+        """Let the next commit of this process be witness of the entries that have none."""
+        others = [name for name in self.found if name not in self.witnessed]
+        for table, version in others[-_MOST_NOTED:]:
+            note(storage, table, version, self.found[table, version])
+
+
+def check_logs(storage: Storage) -> LogCheck:
+    """Read the entries of all logs, and compare each with what others tell of it.
+
+    Raises
+    ------
+    StorageError
+        where the storage does not answer
+    """
+    check = LogCheck()
+    claims: list[tuple[Name, Name, str]] = []
+    settled: set[tuple[Name, str]] = set()
+    for table in TABLES:
+        versions = sorted(_versions(storage, table)[0])
+        with ThreadPoolExecutor(_READERS) as readers:
+            for entry in readers.map(partial(_read, storage, table), versions):
+                if entry is None:
+                    continue  # cleaned up meanwhile
+                check.found[table, entry.version] = entry.xxh3
+                if entry.trouble:
+                    check.unread.add((table, entry.version))
+                    check.findings.append(_finding(table, entry.version, entry.trouble))
+                named = _named(entry.origin.get("entries"))
+                claims += [((table, entry.version), name, xxh3) for name, xxh3 in named]
+                settled |= set(_named(entry.origin.get("settled")))
+    claims = [claim for claim in claims if claim[1:] not in settled]
+    # what changed is no witness: its own words may be what changed
+    changed = {name for _, name, xxh3 in claims if check.found.get(name, xxh3) != xxh3}
+    for witness, name, xxh3 in claims:
+        if witness not in changed:
+            check.witnessed.setdefault(name, set()).add(xxh3)
+    for table in TABLES:
+        # listed after all was read: what an entry tells of was there before it
+        check.findings += _compare(check, table, *_versions(storage, table))
+    return check
+
+
+def require_sound_logs(storage: Storage) -> None:
+    """Check that what the logs list is all that there is; else nothing may be deleted by them.
+
+    Raises
+    ------
+    StorageError
+        where entries are lost or changed
+    """
+    findings = check_logs(storage).findings
+    if findings:
+        message = (
+            f"{storage.root}: {findings[0].line}; files that it lists would be deleted, so nothing "
+            f"is: `pacspark verify {storage.root} --repair-from REPLICA` mends it"
+        )
+        raise StorageError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What matters here of one entry; ``trouble`` is empty where it can be read."""
+
+    version: int
+    xxh3: str
+    origin: Mapping[str, Any]
+    trouble: str = ""
+
+
+def _versions(storage: Storage, table: str) -> tuple[set[int], set[int]]:
+    """Give the versions of the entries and of the checkpoints that lie in a log."""
+    with storage.errors(f"list the log of {table}"):
+        selector = pafs.FileSelector(storage.path(table, "_delta_log"), allow_not_found=True)
+        names = [info.base_name for info in storage.filesystem.get_file_info(selector)]
+    found = ([kind.fullmatch(name) for name in names] for kind in (_ENTRY, _CHECKPOINT))
+    entries, checkpoints = ({int(one[1]) for one in matches if one} for matches in found)
+    return entries, checkpoints
+
+
+def _read(storage: Storage, table: str, version: int) -> Entry | None:
+    path = log_entry(storage, table, version)
+    with storage.errors(f"read the log of {table}"):
+        try:
+            data = read_entry(storage, path)
+        except (OSError, RuntimeError):
+            if storage.filesystem.get_file_info(path).is_file:
+                raise
+            return None
+    return parse_entry(version, data)
+
+
+def parse_entry(version: int, data: bytes) -> Entry:
+    """Read what an entry tells of entries, and whether it can be read at all."""
+    xxh3 = xxh3_128_hexdigest(data)
+    about: dict[str, Any] = {}
+    try:
+        for line in data.splitlines():
+            action = json.loads(line)
+            about |= action.get("commitInfo", {})
+    except (ValueError, AttributeError, TypeError) as error:
+        return Entry(version, xxh3, {}, f"expected lines of JSON, found {error!s:.100}")
+    return Entry(version, xxh3, read_origin(about.get("userMetadata")))
+
+
+def _named(told: object) -> Iterator[tuple[Name, str]]:
+    """Read names of entries and their XXH3; what is none of these is passed over."""
+    for name, xxh3 in told.items() if isinstance(told, dict) else ():
+        table, _, version = str(name).partition("/")
+        if table in TABLES and version.isdecimal() and isinstance(xxh3, str):
+            yield from (((table, int(version)), one) for one in xxh3.split())
+
+
+def _compare(
+    check: LogCheck, table: str, entries: set[int], checkpoints: set[int]
+) -> Iterator[Finding]:
+    oldest = min(entries, default=0)
+    # entries before the oldest one left may have been cleaned up: a checkpoint holds what they said
+    first = oldest if max(checkpoints, default=-1) >= oldest - 1 else 0
+    told = {
+        version: xxh3s
+        for (of, version), xxh3s in check.witnessed.items()
+        if of == table and version >= first
+    }
+    newest = max([*entries, *told], default=0)
+    lost = (version for version in range(first, newest + 1) if version not in entries)
+    for version, _ in zip(lost, range(_MOST_LOST), strict=False):
+        yield _finding(table, version, f"expected the entry of version {version}, found none")
+    for version in sorted(told.keys() & entries):
+        found = check.found.get((table, version))
+        other = told[version] - {found}
+        if found is not None and other and (table, version) not in check.unread:
+            message = (
+                f"expected the entry of version {version} as it was written, of XXH3 {min(other)}, "
+                f"found {found}: it changed, or took the place of one that was lost"
+            )
+            yield _finding(table, version, message)
+
+
+def _finding(table: str, version: int, message: str) -> Finding:
+    return Finding("log", table, _file(version), "", "", message)
+
+
+def _file(version: int) -> str:
+    return f"_delta_log/{version:020}.json"
+
+
+def entries_named(findings: Iterable[Finding]) -> list[Name]:
+    """Give the entries that findings are about."""
+    named = ((one.table, _ENTRY.search(one.file)) for one in findings if one.kind == "log")
+    return list(dict.fromkeys((table, int(found[1])) for table, found in named if found))
