@@ -26,12 +26,13 @@ from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import LISTED, FileToCheck
+from pacspark.tables.holds import without_strange_releases
 from pacspark.tables.intake import conflict_row
 from pacspark.tables.inventory import Listing, files_to_check, listed_rows
 from pacspark.tables.mirror import remove_gone
 from pacspark.tables.replica import Brought, Moves, bring_file, moved
 from pacspark.tables.runs import recorded_run
-from pacspark.tables.schema import REJECTS, RUNS, create_tables
+from pacspark.tables.schema import HOLDS, REJECTS, RUNS, create_tables
 from pacspark.tables.scratch import Scratch
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
@@ -246,7 +247,10 @@ class _Job:
     def notes(self, table: str, seen: int | None) -> None:
         """Bring the rows of a table over that refers to no bytes."""
         snapshot = self.listing.snapshots[table]
-        for rows in _row_batches(snapshot, _new_files(snapshot, seen)):
+        for batch in _row_batches(snapshot, _new_files(snapshot, seen)):
+            rows = batch
+            if table == HOLDS.name:
+                rows = without_strange_releases(batch, snapshot, Snapshot(self.target, table))
             append_unseen(self.target, table, rows, run_id=self.report.run_id, operation=_OPERATION)
 
 

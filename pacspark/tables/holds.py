@@ -69,6 +69,29 @@ def require_free(holds: Snapshot, studies: Iterable[str]) -> None:
         raise HeldError(message)
 
 
+def without_strange_releases(rows: pa.Table, source: Snapshot, target: Snapshot) -> pa.Table:
+    """Leave out of a source's rows releases where a replica has a hold of its own.
+
+    Parameters
+    ----------
+    rows
+        that are to come over
+    source, target
+        the holds of both
+    """
+    released = pc.unique(rows.filter(pc.equal(rows["action"], "release"))[_STUDY])
+    if not len(released):
+        return rows
+    names = [_STUDY, "action", "occurred_at", "run_id"]
+    where = ds.field(_STUDY).isin(released)
+    known = source.read(["run_id"], where)["run_id"].combine_chunks()
+    own = target.read(names, where & ~ds.field("run_id").isin(known)).sort_by("occurred_at")
+    last = {row[_STUDY]: row["action"] for row in own.to_pylist()}
+    kept = pa.array([study for study, action in last.items() if action == "hold"], pa.string())
+    strange = pc.and_(pc.equal(rows["action"], "release"), pc.is_in(rows[_STUDY], kept))
+    return rows.filter(pc.invert(strange))
+
+
 def set_hold(storage: Storage, study: str, *, release: bool = False, reason: str = "") -> Hold:
     """Set a legal hold on a study, or release it; the last row of a study counts.
 

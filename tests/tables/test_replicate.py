@@ -253,6 +253,30 @@ def test_replicate__repeats_deletes_only_when_asked(
     assert actions.count("delete") == 1  # the source's own
 
 
+def test_replicate__ends_no_hold_that_the_replica_set_itself(
+    storage: Storage, replica_root: Storage
+) -> None:
+    store(storage, {"1.2.1": noise(10)}, "run-1")
+    set_hold(storage, "1.2")
+    copied(storage, replica_root)
+    set_hold(replica_root, "1.2")
+    for _ in range(2):
+        set_hold(storage, "1.2", release=True)
+        copied(storage, replica_root)
+        with pytest.raises(HeldError):
+            delete(replica_root, "study", "1.2")
+        set_hold(storage, "1.2")
+
+    set_hold(replica_root, "1.2", release=True)
+    set_hold(storage, "1.2")
+    copied(storage, replica_root)
+    with pytest.raises(HeldError):
+        delete(replica_root, "study", "1.2")
+    set_hold(storage, "1.2", release=True)
+    copied(storage, replica_root)
+    delete(replica_root, "study", "1.2")
+
+
 def test_replicate__mirrors_nothing_of_a_study_on_which_a_hold_is_set_meanwhile(
     storage: Storage, replica_root: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
