@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from pacspark.errors import StorageError
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import LISTED, FileToCheck
-from pacspark.tables.log import statistics
 from pacspark.tables.schema import TABLES
 from pacspark.tables.seals import xxh3_in
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
+from pacspark.tables.told import statistics
 
 _ENTRY: Final = re.compile(r"(\d{20})\.json")
 _ROWS_PER_PASS: Final = 1 << 25
@@ -123,9 +123,8 @@ class Listing:
             snapshot = self.snapshots[table]
             active = {file.path: "" for file in snapshot.files()}
             found: dict[str, str | None] = dict(active)
-            for path, told in statistics(snapshot):
-                if path in active:
-                    found[path] = _xxh3_in(told)
+            for path, told in statistics(self.storage, table, snapshot.version, set(active)):
+                found[path] = _xxh3_in(told)
             self._seals[table] = found
         return self._seals[table]
 

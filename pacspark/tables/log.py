@@ -22,8 +22,6 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import unquote
 
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 from deltalake import CommitProperties
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
@@ -33,6 +31,7 @@ from pacspark.errors import CommitConflictError, StorageError
 from pacspark.tables.datafile import AddedFile
 from pacspark.tables.schema import CHECKPOINT_INTERVAL
 from pacspark.tables.snapshot import ActiveFile, Snapshot
+from pacspark.tables.told import checkpoint_name
 from pacspark.tables.witness import log_entry, note, told, untold
 
 MAX_ATTEMPTS: Final = 100
@@ -205,42 +204,6 @@ def read_origin(text: str | None) -> dict[str, Any]:
     return origin if isinstance(origin, dict) else {}
 
 
-def statistics(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
-    """Give path and statistics, as they were written, of files that the log up to a version adds.
-
-    Files that are listed no more are among them. delta-rs hands on the names that it knows alone,
-    so checkpoint and entries are read here; of what another engine summed up in several files,
-    nothing is given.
-    """
-    storage, folder = snapshot.storage, snapshot.storage.path(snapshot.spec.name, "_delta_log")
-    with storage.errors(f"read the log of {snapshot.spec.name}"):
-        infos = storage.filesystem.get_file_info(pafs.FileSelector(folder))
-        names = {info.base_name for info in infos}
-        versions = range(snapshot.version + 1)
-        summed = [version for version in versions if _checkpoint_name(version) in names]
-        if summed:
-            path = f"{folder}/{_checkpoint_name(summed[-1])}"
-            with storage.filesystem.open_input_file(path) as stream:
-                reader = pq.ParquetFile(stream, page_checksum_verification=True)
-                for batch in reader.iter_batches(columns=["add.path", "add.stats"]):
-                    for add in batch["add"].to_pylist():
-                        if add and add["path"]:
-                            yield unquote(add["path"]), add["stats"] or ""
-        for version in versions[summed[-1] + 1 if summed else 0 :]:
-            if f"{version:020}.json" not in names:
-                continue
-            with storage.filesystem.open_input_stream(entry_path(snapshot, version)) as stream:
-                lines = stream.read().splitlines()
-            for line in lines:
-                if line.startswith(b'{"add"'):
-                    add = json.loads(line)["add"]
-                    yield unquote(add["path"]), add.get("stats") or ""
-
-
-def _checkpoint_name(version: int) -> str:
-    return f"{version:020}.checkpoint.parquet"
-
-
 def make_checkpoint(snapshot: Snapshot) -> None:
     """Sum the log up to a version, if that is not done, and drop entries older than they are kept.
 
@@ -266,7 +229,7 @@ def _make_checkpoint_durable(snapshot: Snapshot, version: int) -> None:
     storage = snapshot.storage
     if storage.kind != "local":
         return
-    for name in (_checkpoint_name(version), "_last_checkpoint"):
+    for name in (checkpoint_name(version), "_last_checkpoint"):
         path = storage.path(snapshot.spec.name, "_delta_log", name)
         if storage.filesystem.get_file_info(path).is_file:
             storage.make_durable(path)

@@ -19,6 +19,7 @@ from deltalake.exceptions import DeltaError
 from pacspark.errors import UsageError
 from pacspark.tables.schema import TABLES
 from pacspark.tables.storage import Storage
+from pacspark.tables.told import changed_since_sealed
 
 _FORMAT: Final = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
@@ -66,6 +67,7 @@ class Snapshot:
         self.storage = storage
         self.spec = TABLES[name]
         self._actions: pa.Table | None = None
+        self._unsealed: frozenset[int] | None = None
         with storage.errors(f"open the table {name}"):
             self.delta = DeltaTable(storage.table_uri(name), storage_options=storage.delta_options)
             newest = self.delta.version()
@@ -128,7 +130,7 @@ class Snapshot:
         with self.storage.errors(f"read the log of {self.spec.name}"):
             self.delta.update_incremental()
         if self.version != before:
-            self._actions = None
+            self._actions = self._unsealed = None
 
     def files(self, where: Mapping[str, Sequence[Any]] | None = None) -> list[ActiveFile]:
         """List the active files that can hold rows with these values, judged by statistics.
@@ -140,13 +142,23 @@ class Snapshot:
         """
         actions = self._add_actions()
         kept: Iterator[int] = iter(range(actions.num_rows))
+        doubtful = self._doubtful() if where else frozenset()
         for name, values in (where or {}).items():
             if f"min.{name}" in actions.column_names and f"max.{name}" in actions.column_names:
                 low, high = actions[f"min.{name}"].to_pylist(), actions[f"max.{name}"].to_pylist()
                 wanted = sorted(values)
-                kept = iter([i for i in kept if _between(wanted, low[i], high[i])])
+                kept = iter([i for i in kept if i in doubtful or _between(wanted, low[i], high[i])])
         paths, sizes = actions["path"].to_pylist(), actions["size_bytes"].to_pylist()
         return [ActiveFile(paths[i], sizes[i]) for i in kept]
+
+    def _doubtful(self) -> frozenset[int]:
+        """Give the numbers of the files whose bounds are not those that their writer sealed."""
+        if self._unsealed is None:
+            paths = self._add_actions()["path"].to_pylist()
+            names = set(paths)
+            changed = changed_since_sealed(self.storage, self.spec.name, self.version, names)
+            self._unsealed = frozenset(i for i, path in enumerate(paths) if path in changed)
+        return self._unsealed
 
     def files_by(self, column: str) -> list[ActiveFile]:
         """List the active files by the smallest value of a column; those without bounds first."""

@@ -8,16 +8,17 @@ import pytest
 
 from pacspark.spark.repair import repair
 from pacspark.spark.replicate import replicate
-from pacspark.tables import datafile
+from pacspark.tables import datafile, told
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.fixity import check_object_file, check_table_file
 from pacspark.tables.holds import set_hold
 from pacspark.tables.inventory import Listing, Scope, files_to_check, rows_of_files
-from pacspark.tables.log import make_checkpoint, statistics
+from pacspark.tables.log import make_checkpoint
 from pacspark.tables.schema import create_tables
 from pacspark.tables.seals import with_seal, xxh3_in
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
+from pacspark.tables.told import statistics
 from tests.tables.samples import noise, store
 from tests.tables.test_fixity import flip, here, named, read, verified, write
 
@@ -107,7 +108,30 @@ def test_seals__are_read_from_entries_and_checkpoints(storage: Storage, checkpoi
     assert set(seals) == set(Catalog(storage).files_of("objects"))
     assert all(len(xxh3 or "") == 32 for xxh3 in seals.values())
     first = Snapshot(storage, "objects", 1)
-    assert [path for path, _ in statistics(first)] == [file.path for file in first.files()]
+    names = [file.path for file in first.files()]
+    assert [path for path, _ in statistics(storage, "objects", 1, set(seals))] == names
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_ingest__stores_nothing_twice_by_bounds_that_changed(
+    storage: Storage, checkpoint: bool
+) -> None:
+    store(storage, OBJECTS)
+    store(storage, {"1.9": noise(10)})
+    path = f"instances/_delta_log/{1:020}.json"
+    # a digit of the largest SOP Instance UID of the file: what is looked for seems to lie beyond
+    text = read(storage, path)
+    write(
+        storage, text.replace(b'sop_instance_uid\\":\\"1.2.', b'sop_instance_uid\\":\\"1.0.'), path
+    )
+    assert read(storage, path) != text
+    if checkpoint:
+        make_checkpoint(Snapshot(storage, "instances"))
+    told._SOUND.clear()  # a process that begins
+    assert len(Snapshot(storage, "instances").files({"sop_instance_uid": ["5"]})) == 1
+    assert set(Catalog(storage).known(OBJECTS)) == set(OBJECTS)
+    outcome = store(storage, OBJECTS)
+    assert (outcome.stored.num_rows, outcome.duplicate) == (0, 2)
 
 
 def test_verify__reads_files_without_seals_as_before(
