@@ -8,6 +8,7 @@ that it pickles through Spark. A message says what was expected, what was found,
     ├── ProjectionDataError(ValueError)       pixels that cannot be: shape, NaN, empty flats
     ├── ScanDescriptionError(ValueError)      SCAN.toml or the files it names
     ├── DicomDecodeError(ValueError)          bytes that are not readable DICOM
+    │   ├── NotDicomError                     bytes of something else
     │   ├── InstanceMismatchError             an object that is another than was announced
     │   └── DeidentificationError             an object that cannot be made to identify nobody
     ├── TranscodingError(ValueError)          pixels that cannot be decoded for a peer
@@ -19,6 +20,7 @@ that it pickles through Spark. A message says what was expected, what was found,
     ├── MemoryBudgetError(MemoryError)        a plan that does not fit its memory
     ├── ArchiveNotFoundError(FileNotFoundError)
     ├── StorageError(OSError)                 a disk, HDFS or S3 that fails
+    │   ├── ObjectChangedError                an object that is not the same when it is read again
     │   └── LandingFullError                  no room where received objects are kept first
     ├── NotInArchiveError(LookupError)        a UID or a run that the archive does not hold
     │   ├── InstanceNotFoundError
@@ -60,6 +62,10 @@ class ScanDescriptionError(PacsparkError, ValueError):
 
 class DicomDecodeError(PacsparkError, ValueError):
     """Bytes that are not readable DICOM."""
+
+
+class NotDicomError(DicomDecodeError):
+    """Bytes that nobody meant to be DICOM."""
 
 
 class InstanceMismatchError(DicomDecodeError):
@@ -104,6 +110,10 @@ class ArchiveNotFoundError(PacsparkError, FileNotFoundError):
 
 class StorageError(PacsparkError, OSError):
     """A disk, HDFS or S3 that does not do what was asked."""
+
+
+class ObjectChangedError(StorageError):
+    """An object whose bytes are others, or are gone, when they are read a second time."""
 
 
 class LandingFullError(StorageError):

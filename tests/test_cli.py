@@ -19,7 +19,7 @@ import pytest
 from pacspark.archive import create_archive
 from pacspark.cli import COMMANDS, main
 from pacspark.progress import SILENT
-from tests.ct_objects import ct_image, encoded
+from tests.ct_objects import SERIES_UID, archive_of, ct_image, encoded
 from tests.scan_files import write_phantom_scan
 from tests.tables.test_compaction import ingest
 
@@ -322,6 +322,17 @@ def test_what_is_printed__does_not_steer_a_terminal(
     assert err.replace("\n", "").isprintable()
 
 
+def test_export__counts_slices_of_all_levels_and_folders(shell: Shell, tmp_path: Path) -> None:
+    archive_of(
+        tmp_path / "archive", [encoded(ct_image(np.zeros((2, 300), np.int16), 1, (0, 0, 0)))]
+    )
+    asked = ("export", tmp_path / "archive", tmp_path / "out", "--series", SERIES_UID)
+    _, out, err = shell(*asked, "--format", "zarr")
+    assert out == f"1 folder in {tmp_path}/out"
+    assert "export: 3 of 3 slices of 3 levels" in err
+    assert shell(*asked, "--format", "dicom")[1] == f"1 file in {tmp_path}/out"
+
+
 def test_interrupt__ends_with_one_line_and_130(tmp_path: Path) -> None:
     root = tmp_path / "archive"
     create_archive(root)
@@ -343,7 +354,7 @@ def test_interrupt__ends_with_one_line_and_130(tmp_path: Path) -> None:
     assert out == ""
     assert err.splitlines()[-1] == "interrupted; the same command again finishes the work"
     told = {line.partition(":")[0] for line in err.splitlines()[:-1]}
-    assert told <= {"starting Spark", "ingest"}
+    assert told <= {"starting Spark (about 10 s)", "ingest"}
 
 
 def test_every_command__has_help_with_an_example(shell: Shell) -> None:

@@ -8,8 +8,8 @@ import pytest
 import pacspark
 from pacspark.spark import verify as verify_module
 from tests.ct_objects import archive_of
+from tests.taking_in import ct_slice
 from tests.test_cli import Shell
-from tests.test_ingest import ct_slice
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

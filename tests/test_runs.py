@@ -14,7 +14,7 @@ from pacspark.errors import PacsparkError, ProjectionDataError
 from pacspark.spark.cluster import Cluster
 from pacspark.spark.reconstruct import ReconstructionRequest, reconstruct
 from tests.scan_files import write_phantom_scan
-from tests.test_ingest import take_in_here
+from tests.taking_in import take_in_here
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

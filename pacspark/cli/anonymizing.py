@@ -63,11 +63,8 @@ def anonymize(
     )
     if secret is None:
         say("no --secret: another run will make other UIDs of the same objects")
-    for refused in report.refused:
-        say(f"{refused.error_class}: {refused.source}: {refused.message}")
-    hidden = report.conflict + report.rejected - len(report.refused)
-    if hidden > 0:
-        say(f"... and {hidden} more")
+    for line in report.told:
+        say(line)
     counts = {
         "stored": report.stored,
         "duplicate": report.duplicate,

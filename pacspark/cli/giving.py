@@ -67,7 +67,8 @@ def export(
     if as_json:
         show_json([str(file) for file in files])
     else:
-        print(f"{len(files)} {counted_unit(len(files), 'files')} in {directory}")
+        unit = "folders" if all(file.is_dir() for file in files) else "files"
+        print(f"{len(files)} {counted_unit(len(files), unit)} in {directory}")
 
 
 def view(

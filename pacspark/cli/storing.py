@@ -1,5 +1,6 @@
 """The commands that bring something into an archive."""
 
+import shlex
 from dataclasses import asdict
 from typing import Annotated
 
@@ -9,6 +10,8 @@ from pacspark.archive import create_archive, open_archive
 from pacspark.cli.options import AsJson, Root
 from pacspark.errors import UsageError
 from pacspark.printing import say, show_json
+
+ALL_REJECTS = "SELECT error_class, source, message FROM rejects ORDER BY received_at DESC"
 
 
 def init(root: Root, as_json: AsJson = False) -> None:
@@ -56,11 +59,10 @@ def ingest(
     else:
         settle_s = 5.0 if settle is None else settle
         report = open_archive(root).watch(paths[0], settle_s=settle_s, once=once)
-    for refused in report.refused:
-        say(f"{refused.error_class}: {refused.source}: {refused.message}")
-    hidden = report.conflict + report.rejected - len(report.refused)
-    if hidden > 0:
-        say(f"... and {hidden} more in the table `rejects`")
+    for line in report.told:
+        say(line)
+    if not report.clean:
+        say(f'all of them: pacspark sql {shlex.quote(root)} "{ALL_REJECTS}"')
     if as_json:
         show_json(
             report.counts

@@ -51,7 +51,7 @@ from pacspark.dicom.stream import ByteStream, FileStream, InflatedStream, Memory
 from pacspark.dicom.uids import is_uid
 from pacspark.dicom.values import ColumnValue, column_value
 from pacspark.dicom.walk import PIXEL_DATA, DataSetWalk, ValueField
-from pacspark.errors import DicomDecodeError
+from pacspark.errors import DicomDecodeError, NotDicomError
 
 IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
@@ -75,6 +75,7 @@ _MEDIA_STORAGE_SOP_CLASS_UID: Final = 0x00020002
 _TRANSFER_SYNTAX_UID: Final = 0x00020010
 _MAX_META_ELEMENTS: Final = 64
 _MAX_UID_BYTES: Final = 256
+ZIP_STARTS: Final = (b"PK\x03\x04", b"PK\x05\x06")
 _NOT_DICOM: Final = "expected DICOM (PS3.10)"
 
 
@@ -215,7 +216,7 @@ def _file_meta(stream: ByteStream, *, of_directory: bool = False) -> tuple[str |
     start = stream.take(0, 132)
     if not start:
         message = f"{_NOT_DICOM}, found no bytes"
-        raise DicomDecodeError(message)
+        raise NotDicomError(message)
     position = 0
     for prefix_at in (128, 0):
         if start[prefix_at : prefix_at + 4] == b"DICM":
@@ -257,7 +258,7 @@ def _encoding(stream: ByteStream, position: int, transfer_syntax_uid: str | None
     if len(start) < 8:
         where = f"at byte {position}, {len(start)} bytes"
         message = f"{_NOT_DICOM}: a data set, found the end of the bytes {where} (truncated)"
-        raise DicomDecodeError(message)
+        raise (DicomDecodeError if position else NotDicomError)(message)
     vr = start[4:6].decode("latin_1")
     explicit = vr in SHORT_VRS or vr in LONG_VRS
     if transfer_syntax_uid is not None:
@@ -276,8 +277,12 @@ def _encoding(stream: ByteStream, position: int, transfer_syntax_uid: str | None
         length == UNDEFINED_LENGTH or stream.available(position + 8, length) == length
     ):
         return IMPLICIT_LITTLE
+    if not position and start.startswith(ZIP_STARTS):
+        found = "a zip that is damaged, in another one, or at a URL without .zip; unpack it first"
+        message = f"{_NOT_DICOM}, found {found}"
+        raise DicomDecodeError(message)
     message = f"{_NOT_DICOM}, found {start.hex(' ')} at byte {position}"
-    raise DicomDecodeError(message)
+    raise (DicomDecodeError if position else NotDicomError)(message)
 
 
 def _row(walk: DataSetWalk, encoding: Encoding) -> dict[str, ColumnValue]:

@@ -55,7 +55,8 @@ def write_ome_zarr(path: Path, volume: Voxels, progress: Progress) -> None:
         raise MissingDependencyError(message) from error
     levels = plan_levels(volume.shape, volume.voxel_mm)
     total = sum(-(-volume.shape[0] // factors[0]) for factors in levels)
-    with progress.stage("export", total, "slices") as stage, whole_folder(path) as temporary:
+    unit = "slices" if len(levels) == 1 else f"slices of {len(levels)} levels"
+    with progress.stage("export", total, unit) as stage, whole_folder(path) as temporary:
         group = zarr.create_group(temporary, zarr_format=3)
         finer = None
         lowest, highest = np.inf, -np.inf

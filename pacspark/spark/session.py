@@ -112,7 +112,7 @@ def session_for(
     """
     found = existing_session(spark)
     if found is None:
-        progress.say("starting Spark")
+        progress.say("starting Spark (about 10 s)")
         found = local_session(s3=root.startswith(("s3://", "s3a://")))
     return found
 

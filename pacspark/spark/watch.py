@@ -258,7 +258,7 @@ class Watch:
 
     def _changed(self, files: Sequence[SeenFile], report: IngestReport) -> list[SeenFile]:
         """Give the files that were written to while they were read, and those that were refused."""
-        refused = self._refused_in(report)
+        refused = self._refused_in(report, [file.path for file in files])
         again = []
         for file, now in zip(files, self._looked_at(files), strict=True):
             if now is not None and now != file:
@@ -267,12 +267,14 @@ class Watch:
                 again.append(replace(file, refused=True))
         return again
 
-    def _refused_in(self, report: IngestReport) -> set[str]:
+    def _refused_in(self, report: IngestReport, files: Sequence[str]) -> set[str]:
         """Name the files of a run that are in `rejects`, or have a member there."""
         if not report.rejected:
             return set()
         rows = Snapshot(self._storage, REJECTS.name).read(
-            ["source"], ds.field("run_id") == report.run_id
+            # what was refused before, too, has no row of this run
+            ["source"],
+            (ds.field("run_id") == report.run_id) | ds.field("source").isin(files),
         )
         named = set(rows["source"].to_pylist()) | {one.source for one in report.refused}
         return named | {source.partition("!")[0] for source in named}
@@ -295,8 +297,6 @@ def run_id_of(*parts: object) -> str:
 
 def _address(storage: Storage) -> str:
     """Give the address of a root for Spark: not encoded, as Hadoop's paths are."""
-    if storage.kind == "local":
-        return f"file://{storage.folder}"
     return storage.spark_uri("_").removesuffix("/_")
 
 

@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pacspark.errors import StorageError
+from pacspark.errors import ObjectChangedError, StorageError
 from pacspark.tables.schema import OBJECTS, TableSpec
 from pacspark.tables.seals import SealedStream, with_seal, xxh3_of
 from pacspark.tables.statistics import FileStatistics
@@ -191,12 +191,15 @@ class DataFile:
 
     def __init__(self, storage: Storage, spec: TableSpec, job: str = "") -> None:
         self.name = "-".join(filter(None, ["part", job, f"{uuid.uuid4().hex}.parquet"]))
-        self.num_records = 0
-        self.row_groups = 0
         self._storage = storage
         self._spec = spec
         self._path = storage.path(spec.name, self.name)
-        self._statistics = FileStatistics(spec)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.num_records = 0
+        self.row_groups = 0
+        self._statistics = FileStatistics(self._spec)
         self._sink: SealedStream | None = None
         self._writer: pq.ParquetWriter | None = None
 
@@ -250,6 +253,32 @@ class DataFile:
             time.time_ns() // 1_000_000,
             with_seal(self._statistics.to_json(self.num_records), xxh3),
         )
+
+    def cut(self, row_groups: int, size_bytes: int) -> None:
+        """Take back what was written after some row groups: they are written anew, as they were.
+
+        Parameters
+        ----------
+        row_groups, size_bytes
+            what there was at the moment that comes back; of row groups at least one
+
+        Raises
+        ------
+        StorageError
+            where the storage fails
+        """
+        aside = f"{self.name}.cut"
+        with self._storage.errors(f"write a file of {self._spec.name}"):
+            self.close()
+            self._storage.filesystem.move(self._path, self._storage.path(self._spec.name, aside))
+            self._begin()
+            with open_data_file(self._storage, self._spec.name, aside) as reader:
+                for number in range(row_groups):
+                    self.append(reader.read_row_group(number))
+        remove_file(self._storage, self._spec.name, aside)
+        if self.size_bytes != size_bytes:  # rows say already where in the file their bytes are
+            message = f"{self.name}: expected {size_bytes} bytes again, found {self.size_bytes}"
+            raise StorageError(message)
 
     def abort(self) -> None:
         """Remove the file; for one that was closed too, as long as it is not committed."""
@@ -332,8 +361,11 @@ class ObjectFile:
 
         Raises
         ------
+        ObjectChangedError
+            where the bytes of a file are not those of `sha256`; what was written of them stays,
+            unless it is taken back
         StorageError
-            where the storage fails, or the bytes of a file are not those of `sha256`
+            where the storage fails
         """
         if isinstance(data, bytes):
             expected = sha256 or hashlib.sha256(data).hexdigest()
@@ -346,6 +378,10 @@ class ObjectFile:
             sha256 = digest.hexdigest()
             data.seek(start)
         return self._append(_pieces(data), sha256, verify=True)
+
+    def cut(self, row_groups: int, size_bytes: int) -> None:
+        """Take back what was appended since there were so many row groups and bytes."""
+        self._file.cut(row_groups, size_bytes)
 
     def close(self) -> AddedFile:
         """Finish the file and wait until it is durable."""
@@ -382,7 +418,7 @@ class ObjectFile:
                 f"object: expected bytes of SHA-256 {sha256}, found {digest.hexdigest()}: they "
                 "changed while they were read"
             )
-            raise StorageError(message)
+            raise ObjectChangedError(message)
         return ObjectLocation(
             sha256, size_bytes, self._file.name, first, len(offsets), tuple(offsets)
         )

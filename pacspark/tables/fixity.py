@@ -310,7 +310,10 @@ class _Comparison:
                 )
                 yield _row_finding("missing", file, row, message)
         if unlisted:
-            message = f"{unlisted} objects, {unlisted_bytes} bytes, that no row refers to"
+            message = (
+                f"{unlisted} objects, {unlisted_bytes} bytes, that no row refers to: none is "
+                "missing; `pacspark compact` takes them away when they are a day old"
+            )
             yield Finding("unlisted", "objects", file, "", "", message)
 
     def _compare(self, row: Mapping[str, Any], one: FoundObject) -> Iterator[Finding]:

@@ -26,15 +26,16 @@ from typing import Any, BinaryIO, Self
 import pyarrow as pa
 
 from pacspark.dicom.decode import InstanceIndex, index_instance
-from pacspark.errors import DicomDecodeError, StorageError
+from pacspark.errors import DicomDecodeError, NotDicomError, ObjectChangedError, StorageError
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile, ObjectFile, ObjectLocation, remove_file
-from pacspark.tables.reports import MAX_REFUSED_SHOWN, IngestReport, Refused
+from pacspark.tables.reports import CONFLICT, IngestReport, Refused, named
 from pacspark.tables.rowfiles import InstanceFiles, RowFile
 from pacspark.tables.schema import INSTANCES, REJECTS, frame_columns
 from pacspark.tables.sources import Source, open_source
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import commit_files, commit_rejects, commit_row_files
+from pacspark.tables.zips import OpenZip
 
 HELD_BYTES = 32 << 20
 """Small objects wait in memory up to this sum, so that one look-up answers "known?" for all of
@@ -47,11 +48,10 @@ OBJECT_FILE_PIECES = 1 << 14
 """A data file that has reached this size, or so many row groups, is closed and the next begun."""
 SEEN_UIDS = 1 << 16
 """UIDs are remembered up to this number: to forget one costs bytes that nobody lists, no more."""
-CONFLICT = "conflict"
-"""The error class of an object whose UID is stored with other bytes."""
 KEPT_REJECT_BYTES = 256 << 20
 """Bytes of what is not DICOM are kept up to this size; a conflict is kept whole whatever its
 size."""
+_HASHED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,7 @@ class Intake:
     _steps: Counter[str] = field(default_factory=Counter)
     _since: float = 0.0
     _objects: ObjectFile | None = None
+    _zip: OpenZip = field(default_factory=OpenZip)
     _finished: bool = False
 
     def __post_init__(self) -> None:
@@ -140,6 +141,7 @@ class Intake:
     ) -> None:
         if kind is None and self._finished:
             return
+        self._zip.close()
         if self._objects is not None:
             self._objects.abort()
         for file in self._files:
@@ -151,12 +153,16 @@ class Intake:
         """Take in one source; whatever is wrong with it becomes a row in `rejects`."""
         self._since = time.perf_counter()
         try:
-            with open_source(source) as stream:
+            with open_source(source, self._zip) as stream:
                 size_bytes = stream.seek(0, io.SEEK_END)
+                if size_bytes != source.size_bytes:
+                    raise _changed(source.size_bytes, f"{size_bytes}")
                 stream.seek(0)
                 self._take_stream(str(source), stream, size_bytes, source.received_at)
         except DicomDecodeError as error:
             self._hold(_Input(str(source), error))
+        except ObjectChangedError:
+            self._hold(_Input(str(source), _changed(source.size_bytes, "other ones")))
         except StorageError:  # the archive's own: a repeat of the whole run mends it
             raise
         except OSError as error:
@@ -197,7 +203,13 @@ class Intake:
     ) -> None:
         """Take in one object from a seekable stream that stands at its start; see `add`."""
         self._since = time.perf_counter()
-        self._take_stream(source, stream, size_bytes, received_at)
+        try:
+            self._take_stream(source, stream, size_bytes, received_at)
+        except StorageError:
+            raise
+        except OSError as error:
+            message = f"{source}: read once, and then not again: {error.strerror or error}"
+            raise StorageError(message) from error
 
     def refuse(self, source: str, error: DicomDecodeError) -> None:
         """Count one object as refused, without a byte of it."""
@@ -210,6 +222,7 @@ class Intake:
         if self._objects is not None:
             self._files.append(self._objects.close())
             self._objects = None
+        self._zip.close()
         self._lap("write")
         instances = self._rows.close() + self._doubtful.close()
         self._lap("rows")
@@ -258,26 +271,28 @@ class Intake:
         received_at: datetime | None = None,
     ) -> None:
         if size_bytes <= STREAMED_BYTES:
-            data = stream.read()
+            data = stream.read(size_bytes + 1)
+            if len(data) != size_bytes:
+                raise _changed(size_bytes, "more" if data[size_bytes:] else f"{len(data)}")
             self._lap("read")
             self._take_bytes(source, data, None, received_at)
             return
         read = _read(stream)
         self._lap("index")
         stream.seek(0)
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+        digest = hashlib.sha256()
+        while part := stream.read(_HASHED_BYTES):
+            digest.update(part)
+            if stream.tell() > size_bytes:  # before it is read to an end that it may not have
+                break
+        if stream.tell() != size_bytes:
+            raise _changed(size_bytes, f"{stream.tell()}")
         stream.seek(0)
         self._lap("hash")
         kept = isinstance(read, InstanceIndex) or size_bytes <= KEPT_REJECT_BYTES
         content = stream if kept else None
-        try:
-            self._take([_Input(source, read, digest, size_bytes, content, received_at)])
-        except StorageError:
-            raise
-        except OSError as error:
-            # as a refusal it would leave some pieces of an object among the bytes
-            message = f"{source}: read once, and then not again: {error.strerror or error}"
-            raise StorageError(message) from error
+        sha256 = digest.hexdigest()
+        self._take([_Input(source, read, sha256, size_bytes, content, received_at)])
 
     def _take(self, items: Sequence[_Input]) -> None:
         """Write what is neither stored nor refused already: one look-up in each table for all."""
@@ -322,7 +337,21 @@ class Intake:
             self._objects = None
         if self._objects is None:
             self._objects = ObjectFile(self.storage, self.job)
-        return self._objects.append(data, sha256=sha256)
+        begun = self._objects.row_groups, self._objects.size_bytes
+        try:
+            return self._objects.append(data, sha256=sha256)
+        except OSError as error:
+            if isinstance(error, ObjectChangedError) or not isinstance(error, StorageError):
+                self._take_back(self._objects, *begun)
+            raise
+
+    def _take_back(self, objects: ObjectFile, row_groups: int, size_bytes: int) -> None:
+        """Leave no part of an object among the bytes."""
+        if row_groups:
+            objects.cut(row_groups, size_bytes)
+        else:
+            objects.abort()
+            self._objects = None
 
     def _row(self, item: _Input) -> dict[str, Any]:
         return {
@@ -351,6 +380,13 @@ class Intake:
             self._rejects.append(row)
         else:
             self._rejects.append(row | self._write(item.content, item.sha256).columns())
+
+
+def _changed(expected_bytes: int, found: str) -> DicomDecodeError:
+    return DicomDecodeError(
+        f"expected {expected_bytes} bytes as listed, found {found}: it changed while it was read; "
+        "ingest it again"
+    )
 
 
 def _read(data: bytes | BinaryIO) -> InstanceIndex | DicomDecodeError:
@@ -401,10 +437,10 @@ def commit_intake(
         conflict=conflicts,
         rejected=len(refused) - conflicts,
         bytes_stored=sum(outcome.stored["size_bytes"].to_pylist()),
-        refused=tuple(
-            Refused(row["source"], row["error_class"], row["message"])
-            for row in refused[:MAX_REFUSED_SHOWN]
+        refused=named(
+            Refused(row["source"], row["error_class"], row["message"]) for row in refused
         ),
+        not_dicom=sum(row["error_class"] == NotDicomError.__name__ for row in refused),
         steps=dict(steps),
     )
 

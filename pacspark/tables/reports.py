@@ -2,10 +2,19 @@
 
 import html
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final
 
-MAX_REFUSED_SHOWN = 20
-"""Refused inputs that a report names; the `rejects` table has all of them."""
+from pacspark.errors import NotDicomError
+
+CONFLICT: Final = "conflict"
+"""The error class of an object whose UID is stored with other bytes."""
+NOT_DICOM: Final = NotDicomError.__name__
+DAMAGED: Final = ""
+NAMED: Final[Mapping[str, int]] = MappingProxyType({CONFLICT: 10, DAMAGED: 10, NOT_DICOM: 1})
+"""Of each group, how many a report names at most; the table `rejects` has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +25,26 @@ class Refused:
     error_class: str
     message: str
 
+    @property
+    def group(self) -> str:
+        """What it is: a conflict, something else than DICOM, or a damaged object."""
+        return self.error_class if self.error_class in {CONFLICT, NOT_DICOM} else DAMAGED
+
+
+def named(refused: Iterable[Refused]) -> tuple[Refused, ...]:
+    """Give those that a report names, in the order of `NAMED`."""
+    found: dict[str, list[Refused]] = {group: [] for group in NAMED}
+    for one in refused:
+        if len(found[one.group]) < NAMED[one.group]:
+            found[one.group].append(one)
+    return tuple(one for group in found.values() for one in group)
+
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
     """What an ingest did; ``stored + duplicate + conflict + rejected`` is the number of inputs.
+
+    ``not_dicom`` of the rejected are something else than DICOM; ``refused`` has some of the rest.
 
     ``steps`` are seconds by step. Tasks run beside each other, so what they took can add up to more
     than ``seconds``, which a clock showed.
@@ -33,6 +58,7 @@ class IngestReport:
     bytes_stored: int = 0
     seconds: float = 0.0
     refused: tuple[Refused, ...] = ()
+    not_dicom: int = 0
     steps: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -54,6 +80,23 @@ class IngestReport:
             "conflict": self.conflict,
             "rejected": self.rejected,
         }
+
+    @property
+    def told(self) -> list[str]:
+        """What was refused, a line each: conflicts first, of what is no DICOM one line for all."""
+        lines = [
+            f"{one.error_class}: {one.source}: {one.message}"
+            for one in self.refused
+            if one.group != NOT_DICOM
+        ]
+        hidden = self.conflict + self.rejected - self.not_dicom - len(lines)
+        if hidden > 0:
+            lines.append(f"... and {hidden} more like these")
+        for one in self.refused:
+            if one.group == NOT_DICOM:
+                count = f"{self.not_dicom} times, as " if self.not_dicom > 1 else ""
+                lines.append(f"{one.error_class}: {count}{one.source}: {one.message}")
+        return lines
 
     def refusal(self, what: str) -> str:
         """Say, of something that has to be stored whole, what was refused of it."""
@@ -78,7 +121,8 @@ class IngestReport:
             rejected=self.rejected + other.rejected,
             bytes_stored=self.bytes_stored + other.bytes_stored,
             seconds=self.seconds + other.seconds,
-            refused=(self.refused + other.refused)[:MAX_REFUSED_SHOWN],
+            refused=named(self.refused + other.refused),
+            not_dicom=self.not_dicom + other.not_dicom,
             steps=dict(steps),
         )
 

@@ -9,16 +9,11 @@ import fnmatch
 import glob
 import io
 import logging
-import lzma
 import os
-import shutil
 import socket
 import stat
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,16 +21,14 @@ from typing import BinaryIO, cast
 
 import pyarrow.fs as pafs
 
-from pacspark.dicom.decode import listed_files
+from pacspark.dicom.decode import ZIP_STARTS, listed_files
 from pacspark.errors import DicomDecodeError, UsageError
 from pacspark.tables.journals import open_record
 from pacspark.tables.storage import Storage, open_storage
+from pacspark.tables.zips import ZIP_ERRORS, OpenZip, members_of
 
-IN_MEMORY_BYTES = 64 << 20
-"""A zip member up to this size is inflated in memory; a larger one goes to a temporary file."""
-MAX_MEMBER_BYTES = 64 << 30
-MAX_INFLATION = 1000
-"""Deflate cannot pass 1032:1; pixels of a scan stay far below, a bomb sits at the top."""
+MAX_OBJECT_BYTES = 64 << 30
+"""Nothing is read of what says that it is larger, as the kernel's files do and sparse ones."""
 _SPECIAL_FILES = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -99,7 +92,7 @@ def expand_sources(paths: Iterable[str | Path], archive: Storage | None = None) 
         text = require_path(path, "a file, a folder or a glob")
         if "://" in text:
             yield from _expand_url(text, archive)
-        elif glob.has_magic(text) and not Path(text).exists():
+        elif glob.has_magic(text) and not os.path.lexists(text):
             matches = sorted(glob.glob(text, recursive=True))
             if not matches:
                 raise _no_match(text)
@@ -139,21 +132,27 @@ def _no_match(pattern: str) -> UsageError:
 
 def _expand_local(given: Path, archive: Storage | None) -> Iterator[Source]:
     path = given.absolute()  # tasks run elsewhere
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        message = f"{given}: expected a file, a folder or a glob, found nothing there"
+        raise UsageError(message) from error
+    except (OSError, ValueError) as error:  # no permission, a name that is too long, with a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        message = f"{given}: expected a file, a folder or a glob, found {reason}"
+        raise UsageError(message) from error
+    if stat.S_ISDIR(mode):
         # DICOMDIRs inside a walked folder are files like the others: what they list lies in the
         # folder as well.
         for file in _walk(path, archive):
             yield from _whole_or_members(file, _size_bytes(file))
-    elif path.exists():
+    else:
         listed = _listed_files(str(path))
         if listed is None:
             yield from _whole_or_members(str(path), _size_bytes(str(path)))
         else:
             # a listed file that is missing becomes a reject with this name
             yield from (Source(name, _size_bytes(name)) for name in listed)
-    else:
-        message = f"{given}: expected a file, a folder or a glob, found nothing there"
-        raise UsageError(message)
 
 
 def _walk(top: Path, archive: Storage | None) -> Iterator[str]:
@@ -169,7 +168,12 @@ def _walk(top: Path, archive: Storage | None) -> Iterator[str]:
         own = _identity(archive.folder)
     for folder, names, files in os.walk(top, onerror=unreadable.append, followlinks=True):
         names.sort()  # os.walk follows this order
-        identity = _identity(folder)
+        try:
+            identity = _identity(folder)
+        except OSError as error:  # it has gone meanwhile
+            unreadable.append(error)
+            names.clear()
+            continue
         if identity == own:
             _say_left_out(folder)
         if identity == own or identity in walked:
@@ -191,8 +195,11 @@ def _say_left_out(folder: str) -> None:
 
 
 def _size_bytes(name: str) -> int:
-    path = Path(name)
-    return path.stat().st_size if path.is_file() else 0
+    try:
+        status = Path(name).stat()
+    except OSError:  # a reject that says why
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _expand_url(url: str, archive: Storage | None) -> Iterator[Source]:
@@ -288,12 +295,11 @@ def _whole_or_members(path: str, size_bytes: int) -> Iterator[Source]:
     """Yield a file, or the members of one that is a zip; a broken zip is a file like others."""
     try:
         with _open(path) as stream:
-            if stream.read(4) not in {b"PK\x03\x04", b"PK\x05\x06"}:
+            if stream.read(4) not in ZIP_STARTS:
                 yield Source(path, size_bytes)
                 return
-            with zipfile.ZipFile(stream) as archive:
-                members = [info for info in archive.infolist() if not info.is_dir()]
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+            members = members_of(stream, size_bytes)
+    except (*ZIP_ERRORS, OSError):
         yield Source(path, size_bytes)
         return
     for info in members:
@@ -327,28 +333,51 @@ def _open(path: str) -> BinaryIO:
         path = storage.path()
         if storage.kind != "local":
             return cast(BinaryIO, storage.filesystem.open_input_file(path))
-    mode = Path(path).stat().st_mode
-    if not stat.S_ISREG(mode):  # a pipe would be waited for, a device may have no end
-        raise OSError(_SPECIAL_FILES.get(stat.S_IFMT(mode), "no regular file"))
-    return Path(path).open("rb")
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device may have no end
+        raise OSError(_SPECIAL_FILES.get(stat.S_IFMT(status.st_mode), "no regular file"))
+    stream = Path(path).open("rb")  # noqa: SIM115 -- the caller closes it
+    if not status.st_size:  # files of the kernel say so, too, and some are waited for like a pipe
+        stream.close()
+        return io.BytesIO()
+    return stream
 
 
 @contextmanager
-def open_source(source: Source) -> Iterator[BinaryIO]:
+def open_source(source: Source, opened: OpenZip | None = None) -> Iterator[BinaryIO]:
     """Open a source as a seekable binary stream.
+
+    Parameters
+    ----------
+    source
+        Which.
+    opened
+        Keeps its zip open for the next member; whoever made it closes it.
 
     Raises
     ------
     DicomDecodeError
-        When this machine has no such file, or a zip member is encrypted, damaged or a bomb.
+        When this machine has no such file, it is too large for an object, or a zip member is
+        encrypted, damaged or a bomb.
     OSError
         When the file cannot be read.
     """
+    if source.size_bytes > MAX_OBJECT_BYTES:
+        message = (
+            f"expected an object of at most {MAX_OBJECT_BYTES >> 30} GiB, found "
+            f"{source.size_bytes} bytes"
+        )
+        raise DicomDecodeError(message)
     try:
         if source.received_at is not None:
             stream = open_record(Path(source.path), source.member_offset, source.size_bytes)
+        elif source.member is None:
+            stream = _open(source.path)
+        elif opened is not None:
+            stream = _member(source, opened)
         else:
-            stream = _open(source.path) if source.member is None else _inflate_member(source)
+            with closing(OpenZip()) as own:
+                stream = _member(source, own)
     except FileNotFoundError as error:
         message = (
             "expected a file that every machine of the cluster can read, found none on "
@@ -359,43 +388,5 @@ def open_source(source: Source) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _inflate_member(source: Source) -> BinaryIO:
-    try:
-        with _open(source.path) as stream, zipfile.ZipFile(stream) as archive:
-            info = next(
-                info for info in archive.infolist() if info.header_offset == source.member_offset
-            )
-            _refuse_bomb(info)
-            with archive.open(info) as packed:
-                if info.file_size <= IN_MEMORY_BYTES:
-                    return io.BytesIO(packed.read(IN_MEMORY_BYTES + 1))
-                spool = tempfile.TemporaryFile()  # noqa: SIM115 -- the caller closes it
-                shutil.copyfileobj(packed, spool, 1 << 20)
-                spool.seek(0)
-                return cast(BinaryIO, spool)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-        StopIteration,  # no longer what was listed
-        EOFError,
-        lzma.LZMAError,
-        RuntimeError,
-    ) as error:
-        message = f"expected a readable zip member, found {error}"
-        raise DicomDecodeError(message) from error
-
-
-def _refuse_bomb(info: zipfile.ZipInfo) -> None:
-    if info.flag_bits & 0x1:
-        message = "expected a readable zip member, found an encrypted one"
-        raise DicomDecodeError(message)
-    inflation = info.file_size / max(1, info.compress_size)
-    if info.file_size > MAX_MEMBER_BYTES or (
-        info.file_size > IN_MEMORY_BYTES and inflation > MAX_INFLATION
-    ):
-        message = (
-            f"expected a zip member of at most {MAX_MEMBER_BYTES >> 30} GiB that inflates less "
-            f"than {MAX_INFLATION}-fold, found {info.file_size} bytes from {info.compress_size}"
-        )
-        raise DicomDecodeError(message)
+def _member(source: Source, opened: OpenZip) -> BinaryIO:
+    return opened.inflate(source.path, source.member_offset, _open)

@@ -140,7 +140,7 @@ class Storage:
     def spark_uri(self, name: str) -> str:
         """Give a table's address for Spark, whose S3 client answers to ``s3a``."""
         if self.kind == "local":
-            return Path(self.path(name)).as_uri()
+            return f"file://{self.path(name)}"  # not encoded, as Hadoop's paths are
         return re.sub("^s3:", "s3a:", self.table_uri(name))
 
     def require_seen(self) -> None:

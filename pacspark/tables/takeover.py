@@ -42,7 +42,8 @@ class Takeover(ExitStack):
             state = self._state(folder)
             if state is _Folder.HELD:
                 continue
-            if JOURNAL_NAME.fullmatch(name) and "://" not in folder:
+            # of what is no file and only has the name of a journal, an ingest says so
+            if JOURNAL_NAME.fullmatch(name) and "://" not in folder and Path(source.path).is_file():
                 yield from _records(Path(source.path))
             elif state is _Folder.OTHER:
                 yield source
@@ -58,7 +59,7 @@ class Takeover(ExitStack):
         return self._folders[folder]
 
     def _look(self, folder: str) -> _Folder:
-        if "://" in folder:
+        if "://" in folder or not Path(folder, LOCK_NAME).is_file():
             return _Folder.OTHER
         try:
             lock = Path(folder, LOCK_NAME).open("rb")  # noqa: SIM115 -- the stack closes it

@@ -58,6 +58,7 @@ def test_serve__says_where_it_is_and_ends_cleanly(tmp_path: Path, number: int) -
     (run,) = Catalog(open_storage(root)).runs().to_pylist()
     assert run["operation"] == "serve"
     assert sum("3 requests" in line for line in said.splitlines()) == 1
+    assert "uvicorn" not in said
 
 
 def test_gateway__ends_at_once_where_associations_are_idle(gateway: Gateway) -> None:

@@ -112,7 +112,11 @@ def test_session__that_is_made_for_an_archive_is_told_of(tmp_path: Path) -> None
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "starting Spark\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "True\n",
+        "starting Spark (about 10 s)\n",
+    )
 
 
 def test_delta__is_asked_for_with_the_properties_to_set() -> None:

@@ -27,7 +27,7 @@ from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import append_rows, commit_files, replace_files
 from tests.tables.samples import instance_row, noise, rows_of, sha256, store
-from tests.test_ingest import ct_slice
+from tests.taking_in import ct_slice
 
 OBJECTS = {
     "1.2.1": noise(5_000),

@@ -17,7 +17,7 @@ from pacspark.tables.storage import open_storage
     [
         ("/data/archive", "/data/archive/runs", "file:///data/archive/runs"),
         ("/data/archive/", "/data/archive/runs", "file:///data/archive/runs"),
-        ("file:///data/my%20archive", "/data/my archive/runs", "file:///data/my%20archive/runs"),
+        ("file:///data/my%20archive", "/data/my archive/runs", "file:///data/my archive/runs"),
         ("s3://bucket/a/b/", "s3://bucket/a/b/runs", "s3a://bucket/a/b/runs"),
         ("s3a://bucket", "s3://bucket/runs", "s3a://bucket/runs"),
         ("hdfs://name:9000/a", "hdfs://name:9000/a/runs", "hdfs://name:9000/a/runs"),

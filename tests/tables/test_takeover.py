@@ -1,6 +1,7 @@
 """A landing whose gateway is gone is a source like others; a living one's is left to it."""
 
 import logging
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,3 +106,16 @@ def test_journal__alone_is_read_up_to_where_it_was_torn(
     assert "bytes are no whole object" in caplog.text
     copied.write_bytes(b"")
     assert found(takeover, copied.parent) == []
+
+
+def test_landing__of_pipes_is_none_and_nobody_waits_for_it(
+    takeover: Takeover, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pipes"
+    folder.mkdir()
+    for name in ("landing.lock", "000000000001.landing"):
+        os.mkfifo(folder / name)
+    (folder / "0.dcm").write_bytes(instance(2))
+    names = [Path(source.path).name for source in found(takeover, folder)]
+    assert names == ["0.dcm", "000000000001.landing", "landing.lock"]
+    assert not takeover.waits(str(folder / "000000000001.landing"))

@@ -287,6 +287,7 @@ class WebServer:
                 ws="none",
                 lifespan="off",
                 log_config=None,
+                log_level="warning",  # the gateway says itself where it is, and that it ends
                 access_log=False,
                 server_header=False,
                 limit_concurrency=limits.connections + 1,
