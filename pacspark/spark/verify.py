@@ -245,9 +245,8 @@ def _verify(
     sample = None if seed is None else Sample((request.sample or 0) / 100, seed)
     tally = _Tally(list(found))
     check = partial(_check, run, listing.storage, kept, kept.names(), tally)
-    if scope.everything:
-        # before the driver reads rows: a damaged file of them could end its process
-        check(_table_files(listing))
+    # before the driver reads rows: a damaged file of them could end its process
+    check(_table_files(listing, scope))
     damaged = frozenset((one.table, one.file) for one in tally.findings if one.wrong)
     n_files = sum(1 for _ in listing.row_files(scope))
     with progress.stage("list", n_files, "files of rows") as stage:
@@ -290,14 +289,17 @@ def _check(
                 tally.add(check)
 
 
-def _table_files(listing: Listing) -> list[Item]:
+def _table_files(listing: Listing, scope: Scope) -> list[Item]:
+    """Give the files of the other tables that are to be checked: all, or those of the scope."""
     items: list[Item] = []
+    wanted = {(snapshot.spec.name, file.path) for snapshot, file in listing.row_files(scope)}
     for table in TABLES:
         records, seals = listing.snapshots[table].records(), listing.seals(table)
         if table != "objects":
             items += [
                 TableFile(table, file, size, records[file], seals[file] or "")
                 for file, size in listing.sizes(table).items()
+                if scope.everything or (table, file) in wanted
             ]
     return items
 

@@ -98,6 +98,16 @@ def test_verify__tells_a_flipped_bit_in_what_the_log_says_of_a_file(storage: Sto
     assert verified(storage).clean
 
 
+def test_verify__of_a_study_reads_the_seals_of_its_rows_first(storage: Storage) -> None:
+    """What is damaged is not parsed: of some bits that would end the process."""
+    store(storage, OBJECTS)
+    (file,) = Catalog(storage).files_of("instances")
+    study = Catalog(storage).instance("1.2.1")["study_instance_uid"]
+    flip(storage, len(read(storage, "instances", file)) - 40, "instances", file)
+    report = verified(storage, study=study)
+    assert (named(report), report.objects) == ([("file", "")], 0)
+
+
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_seals__are_read_from_entries_and_checkpoints(storage: Storage, checkpoint: bool) -> None:
     for number in range(3):
