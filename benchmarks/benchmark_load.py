@@ -13,8 +13,11 @@ import random
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 from benchmarks.gateways import STORED, Client, Server, pacspark
 from benchmarks.instances import SERIES_PER_STUDY, SLICES_PER_SERIES, fill_rows, instance, made_uid
@@ -177,10 +180,16 @@ def held(
     record(
         "load", case="minute", minute=minute, instances=instances,
         rss_mb=round(process.memory_info().rss / 1e6), files=process.num_fds(),
-        threads=process.num_threads(), errors=errors,
+        threads=process.num_threads(), threads_of=dict(thread_names(process)), errors=errors,
         answered={what: len(times) for what, times in taken.items()},
         p99_ms={what: round(1e3 * sorted(t)[int(0.99 * len(t))], 1) for what, t in taken.items()},
     )  # fmt: skip
+
+
+def thread_names(process: psutil.Process) -> Counter[str]:
+    """Count the threads of a process by the names that the system has for them."""
+    names = (path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/comm"))
+    return Counter(name.strip().rstrip("-_ 0123456789") for name in names)
 
 
 if __name__ == "__main__":
