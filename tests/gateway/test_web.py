@@ -3,9 +3,6 @@
 import gzip
 import io
 import json
-import socket
-import ssl
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +17,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from pacspark.dicom.decode import data_set_start
-from pacspark.gateway.config import GatewayConfig, Tls
+from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.web.access import hashed_password, hashed_token
 from pacspark.gateway.web_config import WebConfig, WebLimits, WebUser
@@ -30,7 +27,7 @@ from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 from tests.ct_objects import SERIES_UID, STUDY_UID, ct_image, encoded
 from tests.gateway.conftest import LIMITS
-from tests.gateway.http import BOUNDARY, STORE_TYPE, body_of, client_of, parts_of, stow, values
+from tests.gateway.http import body_of, client_of, parts_of, stow, values
 
 PIXELS = np.arange(24, dtype=np.int16).reshape(4, 6)
 STUDY = f"/dicom-web/studies/{STUDY_UID}"
@@ -547,31 +544,6 @@ def test_pages__are_there_without_a_viewer(filled: httpx.Client) -> None:
     assert filled.post("/dicom-web/series").status_code == 405
 
 
-def test_connection__that_says_nothing_is_closed(start_gateway: Callable[..., Gateway]) -> None:
-    limits = WebLimits(first_request_s=0.2)
-    gateway = start_gateway(web=WebConfig(limits=limits))
-    assert gateway.web is not None
-    for said in (b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "):
-        with socket.create_connection(("127.0.0.1", gateway.web.port), timeout=20) as silent:
-            silent.sendall(said)
-            assert silent.recv(1000) == b""
-    with client_of(gateway) as client:
-        assert client.get("/healthz").status_code == 200
-
-
-def test_body__that_stops_is_given_up(start_gateway: Callable[..., Gateway]) -> None:
-    limits = WebLimits(idle_s=0.2)
-    gateway = start_gateway(web=WebConfig(limits=limits))
-    assert gateway.web is not None
-    head = (
-        "POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
-        f"Content-Type: {STORE_TYPE}\r\n\r\n--{BOUNDARY}\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", gateway.web.port), timeout=20) as slow:
-        slow.sendall(head.encode())
-        assert slow.recv(1000).startswith(b"HTTP/1.1 400")
-
-
 def test_head__is_answered_without_a_body(filled: httpx.Client) -> None:
     for path in (f"{SERIES}/metadata", instance(1), "/simple", "/healthz"):
         answer = filled.head(path)
@@ -596,24 +568,3 @@ def test_retrieve__of_a_damaged_object_never_looks_whole(
     path.write_bytes(data)
     with pytest.raises(httpx.RemoteProtocolError):
         client.get(instance(1))
-
-
-def test_tls__is_for_http_too(start_gateway: Callable[..., Gateway], tmp_path: Path) -> None:
-    subprocess.run(
-        ["/usr/bin/openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-         "-keyout", "key.pem", "-out", "certificate.pem", "-subj", "/CN=127.0.0.1",
-         "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True, cwd=tmp_path,
-    )  # fmt: skip
-    certificate = tmp_path / "certificate.pem"
-    gateway = start_gateway(tls=Tls(certificate, tmp_path / "key.pem"))
-    assert gateway.web is not None
-    assert f"https://127.0.0.1:{gateway.web.port}/" in gateway.describe()
-    context = ssl.create_default_context(cafile=str(certificate))
-    base = f"https://127.0.0.1:{gateway.web.port}"
-    with httpx.Client(base_url=base, verify=context, trust_env=False) as client:
-        assert stow(client, ct(1)).status_code == 200
-        (row,) = client.get("/dicom-web/studies").json()
-        assert values(row, "00081190") == [f"{base}{STUDY}"]
-    with client_of(gateway) as plain, pytest.raises(httpx.HTTPError):
-        plain.get("/healthz")

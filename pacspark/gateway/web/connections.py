@@ -1,9 +1,60 @@
 """Connections of the web door: who keeps the gateway waiting holds no place that others need."""
 
+import asyncio
+import socket
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from pacspark.gateway.limits import MOST_HALF_OPEN
+
+
+class Listener(socket.socket):
+    """A socket that listens for an event loop, and ends connections that do not become any.
+
+    The loop tells of a connection when its TLS handshake is over. It lets that take a minute, and
+    has any number of them at once; here the time is told, and the oldest makes room for the newest.
+    """
+
+    def __init__(self, family: int, begin_s: float) -> None:
+        # with its protocol told, the event loop sets TCP_NODELAY: 40 ms less for each small answer
+        super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._begin_s = begin_s
+        self._half_open: OrderedDict[int, socket.socket] = OrderedDict()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Take a connection; the event loop calls this."""
+        connection, address = super().accept()
+        place = connection.fileno()
+        self._half_open.pop(place, None)  # of one that was closed
+        self._half_open[place] = connection
+        if len(self._half_open) > MOST_HALF_OPEN:
+            _end(self._half_open.popitem(last=False)[1])
+        asyncio.get_running_loop().call_later(self._begin_s, self._require_begun, place, connection)
+        return connection, address
+
+    def has_begun(self, place: int) -> None:
+        """Take note that a connection can be spoken on.
+
+        Parameters
+        ----------
+        place
+            its descriptor
+        """
+        self._half_open.pop(place, None)
+
+    def _require_begun(self, place: int, connection: socket.socket) -> None:
+        if self._half_open.get(place) is connection:
+            del self._half_open[place]
+            _end(connection)
+
+
+def _end(connection: socket.socket) -> None:
+    """Let both ends see the end of a connection; who reads here closes it."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class Connection(H11Protocol):
@@ -14,6 +65,7 @@ class Connection(H11Protocol):
     takes an answer. Who sends or takes something all the time is never that one.
     """
 
+    listener: Listener
     most: int
     first_request_s: float
     heard_of: "OrderedDict[Connection, None]"
@@ -22,6 +74,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Take a new connection, and let one go where there are too many."""
         super().connection_made(transport)
+        self.listener.has_begun(transport.get_extra_info("socket").fileno())
         self._is_heard_of()
         self.loop.call_later(self.first_request_s, self._require_request)
         if len(self.heard_of) > self.most:
@@ -60,15 +113,17 @@ class Connection(H11Protocol):
             self.transport.close()
 
 
-def connections(most: int, first_request_s: float) -> type[Connection]:
+def connections(listener: Listener, most: int, first_request_s: float) -> type[Connection]:
     """Make the class of the connections of one door.
 
     Parameters
     ----------
+    listener
+        that takes them
     most
         at once
     first_request_s
         from the connection to a whole request head
     """
-    told: dict[str, Any] = {"most": most, "first_request_s": first_request_s}
+    told: dict[str, Any] = {"listener": listener, "most": most, "first_request_s": first_request_s}
     return type("_Connection", (Connection,), told | {"heard_of": OrderedDict()})

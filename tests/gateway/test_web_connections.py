@@ -1,0 +1,102 @@
+"""Connections of the web door: TLS, and those who keep it waiting."""
+
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from pacspark.gateway.config import Tls
+from pacspark.gateway.limits import MOST_HALF_OPEN
+from pacspark.gateway.server import Gateway
+from pacspark.gateway.web_config import WebConfig, WebLimits
+from tests.ct_objects import STUDY_UID, ct_image, encoded
+from tests.gateway.http import BOUNDARY, STORE_TYPE, client_of, stow, values
+
+PIXELS = np.arange(24, dtype=np.int16).reshape(4, 6)
+STUDY = f"/dicom-web/studies/{STUDY_UID}"
+HALF_A_HANDSHAKE = b"\x16\x03\x01\x02\x00\x01"
+
+
+def tls_of(certificates: Path) -> Tls:
+    return Tls(certificates / "gateway.pem", certificates / "gateway.key")
+
+
+def test_connection__that_says_nothing_is_closed(start_gateway: Callable[..., Gateway]) -> None:
+    limits = WebLimits(first_request_s=0.2)
+    gateway = start_gateway(web=WebConfig(limits=limits))
+    assert gateway.web is not None
+    for said in (b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "):
+        with socket.create_connection(("127.0.0.1", gateway.web.port), timeout=20) as silent:
+            silent.sendall(said)
+            assert silent.recv(1000) == b""
+    with client_of(gateway) as client:
+        assert client.get("/healthz").status_code == 200
+
+
+def test_body__that_stops_is_given_up(start_gateway: Callable[..., Gateway]) -> None:
+    limits = WebLimits(idle_s=0.2)
+    gateway = start_gateway(web=WebConfig(limits=limits))
+    assert gateway.web is not None
+    head = (
+        "POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
+        f"Content-Type: {STORE_TYPE}\r\n\r\n--{BOUNDARY}\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", gateway.web.port), timeout=20) as slow:
+        slow.sendall(head.encode())
+        assert slow.recv(1000).startswith(b"HTTP/1.1 400")
+
+
+def test_tls__is_for_http_too(start_gateway: Callable[..., Gateway], certificates: Path) -> None:
+    gateway = start_gateway(tls=tls_of(certificates))
+    assert gateway.web is not None
+    assert f"https://127.0.0.1:{gateway.web.port}/" in gateway.describe()
+    context = ssl.create_default_context(cafile=certificates / "ca.pem")
+    base = f"https://127.0.0.1:{gateway.web.port}"
+    with httpx.Client(base_url=base, verify=context, trust_env=False) as client:
+        assert stow(client, encoded(ct_image(PIXELS, 1, (0.0, 0.0, 0.0)))).status_code == 200
+        (row,) = client.get("/dicom-web/studies").json()
+        assert values(row, "00081190") == [f"{base}{STUDY}"]
+    with client_of(gateway) as plain, pytest.raises(httpx.HTTPError):
+        plain.get("/healthz")
+
+
+def test_handshake__that_stops_is_given_up(
+    start_gateway: Callable[..., Gateway], certificates: Path
+) -> None:
+    limits = WebLimits(first_request_s=0.2)
+    gateway = start_gateway(tls=tls_of(certificates), web=WebConfig(limits=limits))
+    assert gateway.web is not None
+    for said in (b"", HALF_A_HANDSHAKE):
+        with socket.create_connection(("127.0.0.1", gateway.web.port), timeout=20) as silent:
+            silent.sendall(said)
+            assert silent.recv(1000) == b""  # the event loop's own patience is a minute
+
+
+def test_handshakes__that_stop_are_few_and_keep_nobody_out(
+    start_gateway: Callable[..., Gateway], certificates: Path
+) -> None:
+    limits = WebLimits(first_request_s=600)
+    gateway = start_gateway(tls=tls_of(certificates), web=WebConfig(limits=limits))
+    assert gateway.web is not None
+    address = ("127.0.0.1", gateway.web.port)
+    context = ssl.create_default_context(cafile=certificates / "ca.pem")
+    with ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection(address, timeout=20))
+            for _ in range(MOST_HALF_OPEN + 5)
+        ]
+        for one in silent[:5]:
+            assert one.recv(1000) == b""
+        base = f"https://127.0.0.1:{address[1]}"
+        with httpx.Client(base_url=base, verify=context, trust_env=False) as client:
+            assert client.get("/healthz").status_code == 200
+            for one in silent[6:]:  # the oldest has made room for this client
+                one.close()
+            for _ in range(2 * MOST_HALF_OPEN):  # connections that have begun are not counted
+                assert httpx.get(f"{base}/healthz", verify=context, trust_env=False).is_success
+            assert client.get("/healthz").status_code == 200
