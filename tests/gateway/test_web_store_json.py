@@ -3,8 +3,10 @@
 import base64
 import io
 import json
+import time
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from pacspark.dicom.decode import index_instance
 from pacspark.errors import DicomDecodeError
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.server import Gateway
+from pacspark.gateway.web.store_json import MetadataParts
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 from tests.ct_objects import SERIES_UID, STUDY_UID, ct_image, encoded
@@ -234,3 +237,28 @@ def test_public_files__are_taken_as_dcmtk_writes_them(
         assert [str(one) for one in found.dir()] == [str(one) for one in given.dir()], path
         taken += 1
     assert taken > 10
+
+
+def test_requests__are_written_few_at_once(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[int] = []
+    most: list[int] = []
+    instances = MetadataParts.instances
+
+    def counted(parts: MetadataParts) -> list[Any]:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.1)
+        running.pop()
+        return instances(parts)
+
+    monkeypatch.setattr(MetadataParts, "instances", counted)
+    images = [ct(n) for n in range(1, 13)]
+    with ThreadPoolExecutor(len(images)) as pool:
+        told = pool.map(
+            lambda image: post(client, [metadata_of(image, "x")], [("x", OCTETS, image.PixelData)]),
+            images,
+        )
+        assert {answer.status_code for answer in told} == {200}
+    assert max(most) == 4

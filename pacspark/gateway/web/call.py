@@ -1,5 +1,6 @@
 """What the handler of one HTTP request has at hand, and the answers that handlers give."""
 
+import asyncio
 import hashlib
 import json
 import re
@@ -31,6 +32,7 @@ _HOST: Final = re.compile(
 _PORTLESS_ADDRESS: Final = re.compile(r"localhost|[0-9.]+|\[[0-9A-Fa-f:.]+\]")
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _WRITE_BYTES: Final = 256 << 10
+_WRITTEN_AT_ONCE: Final = 4
 
 Level = Literal["study", "series", "instance"]
 
@@ -55,6 +57,9 @@ class Door:
         accesses that have their audit row
     pulse
         counts requests
+    writers
+        has a place for each request that may hold parsed metadata and an object that is written
+        from them: many times the bytes that came
     """
 
     store: Store
@@ -64,6 +69,7 @@ class Door:
     places: Places = field(init=False)
     recent: RecentAccesses = field(default_factory=RecentAccesses)
     pulse: Pulse = field(default_factory=Pulse)
+    writers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_WRITTEN_AT_ONCE))
 
     def __post_init__(self) -> None:
         self.places = Places(self.store)

@@ -192,10 +192,9 @@ async def _store_metadata(call: Call, boundary: str) -> list[_Outcome]:
     try:
         async for _ in _parsed(call, boundary, parts.callbacks()):
             pass
-        instances = await run_in_threadpool(parts.instances)
-        return [
-            await run_in_threadpool(_store_written, call, parts, elements) for elements in instances
-        ]
+        async with call.door.writers:
+            instances = await run_in_threadpool(parts.instances)
+            return [await run_in_threadpool(_store_written, call, parts, one) for one in instances]
     finally:
         parts.close()
 

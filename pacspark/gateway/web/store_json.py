@@ -6,9 +6,9 @@ One part of the request is an array of data sets, the others are what their ``Bu
     application/octet-stream                Content-Location: a      pixels, not compressed
     image/jls; transfer-syntax=1.2.840...   Content-Location: b      a frame; one part for each
 
-Bulk data wait together, in a file without a name where they are many. Nothing is fetched: an
-address is a name of a part. Objects are written in Explicit VR Little Endian, or in the transfer
-syntax of their frames; text is UTF-8.
+Metadata and bulk data wait together, in files without a name where they are many. Nothing is
+fetched: an address is a name of a part. Objects are written in Explicit VR Little Endian, or in the
+transfer syntax of their frames; text is UTF-8.
 """
 
 import base64
@@ -81,7 +81,7 @@ class MetadataParts:
     landing: Landing
     most_parts: int
     _parts: int = 0
-    _metadata: bytearray = field(default_factory=bytearray)
+    _metadata: Spool = field(init=False)
     _bulk: dict[str, list[_Place]] = field(default_factory=dict)
     _spool: Spool = field(init=False)
     _head: dict[str, str] = field(default_factory=dict)
@@ -90,10 +90,11 @@ class MetadataParts:
     _start: int = 0
 
     def __post_init__(self) -> None:
-        self._spool = Spool(self.landing)
+        self._metadata, self._spool = Spool(self.landing), Spool(self.landing)
 
     def close(self) -> None:
         """Let go of what waits."""
+        self._metadata.close()
         self._spool.close()
 
     def callbacks(self) -> "MultipartCallbacks":
@@ -129,8 +130,8 @@ class MetadataParts:
         if not self._is_metadata:
             self._spool.write(data[start:end])
             return
-        self._metadata += data[start:end]
-        if len(self._metadata) > MOST_METADATA_BYTES:
+        self._metadata.write(data[start:end])
+        if self._metadata.size_bytes > MOST_METADATA_BYTES:
             message = f"expected at most {MOST_METADATA_BYTES} bytes of metadata, found more"
             raise RequestTooLargeError(message)
 
@@ -155,9 +156,12 @@ class MetadataParts:
         ------
         QueryError
             where there is no array of them
+        StorageError
+            where there was no room for them
         """
+        data = self._metadata.data()
         try:
-            found = json.loads(self._metadata or b"null")
+            found = json.loads((data if isinstance(data, bytes) else data.read()) or b"null")
         except (ValueError, RecursionError) as error:
             message = f"body: expected DICOM JSON, found {str(error)[:200]}"
             raise QueryError(message) from error
