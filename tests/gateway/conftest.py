@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from pacspark.gateway.config import GatewayConfig, Limits
@@ -15,6 +16,8 @@ from pacspark.gateway.storing import Store
 from pacspark.tables.landing import Landing
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import Storage, open_storage
+from tests.gateway.http import client_of, stow
+from tests.gateway.web_objects import NAMED, ct
 
 LIMITS = Limits(commit_s=3600, follow_s=0.05, reserve_bytes=1 << 20)
 """The tables get nothing unless a test flushes."""
@@ -75,3 +78,22 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "-CAcreateserial", "-days", "2", "-out", f"{name}.pem", "-copy_extensions", "copy",
         )  # fmt: skip
     return folder
+
+
+@pytest.fixture
+def client(gateway: Gateway) -> Iterator[httpx.Client]:
+    with client_of(gateway) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Three instances that nobody changes: two in the tables, one in the landing."""
+    storage = open_storage(tmp_path_factory.mktemp("web") / "archive")
+    create_tables(storage)
+    config = GatewayConfig(dimse_port=0, http_port=0, limits=LIMITS)
+    with Gateway(storage, config) as gateway, client_of(gateway) as client:
+        assert stow(client, ct(1, **NAMED), ct(2, **NAMED)).status_code == 200
+        gateway.store.flush()
+        assert stow(client, ct(3, **NAMED)).status_code == 200
+        yield client

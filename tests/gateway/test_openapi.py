@@ -26,7 +26,7 @@ from pacspark.tables.storage import open_storage
 from tests.ct_objects import SERIES_UID, STUDY_UID
 from tests.gateway.conftest import LIMITS
 from tests.gateway.http import STORE_TYPE, body_of, client_of, stow
-from tests.gateway.test_web import ct
+from tests.gateway.web_objects import ct
 
 CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance,

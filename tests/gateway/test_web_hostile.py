@@ -20,7 +20,7 @@ from pacspark.tables.storage import open_storage
 from tests.ct_objects import SERIES_UID, STUDY_UID, ct_image, encoded
 from tests.gateway.conftest import LIMITS
 from tests.gateway.http import BOUNDARY, STORE_TYPE, body_of, client_of, stow
-from tests.gateway.test_web import ct
+from tests.gateway.web_objects import ct
 
 EXAMPLES = settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
