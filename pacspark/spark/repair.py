@@ -10,12 +10,11 @@ from typing import Any
 from pacspark.errors import UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.repair_rows import is_of_rows, mend_rows
-from pacspark.spark.verify import Run, VerifyReport, VerifyRequest, verify
+from pacspark.spark.verify import Run, VerifyReport, verify
 from pacspark.tables.audit import record
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import LISTED, FileToCheck, check_object_file
 from pacspark.tables.inventory import (
-    ROW_TABLES,
     Listing,
     Scope,
     files_to_check,
@@ -25,6 +24,7 @@ from pacspark.tables.logfixity import entries_named
 from pacspark.tables.logmending import LogMending, mend_logs
 from pacspark.tables.mending import Mended, mend_file
 from pacspark.tables.moving import move_rows
+from pacspark.tables.references import ROW_TABLES
 from pacspark.tables.runs import recorded_run
 from pacspark.tables.schema import check_tables
 from pacspark.tables.scratch import Scratch
@@ -104,7 +104,7 @@ def repair(
         logs = mend_logs(storage, other, run_id, _OPERATION)
         Scratch(storage, run_id).clear()
         # what the logs list may be another now
-        report = verify(run, storage, VerifyRequest(), progress=progress)
+        report = verify(run, storage, report.request, progress=progress)
     wrong = [one for one in report.findings if one.wrong and not entries_named([one])]
     left = [*logs.left]
     left += [one.line for one in wrong if not is_of_rows(one) and not _is_of_objects(one)]

@@ -21,7 +21,8 @@ from pacspark.spark.verify import Run
 from pacspark.tables.audit import record
 from pacspark.tables.datafile import DataFile
 from pacspark.tables.findings import Finding
-from pacspark.tables.inventory import ROW_TABLES, Listing
+from pacspark.tables.inventory import Listing
+from pacspark.tables.references import ROW_TABLES
 from pacspark.tables.replica import Moves, moved
 from pacspark.tables.rowfiles import CLUSTERING
 from pacspark.tables.schema import INSTANCES, TABLES

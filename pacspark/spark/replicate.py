@@ -26,7 +26,7 @@ from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import LISTED, FileToCheck
-from pacspark.tables.holds import without_strange_releases
+from pacspark.tables.holds import without_foreign_releases
 from pacspark.tables.intake import conflict_row
 from pacspark.tables.inventory import Listing, files_to_check, listed_rows
 from pacspark.tables.mirror import remove_gone
@@ -250,7 +250,7 @@ class _Job:
         for batch in _row_batches(snapshot, _new_files(snapshot, seen)):
             rows = batch
             if table == HOLDS.name:
-                rows = without_strange_releases(batch, snapshot, Snapshot(self.target, table))
+                rows = without_foreign_releases(batch, snapshot, Snapshot(self.target, table))
             append_unseen(self.target, table, rows, run_id=self.report.run_id, operation=_OPERATION)
 
 

@@ -111,6 +111,8 @@ class VerifyReport:
         in no order
     opened
         False where a table could not be: then logs alone were looked at
+    request
+        what was to be verified
     """
 
     run_id: str
@@ -123,6 +125,7 @@ class VerifyReport:
     seed: str | None
     findings: tuple[Finding, ...]
     opened: bool = True
+    request: VerifyRequest = VerifyRequest()
 
     @property
     def wrong(self) -> int:
@@ -148,7 +151,7 @@ class VerifyReport:
     def summary(self) -> dict[str, Any]:
         """Give the figures without the findings."""
         figures = asdict(self)
-        del figures["findings"], figures["opened"]
+        del figures["findings"], figures["opened"], figures["request"]
         return figures | {"wrong": self.wrong, "findings": self.kinds}
 
 
@@ -214,7 +217,9 @@ def verify(
     except PacsparkError as error:  # the storage answers: what it holds cannot be opened
         found = (*logs.findings, Finding("log", "", "", "", "", str(error)))
         seconds = time.monotonic() - started
-        return VerifyReport(run_id, 0, 0, 0, 0, 0, seconds, None, found, opened=False)
+        return VerifyReport(
+            run_id, 0, 0, 0, 0, 0, seconds, None, found, opened=False, request=request
+        )
     kept = KeptChecks(storage, run_id)
     if state is None:
         forget(storage, asdict(request))
@@ -222,7 +227,7 @@ def verify(
     options = asdict(request) | {"resumed": state is not None}
     with recorded_run(storage, run_id, "verify", listing.versions, options=options) as row:
         report = _verify(run, listing, request, kept, progress, logs.findings)
-        report = replace(report, seconds=time.monotonic() - started)
+        report = replace(report, seconds=time.monotonic() - started, request=request)
         row["metrics"] = report.summary()
         if report.wrong:
             row["message"] = next(one.line for one in report.findings if one.wrong)

@@ -164,8 +164,8 @@ def compact(
         for negative times
     """
     started = time.monotonic()
-    require_sound_logs(storage)
     retention = retention_of(storage, time.time_ns() // 1_000_000, retain_days, min_age_hours)
+    require_sound_logs(storage, retention.since_ms)
     work = _Compaction(storage, retention, run, progress, CompactionReport(uuid.uuid4().hex))
     if dry_run:
         work.report.dry_run = True

@@ -13,7 +13,7 @@ KINDS: Final[Mapping[str, str]] = MappingProxyType(
         "file": "a data file that is gone, or is not the one that the log says",
         "footer": "a data file of `objects` whose Parquet footer cannot be read",
         "unreadable": "a data file of another table that cannot be read",
-        "log": "an entry that the log of a table has lost",
+        "log": "a log that lost an entry, in which one changed, or that cannot be read",
         "twice": "a second row of one SOP Instance UID",
         "row": "a row that contradicts the bytes",
         "orphan": "a data file that no version of its table lists",

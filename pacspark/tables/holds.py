@@ -69,7 +69,7 @@ def require_free(holds: Snapshot, studies: Iterable[str]) -> None:
         raise HeldError(message)
 
 
-def without_strange_releases(rows: pa.Table, source: Snapshot, target: Snapshot) -> pa.Table:
+def without_foreign_releases(rows: pa.Table, source: Snapshot, target: Snapshot) -> pa.Table:
     """Leave out of a source's rows releases where a replica has a hold of its own.
 
     Parameters
@@ -88,8 +88,8 @@ def without_strange_releases(rows: pa.Table, source: Snapshot, target: Snapshot)
     own = target.read(names, where & ~ds.field("run_id").isin(known)).sort_by("occurred_at")
     last = {row[_STUDY]: row["action"] for row in own.to_pylist()}
     kept = pa.array([study for study, action in last.items() if action == "hold"], pa.string())
-    strange = pc.and_(pc.equal(rows["action"], "release"), pc.is_in(rows[_STUDY], kept))
-    return rows.filter(pc.invert(strange))
+    foreign = pc.and_(pc.equal(rows["action"], "release"), pc.is_in(rows[_STUDY], kept))
+    return rows.filter(pc.invert(foreign))
 
 
 def set_hold(storage: Storage, study: str, *, release: bool = False, reason: str = "") -> Hold:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pacspark.errors import StorageError
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import LISTED, FileToCheck
+from pacspark.tables.references import ROW_TABLES
 from pacspark.tables.schema import TABLES
 from pacspark.tables.seals import xxh3_in
 from pacspark.tables.snapshot import ActiveFile, Snapshot
@@ -34,8 +35,6 @@ _ENTRY: Final = re.compile(r"(\d{20})\.json")
 _ROWS_PER_PASS: Final = 1 << 25
 """UIDs whose hashes are held at once: 256 MiB of them."""
 _NAMES: Final = {"instances": "sop_instance_uid", "rejects": "source"}
-ROW_TABLES: Final = tuple(_NAMES)
-"""The tables whose rows refer to objects."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ read; the tables need not open for that.
 
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from xxhash import xxh3_128_hexdigest
 from pacspark.errors import StorageError
 from pacspark.tables.findings import Finding
 from pacspark.tables.log import read_origin
-from pacspark.tables.schema import TABLES
+from pacspark.tables.schema import LOG_RETENTION, TABLES
 from pacspark.tables.storage import Storage
 from pacspark.tables.witness import log_entry, note, read_entry
 
@@ -44,6 +45,10 @@ class LogCheck:
         the XXH3 that entries told of had; several where one took the place of another
     found
         the XXH3 that entries have
+    committed_ms
+        when entries were made, by themselves, milliseconds since 1970
+    summed
+        the newest version of each table that a checkpoint sums up to; -1 for none
     unread
         entries that are no JSON
     """
@@ -51,11 +56,14 @@ class LogCheck:
     findings: list[Finding] = field(default_factory=list)
     witnessed: dict[Name, set[str]] = field(default_factory=dict)
     found: dict[Name, str] = field(default_factory=dict)
+    committed_ms: dict[Name, int] = field(default_factory=dict)
+    summed: dict[str, int] = field(default_factory=dict)
     unread: set[Name] = field(default_factory=set)
 
     def note_others(self, storage: Storage) -> None:
         """Let the next commit of this process be witness of the entries that have none."""
         others = [name for name in self.found if name not in self.witnessed]
+        others.sort(key=lambda name: self.committed_ms.get(name, 0))
         for table, version in others[-_MOST_NOTED:]:
             note(storage, table, version, self.found[table, version])
 
@@ -70,6 +78,7 @@ def check_logs(storage: Storage) -> LogCheck:
     """
     check = LogCheck()
     claims: list[tuple[Name, Name, str]] = []
+    claimed: dict[Name, set[str]] = {}
     settled: set[tuple[Name, str]] = set()
     for table in TABLES:
         versions = sorted(_versions(storage, table)[0])
@@ -78,6 +87,7 @@ def check_logs(storage: Storage) -> LogCheck:
                 if entry is None:
                     continue  # cleaned up meanwhile
                 check.found[table, entry.version] = entry.xxh3
+                check.committed_ms[table, entry.version] = entry.committed_ms
                 if entry.trouble:
                     check.unread.add((table, entry.version))
                     check.findings.append(_finding(table, entry.version, entry.trouble))
@@ -85,26 +95,48 @@ def check_logs(storage: Storage) -> LogCheck:
                 claims += [((table, entry.version), name, xxh3) for name, xxh3 in named]
                 settled |= set(_named(entry.origin.get("settled")))
     claims = [claim for claim in claims if claim[1:] not in settled]
+    for _, name, xxh3 in claims:
+        claimed.setdefault(name, set()).add(xxh3)
     # what changed is no witness: its own words may be what changed
-    changed = {name for _, name, xxh3 in claims if check.found.get(name, xxh3) != xxh3}
+    changed = {
+        name for name in claimed.keys() & check.found if check.found[name] not in claimed[name]
+    }
     for witness, name, xxh3 in claims:
         if witness not in changed:
             check.witnessed.setdefault(name, set()).add(xxh3)
     for table in TABLES:
         # listed after all was read: what an entry tells of was there before it
-        check.findings += _compare(check, table, *_versions(storage, table))
+        check.findings += _compare(storage, check, table, *_versions(storage, table))
     return check
 
 
-def require_sound_logs(storage: Storage) -> None:
+def require_sound_logs(storage: Storage, since_ms: int) -> None:
     """Check that what the logs list is all that there is; else nothing may be deleted by them.
+
+    Parameters
+    ----------
+    storage
+        the archive
+    since_ms
+        what an older commit did, and a checkpoint has summed up, does not matter
 
     Raises
     ------
     StorageError
         where entries are lost or changed
     """
-    findings = check_logs(storage).findings
+    check = check_logs(storage)
+    last: dict[str, int] = {}
+    for (table, version), committed_ms in check.committed_ms.items():
+        if committed_ms < since_ms and version <= check.summed[table]:
+            last[table] = max(version, last.get(table, -1))
+    findings = [
+        one
+        for name in entries_named(check.findings)
+        if name[1] > last.get(name[0], -1)
+        for one in check.findings
+        if one.file == _file(name[1]) and one.table == name[0]
+    ]
     if findings:
         message = (
             f"{storage.root}: {findings[0].line}; files that it lists would be deleted, so nothing "
@@ -120,6 +152,7 @@ class Entry:
     version: int
     xxh3: str
     origin: Mapping[str, Any]
+    committed_ms: int = 0
     trouble: str = ""
 
 
@@ -154,8 +187,11 @@ def parse_entry(version: int, data: bytes) -> Entry:
             action = json.loads(line)
             about |= action.get("commitInfo", {})
     except (ValueError, AttributeError, TypeError) as error:
-        return Entry(version, xxh3, {}, f"expected lines of JSON, found {error!s:.100}")
-    return Entry(version, xxh3, read_origin(about.get("userMetadata")))
+        trouble = f"expected lines of JSON, found {error!s:.100}"
+        return Entry(version, xxh3, {}, trouble=trouble)
+    committed_ms = about.get("timestamp")
+    known_ms = committed_ms if isinstance(committed_ms, int) else 0
+    return Entry(version, xxh3, read_origin(about.get("userMetadata")), known_ms)
 
 
 def _named(told: object) -> Iterator[tuple[Name, str]]:
@@ -167,18 +203,26 @@ def _named(told: object) -> Iterator[tuple[Name, str]]:
 
 
 def _compare(
-    check: LogCheck, table: str, entries: set[int], checkpoints: set[int]
+    storage: Storage, check: LogCheck, table: str, entries: set[int], checkpoints: set[int]
 ) -> Iterator[Finding]:
-    oldest = min(entries, default=0)
+    oldest, summed = min(entries, default=0), max(checkpoints, default=-1)
+    check.summed[table] = summed
     # entries before the oldest one left may have been cleaned up: a checkpoint holds what they said
-    first = oldest if max(checkpoints, default=-1) >= oldest - 1 else 0
+    first = oldest if summed >= oldest - 1 else 0
+    # and those before one that is due, in any order
+    due_ms = int((time.time() - LOG_RETENTION.total_seconds()) * 1000)
+    dates = ((version, check.committed_ms.get((table, version), 0)) for version in entries)
+    due = (version for version, when_ms in dates if version <= summed and 0 < when_ms < due_ms)
+    first = max(first, max(due, default=0))
     told = {
         version: xxh3s
         for (of, version), xxh3s in check.witnessed.items()
         if of == table and version >= first
     }
     newest = max([*entries, *told], default=0)
-    lost = (version for version in range(first, newest + 1) if version not in entries)
+    absent = (version for version in range(first, newest + 1) if version not in entries)
+    # a listing beside a writer is no snapshot: it may lack one and have the next
+    lost = (one for one in absent if not _is_there(storage, table, one))
     for version, _ in zip(lost, range(_MOST_LOST), strict=False):
         yield _finding(table, version, f"expected the entry of version {version}, found none")
     for version in sorted(told.keys() & entries):
@@ -190,6 +234,12 @@ def _compare(
                 f"found {found}: it changed, or took the place of one that was lost"
             )
             yield _finding(table, version, message)
+
+
+def _is_there(storage: Storage, table: str, version: int) -> bool:
+    with storage.errors(f"look for an entry of {table}"):
+        found: bool = storage.filesystem.get_file_info(log_entry(storage, table, version)).is_file
+    return found
 
 
 def _finding(table: str, version: int, message: str) -> Finding:

@@ -11,8 +11,8 @@ The last brings back too what a lost commit had deleted: `audit` has the deletes
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Final
 
 import pyarrow as pa
@@ -22,22 +22,21 @@ from xxhash import xxh3_128_hexdigest
 from pacspark.errors import PacsparkError, StorageError
 from pacspark.tables.datafile import open_data_file
 from pacspark.tables.intake import conflict_row
-from pacspark.tables.inventory import ROW_TABLES, listed_once
+from pacspark.tables.inventory import listed_once
 from pacspark.tables.log import BARRIER, compare_and_set, entries
 from pacspark.tables.logfixity import LogCheck, Name, check_logs, entries_named, parse_entry
 from pacspark.tables.moving import list_again
 from pacspark.tables.placing import draft
-from pacspark.tables.references import Pieces
-from pacspark.tables.retention import age_ms, data_files
-from pacspark.tables.schema import INSTANCES, OBJECTS, REJECTS, TABLES
+from pacspark.tables.references import ROW_TABLES, Pieces, uids_in
+from pacspark.tables.retention import data_files, written_by_jobs
+from pacspark.tables.schema import HOLDS, INSTANCES, OBJECTS, PROJECTIONS, REJECTS, TABLES
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.witness import log_entry, read_entry
 from pacspark.tables.writer import append_unseen, commit_instances, commit_rejects
 
+_UID: Final = "sop_instance_uid"
 _NOTES: Final = ("runs", "audit", "holds")
-_LONGEST_JOB: Final = timedelta(days=1)
-"""A commit has data files that were written so long before the one before it, at most."""
 _MOST_BYTES: Final = 32 << 10
 """Of an entry in which one bit is looked for: all of them are tried, in a second or two."""
 
@@ -87,7 +86,7 @@ def mend_logs(storage: Storage, other: Storage, run_id: str, operation: str) -> 
             snapshot = Snapshot(storage, table)
         except PacsparkError:
             continue  # it needs other entries first
-        done.rows += _take_up(snapshot, run_id, operation)
+        done.rows += _take_up(snapshot, min(lost)[1], run_id, operation)
         settled = {
             f"{table}/{version}": " ".join(
                 sorted(check.witnessed[table, version] - {check.found.get((table, version), "")})
@@ -113,7 +112,8 @@ def _restore(storage: Storage, other: Storage, check: LogCheck, run_id: str) -> 
         if entry is not None:
             with draft(storage, run_id) as one:
                 one.write(lambda stream, entry=entry: stream.write(entry))  # type: ignore[misc]
-                one.place(log_entry(storage, *name))
+                # where there was none, a writer may have been faster
+                one.place(log_entry(storage, *name), is_new=name not in check.found)
             restored += 1
     return restored
 
@@ -121,25 +121,27 @@ def _restore(storage: Storage, other: Storage, check: LogCheck, run_id: str) -> 
 def _right_entry(
     storage: Storage, other: Storage, check: LogCheck, name: Name, wrong: Sequence[Name]
 ) -> bytes | None:
-    own, theirs = _entry(storage, name), _entry(other, name)
+    own, theirs = None, _entry(other, name)
+    with suppress(StorageError):  # one that cannot be read is to be replaced
+        own = _entry(storage, name)
     witnessed = check.witnessed.get(name, set())
     if own is not None and xxh3_128_hexdigest(own) in witnessed:
         return None  # it took the place of another, and is what a witness saw, too
-    bits = [] if own is None or not witnessed else [_with_right_bit(own, witnessed)]
     if theirs is not None and not _contradict(name, own, theirs):
         if xxh3_128_hexdigest(theirs) in witnessed:
             return theirs
         sound = not parse_entry(name[1], theirs).trouble
         if not witnessed and sound and _is_copy(storage, other, name, wrong):
             return theirs
-    return next((entry for entry in bits if entry is not None), None)
+    return None if own is None else _with_right_bit(own, witnessed)
 
 
 def _entry(storage: Storage, name: Name) -> bytes | None:
-    try:
-        return read_entry(storage, log_entry(storage, *name))
-    except (OSError, RuntimeError):
-        return None
+    path = log_entry(storage, *name)
+    with storage.errors(f"read the log of {name[0]}"):
+        if not storage.filesystem.get_file_info(path).is_file:
+            return None
+        return read_entry(storage, path)
 
 
 def _contradict(name: Name, own: bytes | None, theirs: bytes) -> bool:
@@ -165,7 +167,7 @@ def _is_copy(storage: Storage, other: Storage, name: Name, wrong: Sequence[Name]
 
 def _with_right_bit(entry: bytes, witnessed: set[str]) -> bytes | None:
     """Turn the one bit of an entry that makes it what its witness saw."""
-    if len(entry) > _MOST_BYTES:
+    if not witnessed or len(entry) > _MOST_BYTES:
         return None
     changed = bytearray(entry)
     for position in range(len(changed)):
@@ -189,8 +191,18 @@ def _is_superseded(check: LogCheck, name: Name) -> bool:
     return name[1] > max((version for of, version in check.found if of == name[0]), default=-1)
 
 
-def _take_up(snapshot: Snapshot, run_id: str, operation: str) -> int:
-    """Let the rows of data files that no version ever listed come in, once each; give how many."""
+def _take_up(snapshot: Snapshot, lost: int, run_id: str, operation: str) -> int:
+    """Let the rows of data files that no version ever listed come in, once each; give how many.
+
+    Parameters
+    ----------
+    snapshot
+        the newest version of the table
+    lost
+        the first version whose entry is lost
+    run_id, operation
+        for the history
+    """
     storage, table, spec = snapshot.storage, snapshot.spec.name, snapshot.spec
     origin: dict[str, Any] = {"run_id": run_id, "operation": operation}
     if table == OBJECTS.name:
@@ -199,36 +211,56 @@ def _take_up(snapshot: Snapshot, run_id: str, operation: str) -> int:
             listed.add_rows(storage, name, Snapshot(storage, name).files())
         list_again(storage, sorted(listed.marks), run_id, operation)
         return 0
+    if table == PROJECTIONS.name:
+        return 0  # whoever needs them makes them again
     before = sum(count or 0 for count in snapshot.records().values())
-    for rows in _unlisted(snapshot):
+    for rows in _unlisted(snapshot, lost):
         if table in ROW_TABLES:
             there = pa.array(sorted(data_files(storage, OBJECTS.name)), pa.string())
             kept = rows.filter(pc.is_in(rows["object_file"], there))
             list_again(storage, sorted(set(kept["object_file"].to_pylist())), run_id, operation)
         if table == INSTANCES.name:
+            kept = _never_removed(snapshot, kept)
             outcome = commit_instances(storage, kept, **origin)
             rejects = [conflict_row(row) for row in outcome.conflicts]
             kept = pa.Table.from_pylist(rejects, schema=REJECTS.arrow_schema)
         if table in ROW_TABLES:
             commit_rejects(storage, kept, **origin)
         elif table in _NOTES:
-            append_unseen(storage, table, rows.select(spec.arrow_schema.names), **origin)
+            noted = rows.select(spec.arrow_schema.names)
+            if table == HOLDS.name:  # a release that nobody was told of ends no hold
+                noted = noted.filter(pc.equal(noted["action"], "hold"))
+            append_unseen(storage, table, noted, **origin)
     snapshot.refresh()
     return sum(count or 0 for count in snapshot.records().values()) - before
 
 
-def _unlisted(snapshot: Snapshot) -> Iterator[pa.Table]:
+def _never_removed(snapshot: Snapshot, rows: pa.Table) -> pa.Table:
+    """Leave out rows that a commit took away which is there: a killed job left them."""
+    there = data_files(snapshot.storage, snapshot.spec.name)
+    removed = {file.path: file for entry in entries(snapshot) for file in entry.removed}
+    files = [file for path, file in removed.items() if path in there]
+    uids = set(rows[_UID].to_pylist())
+    gone = uids_in(snapshot.storage, snapshot.spec.name, _UID, files, uids)
+    gone -= uids_in(snapshot.storage, snapshot.spec.name, _UID, snapshot.files(), uids)
+    return rows.filter(pc.invert(pc.is_in(rows[_UID], pa.array(sorted(gone), pa.string()))))
+
+
+def _unlisted(snapshot: Snapshot, lost: int) -> Iterator[pa.Table]:
+    """Read data files that no version lists and that the job of a lost commit may have written."""
     storage, table = snapshot.storage, snapshot.spec.name
-    newest = next(entries(snapshot), None)
-    since_ms = 0 if newest is None else newest.committed_ms
-    since_ms -= int(_LONGEST_JOB.total_seconds() * 1000)
-    once = listed_once(storage, table)
-    for name, info in data_files(storage, table).items():
-        if name in once or age_ms(info) < since_ms:
+    before = next((entry for entry in entries(snapshot) if entry.version < lost), None)
+    since_ms = 0 if before is None else before.committed_ms
+    once, there = listed_once(storage, table), data_files(storage, table)
+    written_ms = written_by_jobs(there)
+    for name in there.keys() - once:
+        if written_ms[name] < since_ms:
             continue
         try:
             with open_data_file(storage, table, name) as reader:
                 rows = reader.read()
-        except StorageError:
-            continue  # of a job that was killed as it wrote
+        except StorageError as error:
+            if isinstance(error.__cause__, pa.ArrowInvalid):
+                continue  # of a job that was killed as it wrote
+            raise
         yield rows

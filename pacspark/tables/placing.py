@@ -43,15 +43,33 @@ class Draft:
                 put(stream)
             self.storage.make_durable(self.path)
 
-    def place(self, path: str) -> None:
-        """Put it in place of whatever is there, in one step, durably."""
+    def place(self, path: str, *, is_new: bool = False) -> None:
+        """Put it in place of whatever is there, in one step, durably.
+
+        Parameters
+        ----------
+        path
+            where it belongs
+        is_new
+            only where nothing is; object stores are asked just before
+
+        Raises
+        ------
+        StorageError
+            where the storage fails, or there is something
+        """
         storage = self.storage
         with storage.errors("put a file in its place"):
-            if storage.kind == "local":
+            if is_new and storage.filesystem.get_file_info(path).is_file:
+                raise FileExistsError(path)
+            if storage.kind == "local" and is_new:
+                os.link(self.path, path)
+                storage.make_durable(path)
+            elif storage.kind == "local":
                 os.replace(self.path, path)  # noqa: PTH105 -- a path of the file system's
                 storage.make_durable(path)
             elif storage.kind == "hdfs":
-                storage.filesystem.handler.fs.mv(self.path, path, overwrite=True)
+                storage.filesystem.handler.fs.mv(self.path, path, overwrite=not is_new)
             elif _size(storage, self.path) <= _SERVER_COPY_BYTES:
                 storage.filesystem.copy_file(self.path, path)
             else:

@@ -44,7 +44,8 @@ def named(refused: Iterable[Refused]) -> tuple[Refused, ...]:
 class IngestReport:
     """What an ingest did; ``stored + duplicate + conflict + rejected`` is the number of inputs.
 
-    ``not_dicom`` of the rejected are something else than DICOM; ``refused`` has some of the rest.
+    ``not_dicom`` of the rejected are something else than DICOM; ``refused`` names some of all,
+    as `NAMED` says.
 
     ``steps`` are seconds by step. Tasks run beside each other, so what they took can add up to more
     than ``seconds``, which a clock showed.

@@ -6,7 +6,7 @@ may be one of a job that still runs: it stays while anything of the job is young
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -111,16 +111,21 @@ def expired(
 
     A job of days commits at its end what its first tasks wrote.
     """
-    names = set(kept)
+    names, written_ms = set(kept), written_by_jobs(found)
+    return [
+        info
+        for name, info in found.items()
+        if name not in names and written_ms[name] <= retention.young_since_ms
+    ]
+
+
+def written_by_jobs(found: Mapping[str, pafs.FileInfo]) -> dict[str, int]:
+    """Give, for each file, when its job wrote its last one; milliseconds since 1970."""
     jobs = {name: job_of(name) or name for name in found}
     written_ms: dict[str, int] = {}
     for name, job in jobs.items():
         written_ms[job] = max(age_ms(found[name]), written_ms.get(job, 0))
-    return [
-        found[name]
-        for name, job in jobs.items()
-        if name not in names and written_ms[job] <= retention.young_since_ms
-    ]
+    return {name: written_ms[job] for name, job in jobs.items()}
 
 
 def delete_files(storage: Storage, table: str, infos: Iterable[pafs.FileInfo]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, Final
@@ -23,6 +24,7 @@ from pacspark.dicom.attributes import PROMOTED
 from pacspark.dicom.frames import FrameIndex
 from pacspark.errors import StorageError, UsageError
 from pacspark.tables.storage import Storage
+from pacspark.tables.witness import forget
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 _KINDS: Final = MappingProxyType(
@@ -333,12 +335,13 @@ LOCATION_COLUMNS: Final = tuple(column.name for column in _LOCATION)
 
 CHECKPOINT_INTERVAL: Final = 50
 """After so many commits whoever commits sums the log up, so that opening reads no more of it."""
+LOG_RETENTION: Final = timedelta(days=365)
 _CONFIGURATION: Final = MappingProxyType(
     {
         "delta.enableDeletionVectors": "false",
         "delta.checkpointInterval": str(CHECKPOINT_INTERVAL),
         # who changed what, when, stays listed for a year
-        "delta.logRetentionDuration": "interval 365 days",
+        "delta.logRetentionDuration": f"interval {LOG_RETENTION.days} days",
         "delta.deletedFileRetentionDuration": "interval 30 days",
     }
 )
@@ -375,6 +378,8 @@ def create_tables(storage: Storage) -> None:
                 _complete(storage, spec)
                 continue
             _require_never_there(storage, spec)
+            if spec is INSTANCES:
+                forget(storage)
             with suppress(CommitFailedError):
                 storage.patiently(partial(_create_table, storage, spec))
             storage.make_durable(storage.path(spec.name, "_delta_log", f"{0:020}.json"))

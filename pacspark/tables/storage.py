@@ -220,11 +220,10 @@ class Storage:
             raise StorageError(message) from error
 
     def _has_tables(self) -> bool:
-        """Tell whether the root has a table, be it one that cannot be opened."""
-        root = pafs.FileSelector(self.folder, allow_not_found=True)
+        """Tell whether the root has tables of an archive, be it ones that cannot be opened."""
         with suppress(OSError, RuntimeError):
-            folders = [info.path for info in self.filesystem.get_file_info(root)]
-            logs = self.filesystem.get_file_info([f"{path}/_delta_log" for path in folders])
+            paths = [self.path(name, "_delta_log") for name in ("instances", "objects", "holds")]
+            logs = self.filesystem.get_file_info(paths)
             return any(info.type == pafs.FileType.Directory for info in logs)
         return False
 

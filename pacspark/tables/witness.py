@@ -69,6 +69,12 @@ def untold(storage: Storage, table: str, table_id: str) -> dict[str, str]:
         return dict(_untold.get(storage, {}))
 
 
+def forget(storage: Storage) -> None:
+    """Forget all entries of an archive that was removed: another begins in its place."""
+    with _lock:
+        _untold.pop(storage, None)
+
+
 def told(storage: Storage, names: Iterable[str]) -> None:
     """Forget entries that a commit has told of."""
     with _lock:

@@ -2,19 +2,23 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 
 import pyarrow.fs as pafs
 import pytest
 
 from pacspark.errors import StorageError
+from pacspark.tables import logfixity
 from pacspark.tables.audit import record
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.compaction import compact
 from pacspark.tables.deletion import delete
 from pacspark.tables.intake import Intake, commit_intake
+from pacspark.tables.log import make_checkpoint
 from pacspark.tables.logfixity import check_logs
 from pacspark.tables.runs import recorded_run
 from pacspark.tables.schema import TABLES
+from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.witness import log_entry
 from tests.tables.samples import noise, store
@@ -128,3 +132,36 @@ def test_commit__is_witness_of_each_entry_once(storage: Storage) -> None:
         if b"commitInfo" in line
     ]
     assert [list(one["entries"]) for one in about] == [["instances/1"], ["audit/1"]]
+
+
+def test_verify__asks_again_for_an_entry_that_a_listing_lacks(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing beside a writer is no snapshot."""
+    for number in range(2):
+        store(storage, {f"1.{number}": noise(100, number)})
+    versions = logfixity._versions
+
+    def hasty(storage: Storage, table: str) -> tuple[set[int], set[int]]:
+        entries, checkpoints = versions(storage, table)
+        return entries - {1}, checkpoints
+
+    monkeypatch.setattr(logfixity, "_versions", hasty)
+    assert told(storage) == []
+
+
+def test_compact__goes_on_where_what_is_lost_is_due_anyway(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """delta-rs cleans a log up in no order; a kill may leave a gap."""
+    for number in range(4):
+        store(storage, {f"1.{number}": noise(100, number)})
+    make_checkpoint(Snapshot(storage, "instances"))
+    storage.filesystem.delete_file(log_entry(storage, "instances", 2))
+    store(storage, {"1.9": noise(9)})
+    assert told(storage) == [("instances", "2")]
+    with pytest.raises(StorageError, match="the entry of version 2, found none"):
+        compact(storage)
+    compact(storage, retain_days=0, min_age_hours=0)  # a commit that nothing kept depends on
+    monkeypatch.setattr(logfixity, "LOG_RETENTION", timedelta(0))
+    assert told(storage) == []

@@ -1,7 +1,12 @@
 """Logs are mended: by a copy, by their witnesses, or by what their entries listed."""
 
+import os
 import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,10 +15,11 @@ from pacspark.errors import StorageError
 from pacspark.progress import SILENT
 from pacspark.spark.repair import RepairReport, repair
 from pacspark.spark.replicate import replicate
+from pacspark.tables import compaction, log, logmending
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.compaction import compact
 from pacspark.tables.deletion import delete
-from pacspark.tables.holds import set_hold
+from pacspark.tables.holds import held_studies, set_hold
 from pacspark.tables.log import make_checkpoint
 from pacspark.tables.schema import TABLES, create_tables
 from pacspark.tables.snapshot import Snapshot
@@ -156,6 +162,87 @@ def test_repair__undoes_a_delete_whose_commit_is_lost(storage: Storage, replica:
     storage.filesystem.delete_file(newest(storage))
     assert mended(storage, replica).left == ()
     assert_whole(storage)
+
+
+def test_repair__brings_back_what_was_lost_long_ago(
+    storage: Storage, replica: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(storage, {"1.0": OBJECTS["1.0"]})
+    store(storage, {"1.1": OBJECTS["1.1"]})
+    ended_run(storage)
+    storage.filesystem.delete_file(newest(storage))
+    long_ago = time.time() - 3 * 86400
+    for path in Path(storage.folder).rglob("*.parquet"):
+        os.utime(path, (long_ago, long_ago))
+    store(storage, {"1.2": OBJECTS["1.2"]})
+    ended_run(storage)
+
+    def dated(snapshot: Snapshot) -> Iterator[log.Entry]:
+        for entry in log.entries(snapshot):
+            old = entry.version < 2 and snapshot.spec.name == "instances"
+            yield replace(entry, committed_ms=int(long_ago * 1000) - 1000) if old else entry
+
+    monkeypatch.setattr(logmending, "entries", dated)
+    assert mended(storage, replica).left == ()
+    assert_whole(storage)
+
+
+def test_repair__brings_back_nothing_that_was_deleted(
+    storage: Storage, replica: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed compaction left is no commit that was lost."""
+    for uid, data in (OBJECTS | {"8.8": noise(8)}).items():
+        store(storage, {uid: data})
+    with monkeypatch.context() as patched:
+        patched.setattr(compaction, "replace_files", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compact(storage)
+    delete(storage, "instance", "1.1")
+    next_batch(storage)
+    store(storage, {"9.9": noise(10)})
+    ended_run(storage)
+    storage.filesystem.delete_file(newest(storage))
+    assert mended(storage, replica).left == ()
+    uids = Catalog(storage).table("instances")["sop_instance_uid"].to_pylist()
+    assert sorted(uids) == ["1.0", "1.2", "8.8", "9.9"]
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_repair__ends_no_hold(
+    storage: Storage, replica: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(storage, OBJECTS)
+    study = Catalog(storage).instance("1.0")["study_instance_uid"]
+    set_hold(storage, study)
+    set_hold(storage, study, reason="again")
+    ended_run(storage)
+    monkeypatch.setattr(log, "_commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        set_hold(storage, study, release=True)
+    monkeypatch.undo()
+    storage.filesystem.delete_file(newest(storage, "holds"))
+    assert mended(storage, replica).left == ()
+    assert held_studies(Snapshot(storage, "holds"), [study])
+
+
+def test_repair__takes_no_place_that_a_writer_took_meanwhile(
+    storage: Storage, copy: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.filesystem.delete_file(newest(storage))
+    right_entry = logmending._right_entry
+
+    def overtaken(*given: Any) -> bytes | None:
+        entry = right_entry(*given)
+        store(storage, {"9.9": noise(10)})
+        return entry
+
+    monkeypatch.setattr(logmending, "_right_entry", overtaken)
+    with pytest.raises(StorageError, match="put a file in its place"):
+        mended(storage, copy)
+    assert Catalog(storage).known(["9.9"])
 
 
 def test_repair__tells_what_no_replica_can_give_back(storage: Storage, replica: Storage) -> None:

@@ -283,6 +283,7 @@ class WebServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 application(store, config, audit, reconstructions),
+                loop="asyncio",  # others take connections past what counts them
                 http=connections(self._socket, limits.connections, limits.first_request_s),
                 ws="none",
                 lifespan="off",
