@@ -6,7 +6,6 @@ that of rows.
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,14 +23,14 @@ from numpy.typing import NDArray
 from pacspark.errors import StorageError
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import LISTED, FileToCheck
+from pacspark.tables.logentries import logged_versions, read_entry
+from pacspark.tables.logstatistics import statistics
 from pacspark.tables.references import ROW_TABLES
 from pacspark.tables.schema import TABLES
 from pacspark.tables.seals import xxh3_in
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage
-from pacspark.tables.told import statistics
 
-_ENTRY: Final = re.compile(r"(\d{20})\.json")
 _ROWS_PER_PASS: Final = 1 << 25
 """UIDs whose hashes are held at once: 256 MiB of them."""
 _NAMES: Final = {"instances": "sop_instance_uid", "rejects": "source"}
@@ -187,16 +186,10 @@ def orphans(listing: Listing) -> Iterator[Finding]:
 def listed_once(storage: Storage, table: str) -> set[str]:
     """Give the data files that any entry left in a table's log has ever named."""
     names: set[str] = set()
-    for info in _files_in(storage, f"{table}/_delta_log"):
-        if not _ENTRY.fullmatch(info.base_name):
-            continue
-        with (
-            storage.errors(f"read the log of {table}"),
-            storage.filesystem.open_input_file(info.path) as stream,
-        ):
-            text = stream.read()
-        names |= set(_named(text))
-    # what was removed before the oldest entry left stands in the checkpoint
+    for version in logged_versions(storage, table)[0]:
+        with storage.errors(f"read the log of {table}"):
+            names |= set(_named(read_entry(storage, table, version)))
+    # what was added before the oldest entry left stands in the checkpoint
     snapshot = Snapshot(storage, table)
     return names | {file.path for file in snapshot.files()}
 

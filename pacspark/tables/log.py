@@ -28,11 +28,11 @@ from deltalake.transaction import AddAction, RemoveAction, Transaction
 
 from pacspark import __version__
 from pacspark.errors import CommitConflictError, StorageError
+from pacspark.tables import witness
 from pacspark.tables.datafile import AddedFile
+from pacspark.tables.logentries import checkpoint_path, entry_path, read_entry
 from pacspark.tables.schema import CHECKPOINT_INTERVAL
 from pacspark.tables.snapshot import ActiveFile, Snapshot
-from pacspark.tables.told import checkpoint_name
-from pacspark.tables.witness import log_entry, note, told, untold
 
 MAX_ATTEMPTS: Final = 100
 _FIRST_PAUSE_S: Final = 0.005
@@ -119,25 +119,20 @@ def compare_and_set(
         where the storage fails
     """
     first, storage, name = snapshot.version, snapshot.storage, snapshot.spec.name
-    witnessed = untold(storage, name, str(snapshot.delta.metadata().id))
+    witnessed = witness.pending(storage, name, str(snapshot.delta.metadata().id))
     about = {"entries": witnessed, "settled": dict(settled)}
     origin: dict[str, Any] = {"operation": operation, "run_id": run_id}
     origin |= {name: named for name, named in about.items() if named}
     last = _commit_next(snapshot, change, origin, app_transaction)
     with storage.errors(f"commit to {name}"):
         for version in range(first, last + 1):
-            storage.make_durable(entry_path(snapshot, version))
+            storage.make_durable(entry_path(storage, name, version))
             if version % CHECKPOINT_INTERVAL == CHECKPOINT_INTERVAL - 1:
                 _make_checkpoint_durable(snapshot, version)
     if last > snapshot.version:
-        told(storage, witnessed)
-        note(storage, name, last)
+        witness.drop(storage, witnessed)
+        witness.add(storage, name, last)
     return last
-
-
-def entry_path(snapshot: Snapshot, version: int) -> str:
-    """Give the path of the log's entry that made a version."""
-    return log_entry(snapshot.storage, snapshot.spec.name, version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +159,13 @@ class Entry:
 
 def entries(snapshot: Snapshot) -> Iterator[Entry]:
     """Read the log from the version of a snapshot back, as far as it is kept."""
-    storage = snapshot.storage
+    storage, name = snapshot.storage, snapshot.spec.name
     for version in range(snapshot.version, -1, -1):
-        path = entry_path(snapshot, version)
-        with storage.errors(f"read the log of {snapshot.spec.name}"):
-            info = storage.filesystem.get_file_info(path)
+        with storage.errors(f"read the log of {name}"):
+            info = storage.filesystem.get_file_info(entry_path(storage, name, version))
             if not info.is_file:
                 return
-            with storage.filesystem.open_input_stream(path) as stream:
-                lines = stream.read().splitlines()
+            lines = read_entry(storage, name, version).splitlines()
         actions = [json.loads(line) for line in lines if _is_told(line)]
         about: dict[str, Any] = {}
         for action in actions:
@@ -226,11 +219,11 @@ def make_checkpoint(snapshot: Snapshot) -> None:
 
 def _make_checkpoint_durable(snapshot: Snapshot, version: int) -> None:
     """Wait for a checkpoint, if there is one: a torn one would hide the table."""
-    storage = snapshot.storage
+    storage, name = snapshot.storage, snapshot.spec.name
     if storage.kind != "local":
         return
-    for name in (checkpoint_name(version), "_last_checkpoint"):
-        path = storage.path(snapshot.spec.name, "_delta_log", name)
+    last = storage.path(name, "_delta_log", "_last_checkpoint")
+    for path in (checkpoint_path(storage, name, version), last):
         if storage.filesystem.get_file_info(path).is_file:
             storage.make_durable(path)
 
@@ -315,9 +308,8 @@ def _commit(
 
 def _arrived(snapshot: Snapshot, origin: dict[str, Any]) -> bool:
     """Tell whether a commit is the entry after a version: its answer alone may have been lost."""
-    storage, path = snapshot.storage, entry_path(snapshot, snapshot.version + 1)
-    with storage.errors(f"read the log of {snapshot.spec.name}"):
-        if not storage.filesystem.get_file_info(path).is_file:
+    storage, name, version = snapshot.storage, snapshot.spec.name, snapshot.version + 1
+    with storage.errors(f"read the log of {name}"):
+        if not storage.filesystem.get_file_info(entry_path(storage, name, version)).is_file:
             return False
-        with storage.filesystem.open_input_stream(path) as stream:
-            return origin["commit"].encode() in stream.read()
+        return origin["commit"].encode() in read_entry(storage, name, version)

@@ -13,18 +13,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-import pyarrow.fs as pafs
 from xxhash import xxh3_128_hexdigest
 
 from pacspark.errors import StorageError
+from pacspark.tables import witness
 from pacspark.tables.findings import Finding
 from pacspark.tables.log import read_origin
+from pacspark.tables.logentries import entry_path, logged_versions, read_entry
 from pacspark.tables.schema import LOG_RETENTION, TABLES
 from pacspark.tables.storage import Storage
-from pacspark.tables.witness import log_entry, note, read_entry
 
 _ENTRY: Final = re.compile(r"(\d{20})\.json")
-_CHECKPOINT: Final = re.compile(r"(\d{20})\.checkpoint(\..*)?\.parquet")
 _READERS: Final = 8
 _MOST_LOST: Final = 100
 _MOST_NOTED: Final = 1024
@@ -65,7 +64,7 @@ class LogCheck:
         others = [name for name in self.found if name not in self.witnessed]
         others.sort(key=lambda name: self.committed_ms.get(name, 0))
         for table, version in others[-_MOST_NOTED:]:
-            note(storage, table, version, self.found[table, version])
+            witness.add(storage, table, version, self.found[table, version])
 
 
 def check_logs(storage: Storage) -> LogCheck:
@@ -81,7 +80,7 @@ def check_logs(storage: Storage) -> LogCheck:
     claimed: dict[Name, set[str]] = {}
     settled: set[tuple[Name, str]] = set()
     for table in TABLES:
-        versions = sorted(_versions(storage, table)[0])
+        versions = sorted(logged_versions(storage, table)[0])
         with ThreadPoolExecutor(_READERS) as readers:
             for entry in readers.map(partial(_read, storage, table), versions):
                 if entry is None:
@@ -101,12 +100,12 @@ def check_logs(storage: Storage) -> LogCheck:
     changed = {
         name for name in claimed.keys() & check.found if check.found[name] not in claimed[name]
     }
-    for witness, name, xxh3 in claims:
-        if witness not in changed:
+    for teller, name, xxh3 in claims:
+        if teller not in changed:
             check.witnessed.setdefault(name, set()).add(xxh3)
     for table in TABLES:
         # listed after all was read: what an entry tells of was there before it
-        check.findings += _compare(storage, check, table, *_versions(storage, table))
+        check.findings += _compare(storage, check, table, *logged_versions(storage, table))
     return check
 
 
@@ -156,23 +155,12 @@ class Entry:
     trouble: str = ""
 
 
-def _versions(storage: Storage, table: str) -> tuple[set[int], set[int]]:
-    """Give the versions of the entries and of the checkpoints that lie in a log."""
-    with storage.errors(f"list the log of {table}"):
-        selector = pafs.FileSelector(storage.path(table, "_delta_log"), allow_not_found=True)
-        names = [info.base_name for info in storage.filesystem.get_file_info(selector)]
-    found = ([kind.fullmatch(name) for name in names] for kind in (_ENTRY, _CHECKPOINT))
-    entries, checkpoints = ({int(one[1]) for one in matches if one} for matches in found)
-    return entries, checkpoints
-
-
 def _read(storage: Storage, table: str, version: int) -> Entry | None:
-    path = log_entry(storage, table, version)
     with storage.errors(f"read the log of {table}"):
         try:
-            data = read_entry(storage, path)
+            data = read_entry(storage, table, version)
         except (OSError, RuntimeError):
-            if storage.filesystem.get_file_info(path).is_file:
+            if _is_there(storage, table, version):
                 raise
             return None
     return parse_entry(version, data)
@@ -238,7 +226,7 @@ def _compare(
 
 def _is_there(storage: Storage, table: str, version: int) -> bool:
     with storage.errors(f"look for an entry of {table}"):
-        found: bool = storage.filesystem.get_file_info(log_entry(storage, table, version)).is_file
+        found: bool = storage.filesystem.get_file_info(entry_path(storage, table, version)).is_file
     return found
 
 

@@ -24,6 +24,7 @@ from pacspark.tables.datafile import open_data_file
 from pacspark.tables.intake import conflict_row
 from pacspark.tables.inventory import listed_once
 from pacspark.tables.log import BARRIER, compare_and_set, entries
+from pacspark.tables.logentries import entry_path, read_entry
 from pacspark.tables.logfixity import LogCheck, Name, check_logs, entries_named, parse_entry
 from pacspark.tables.moving import list_again
 from pacspark.tables.placing import draft
@@ -32,7 +33,6 @@ from pacspark.tables.retention import data_files, written_by_jobs
 from pacspark.tables.schema import HOLDS, INSTANCES, OBJECTS, PROJECTIONS, REJECTS, TABLES
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
-from pacspark.tables.witness import log_entry, read_entry
 from pacspark.tables.writer import append_unseen, commit_instances, commit_rejects
 
 _UID: Final = "sop_instance_uid"
@@ -113,7 +113,7 @@ def _restore(storage: Storage, other: Storage, check: LogCheck, run_id: str) -> 
             with draft(storage, run_id) as one:
                 one.write(lambda stream, entry=entry: stream.write(entry))  # type: ignore[misc]
                 # where there was none, a writer may have been faster
-                one.place(log_entry(storage, *name), is_new=name not in check.found)
+                one.place(entry_path(storage, *name), is_new=name not in check.found)
             restored += 1
     return restored
 
@@ -137,11 +137,10 @@ def _right_entry(
 
 
 def _entry(storage: Storage, name: Name) -> bytes | None:
-    path = log_entry(storage, *name)
     with storage.errors(f"read the log of {name[0]}"):
-        if not storage.filesystem.get_file_info(path).is_file:
+        if not storage.filesystem.get_file_info(entry_path(storage, *name)).is_file:
             return None
-        return read_entry(storage, path)
+        return read_entry(storage, *name)
 
 
 def _contradict(name: Name, own: bytes | None, theirs: bytes) -> bool:

@@ -23,8 +23,8 @@ from pydicom.datadict import dictionary_description
 from pacspark.dicom.attributes import PROMOTED
 from pacspark.dicom.frames import FrameIndex
 from pacspark.errors import StorageError, UsageError
+from pacspark.tables import witness
 from pacspark.tables.storage import Storage
-from pacspark.tables.witness import forget
 
 TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 _KINDS: Final = MappingProxyType(
@@ -379,7 +379,7 @@ def create_tables(storage: Storage) -> None:
                 continue
             _require_never_there(storage, spec)
             if spec is INSTANCES:
-                forget(storage)
+                witness.forget(storage)
             with suppress(CommitFailedError):
                 storage.patiently(partial(_create_table, storage, spec))
             storage.make_durable(storage.path(spec.name, "_delta_log", f"{0:020}.json"))

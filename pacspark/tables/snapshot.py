@@ -17,9 +17,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from pacspark.errors import UsageError
+from pacspark.tables.logstatistics import changed_since_sealed
 from pacspark.tables.schema import TABLES
 from pacspark.tables.storage import Storage
-from pacspark.tables.told import changed_since_sealed
 
 _FORMAT: Final = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)

@@ -19,20 +19,16 @@ from typing import Final
 
 from xxhash import xxh3_128_hexdigest
 
+from pacspark.tables.logentries import read_entry
 from pacspark.tables.storage import Storage
 
 _lock: Final = Lock()
-_untold: Final[dict[Storage, dict[str, str]]] = {}
+_pending: Final[dict[Storage, dict[str, str]]] = {}
 """By archive: XXH3 of entries, by table and version."""
 _ids: Final[dict[tuple[Storage, str], str]] = {}
 
 
-def log_entry(storage: Storage, table: str, version: int) -> str:
-    """Give the path of the log's entry that made a version."""
-    return storage.path(table, "_delta_log", f"{version:020}.json")
-
-
-def note(storage: Storage, table: str, version: int, xxh3: str = "") -> None:
+def add(storage: Storage, table: str, version: int, xxh3: str = "") -> None:
     """Take an entry that the next commit is to tell of, whatever table that is of.
 
     Parameters
@@ -44,14 +40,14 @@ def note(storage: Storage, table: str, version: int, xxh3: str = "") -> None:
     """
     if not xxh3:
         try:
-            xxh3 = xxh3_128_hexdigest(read_entry(storage, log_entry(storage, table, version)))
+            xxh3 = xxh3_128_hexdigest(read_entry(storage, table, version))
         except (OSError, RuntimeError):
             return  # of a commit that succeeded: `verify` will be its witness
     with _lock:
-        _untold.setdefault(storage, {}).setdefault(f"{table}/{version}", xxh3)
+        _pending.setdefault(storage, {}).setdefault(f"{table}/{version}", xxh3)
 
 
-def untold(storage: Storage, table: str, table_id: str) -> dict[str, str]:
+def pending(storage: Storage, table: str, table_id: str) -> dict[str, str]:
     """Give the XXH3 of each entry that was noted, by table and version.
 
     Parameters
@@ -64,32 +60,19 @@ def untold(storage: Storage, table: str, table_id: str) -> dict[str, str]:
     """
     with _lock:
         if _ids.setdefault((storage, table), table_id) != table_id:
-            _untold.pop(storage, None)
+            _pending.pop(storage, None)
             _ids[storage, table] = table_id
-        return dict(_untold.get(storage, {}))
+        return dict(_pending.get(storage, {}))
 
 
 def forget(storage: Storage) -> None:
     """Forget all entries of an archive that was removed: another begins in its place."""
     with _lock:
-        _untold.pop(storage, None)
+        _pending.pop(storage, None)
 
 
-def told(storage: Storage, names: Iterable[str]) -> None:
+def drop(storage: Storage, names: Iterable[str]) -> None:
     """Forget entries that a commit has told of."""
     with _lock:
         for name in names:
-            _untold.get(storage, {}).pop(name, None)
-
-
-def read_entry(storage: Storage, path: str) -> bytes:
-    """Read an entry of a log.
-
-    Raises
-    ------
-    OSError, RuntimeError
-        where it cannot be read
-    """
-    with storage.filesystem.open_input_stream(path) as stream:
-        data: bytes = stream.read()
-    return data
+            _pending.get(storage, {}).pop(name, None)

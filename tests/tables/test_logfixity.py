@@ -15,12 +15,12 @@ from pacspark.tables.compaction import compact
 from pacspark.tables.deletion import delete
 from pacspark.tables.intake import Intake, commit_intake
 from pacspark.tables.log import make_checkpoint
+from pacspark.tables.logentries import entry_path, logged_versions
 from pacspark.tables.logfixity import check_logs
 from pacspark.tables.runs import recorded_run
 from pacspark.tables.schema import TABLES
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
-from pacspark.tables.witness import log_entry
 from tests.tables.samples import noise, store
 from tests.tables.test_fixity import flip, read, verified, write
 
@@ -45,7 +45,7 @@ def next_batch(storage: Storage) -> None:
 
 
 def newest(storage: Storage, table: str = "instances") -> str:
-    return log_entry(storage, table, Catalog(storage).version(table))
+    return entry_path(storage, table, Catalog(storage).version(table))
 
 
 def told(storage: Storage) -> list[tuple[str, str]]:
@@ -102,7 +102,7 @@ def test_verify__tells_any_flipped_bit_of_an_entry(storage: Storage) -> None:
     assert verified(storage).clean  # is witness of all that is there
     for table in TABLES:
         for version in {0, Catalog(storage).version(table)} - {1 if table == "runs" else None}:
-            path = log_entry(storage, table, version).removeprefix(f"{storage.folder}/")
+            path = entry_path(storage, table, version).removeprefix(f"{storage.folder}/")
             entry = read(storage, path)
             for position in range(0, len(entry), 61):
                 flip(storage, position, path)
@@ -140,13 +140,13 @@ def test_verify__asks_again_for_an_entry_that_a_listing_lacks(
     """A listing beside a writer is no snapshot."""
     for number in range(2):
         store(storage, {f"1.{number}": noise(100, number)})
-    versions = logfixity._versions
+    versions = logged_versions
 
     def hasty(storage: Storage, table: str) -> tuple[set[int], set[int]]:
         entries, checkpoints = versions(storage, table)
         return entries - {1}, checkpoints
 
-    monkeypatch.setattr(logfixity, "_versions", hasty)
+    monkeypatch.setattr(logfixity, "logged_versions", hasty)
     assert told(storage) == []
 
 
@@ -157,7 +157,7 @@ def test_compact__goes_on_where_what_is_lost_is_due_anyway(
     for number in range(4):
         store(storage, {f"1.{number}": noise(100, number)})
     make_checkpoint(Snapshot(storage, "instances"))
-    storage.filesystem.delete_file(log_entry(storage, "instances", 2))
+    storage.filesystem.delete_file(entry_path(storage, "instances", 2))
     store(storage, {"1.9": noise(9)})
     assert told(storage) == [("instances", "2")]
     with pytest.raises(StorageError, match="the entry of version 2, found none"):

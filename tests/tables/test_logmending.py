@@ -21,10 +21,10 @@ from pacspark.tables.compaction import compact
 from pacspark.tables.deletion import delete
 from pacspark.tables.holds import held_studies, set_hold
 from pacspark.tables.log import make_checkpoint
+from pacspark.tables.logentries import entry_path
 from pacspark.tables.schema import TABLES, create_tables
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
-from pacspark.tables.witness import log_entry
 from tests.tables.samples import noise, store
 from tests.tables.test_fixity import flip, here, read, verified, write
 from tests.tables.test_logfixity import ended_run, newest, next_batch
@@ -77,7 +77,7 @@ def test_repair__takes_entries_from_a_copy(
     storage: Storage, copy: Storage, table: str, harm: str
 ) -> None:
     version = 0 if harm == "made" else Catalog(storage).version(table)
-    path = log_entry(storage, table, version).removeprefix(f"{storage.folder}/")
+    path = entry_path(storage, table, version).removeprefix(f"{storage.folder}/")
     entry = read(storage, path)
     if harm == "broken":
         write(storage, entry[:-5] + b"\xff\x00{{{", path)
@@ -248,7 +248,7 @@ def test_repair__takes_no_place_that_a_writer_took_meanwhile(
 def test_repair__tells_what_no_replica_can_give_back(storage: Storage, replica: Storage) -> None:
     filled(storage)
     replicate(here, storage, replica)
-    path = log_entry(storage, "instances", 2).removeprefix(f"{storage.folder}/")
+    path = entry_path(storage, "instances", 2).removeprefix(f"{storage.folder}/")
     write(storage, b"{", path)
 
     report = mended(storage, replica)

@@ -8,17 +8,17 @@ import pytest
 
 from pacspark.spark.repair import repair
 from pacspark.spark.replicate import replicate
-from pacspark.tables import datafile, told
+from pacspark.tables import datafile, logstatistics
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.fixity import check_object_file, check_table_file
 from pacspark.tables.holds import set_hold
 from pacspark.tables.inventory import Listing, Scope, files_to_check, rows_of_files
 from pacspark.tables.log import make_checkpoint
+from pacspark.tables.logstatistics import statistics
 from pacspark.tables.schema import create_tables
 from pacspark.tables.seals import with_seal, xxh3_in
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
-from pacspark.tables.told import statistics
 from tests.tables.samples import noise, store
 from tests.tables.test_fixity import flip, here, named, read, verified, write
 
@@ -137,7 +137,7 @@ def test_ingest__stores_nothing_twice_by_bounds_that_changed(
     assert read(storage, path) != text
     if checkpoint:
         make_checkpoint(Snapshot(storage, "instances"))
-    told._SOUND.clear()  # a process that begins
+    logstatistics._SOUND.clear()  # a process that begins
     assert len(Snapshot(storage, "instances").files({"sop_instance_uid": ["5"]})) == 1
     assert set(Catalog(storage).known(OBJECTS)) == set(OBJECTS)
     outcome = store(storage, OBJECTS)

@@ -11,12 +11,16 @@ from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from pacspark.tables.logentries import (
+    checkpoint_path,
+    entry_path,
+    logged_versions,
+    read_entry,
+)
 from pacspark.tables.seals import xxh3_in
 from pacspark.tables.storage import Storage
-from pacspark.tables.witness import log_entry, read_entry
 
 _READERS: Final = 8
 _SOUND: Final[dict[tuple[Storage, str], dict[str, bool]]] = {}
@@ -77,15 +81,13 @@ def _added(storage: Storage, table: str, version: int) -> Iterator[list[tuple[st
     if newest is not None:
         yield newest
     with storage.errors(f"read the log of {table}"):
-        folder = storage.path(table, "_delta_log")
-        infos = storage.filesystem.get_file_info(pafs.FileSelector(folder))
-        there = {info.base_name for info in infos}
-        summed = next((one for one in range(version, -1, -1) if checkpoint_name(one) in there), -1)
+        checkpoints = logged_versions(storage, table)[1]
+        summed = max((one for one in checkpoints if one <= version), default=-1)
         with ThreadPoolExecutor(_READERS) as readers:
             entries = list(readers.map(read, range(version - 1, summed, -1)))
     yield from (one for one in entries if one is not None)
     if summed >= 0:
-        path = storage.path(table, "_delta_log", checkpoint_name(summed))
+        path = checkpoint_path(storage, table, summed)
         with (
             storage.errors(f"read the log of {table}"),
             storage.filesystem.open_input_file(path) as stream,
@@ -97,17 +99,11 @@ def _added(storage: Storage, table: str, version: int) -> Iterator[list[tuple[st
 
 
 def _of_entry(storage: Storage, table: str, version: int) -> list[tuple[str, str]] | None:
-    path = log_entry(storage, table, version)
-    if not storage.filesystem.get_file_info(path).is_file:
+    if not storage.filesystem.get_file_info(entry_path(storage, table, version)).is_file:
         return None
     adds = [
         json.loads(line)["add"]
-        for line in read_entry(storage, path).splitlines()
+        for line in read_entry(storage, table, version).splitlines()
         if line.startswith(b'{"add"')
     ]
     return [(unquote(add["path"]), add.get("stats") or "") for add in adds]
-
-
-def checkpoint_name(version: int) -> str:
-    """Give the name of the file that sums a log up to a version."""
-    return f"{version:020}.checkpoint.parquet"
