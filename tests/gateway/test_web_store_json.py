@@ -22,6 +22,7 @@ from pacspark.dicom.decode import index_instance
 from pacspark.errors import DicomDecodeError
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.server import Gateway
+from pacspark.gateway.web import store
 from pacspark.gateway.web.store_json import MetadataParts
 from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
@@ -239,9 +240,11 @@ def test_public_files__are_taken_as_dcmtk_writes_them(
     assert taken > 10
 
 
+@pytest.mark.parametrize(("large_bytes", "at_once"), [(1 << 20, 4), (0, 1)])
 def test_requests__are_written_few_at_once(
-    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, large_bytes: int, at_once: int
 ) -> None:
+    monkeypatch.setattr(store, "_LARGE_METADATA_BYTES", large_bytes)
     running: list[int] = []
     most: list[int] = []
     instances = MetadataParts.instances
@@ -261,4 +264,4 @@ def test_requests__are_written_few_at_once(
             images,
         )
         assert {answer.status_code for answer in told} == {200}
-    assert max(most) == 4
+    assert max(most) == at_once

@@ -60,6 +60,8 @@ class Door:
     writers
         has a place for each request that may hold parsed metadata and an object that is written
         from them: many times the bytes that came
+    large_writer
+        is held by the one of these that may have many metadata
     """
 
     store: Store
@@ -70,6 +72,7 @@ class Door:
     recent: RecentAccesses = field(default_factory=RecentAccesses)
     pulse: Pulse = field(default_factory=Pulse)
     writers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_WRITTEN_AT_ONCE))
+    large_writer: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self.places = Places(self.store)

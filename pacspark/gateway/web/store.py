@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _MOST_HEAD_BYTES: Final = 8192
 _AT_ONCE: Final = 4
+_LARGE_METADATA_BYTES: Final = 1 << 20
 _BOUNDARY: Final = re.compile(r'boundary="?([0-9A-Za-z\'()+_,./:=? -]{1,200})"?')
 """RFC 2046 has at most 70 characters; Orthanc writes longer ones."""
 _TYPE: Final = re.compile(r'[; ]type="?([A-Za-z0-9./+-]+)')
@@ -192,7 +194,9 @@ async def _store_metadata(call: Call, boundary: str) -> list[_Outcome]:
     try:
         async for _ in _parsed(call, boundary, parts.callbacks()):
             pass
-        async with call.door.writers:
+        # as Python objects, metadata take some thirty times as much
+        large = parts.metadata_bytes > _LARGE_METADATA_BYTES
+        async with call.door.large_writer if large else nullcontext(), call.door.writers:
             instances = await run_in_threadpool(parts.instances)
             return [await run_in_threadpool(_store_written, call, parts, one) for one in instances]
     finally:

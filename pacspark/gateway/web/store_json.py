@@ -92,6 +92,11 @@ class MetadataParts:
     def __post_init__(self) -> None:
         self._metadata, self._spool = Spool(self.landing), Spool(self.landing)
 
+    @property
+    def metadata_bytes(self) -> int:
+        """The length of the metadata that came."""
+        return self._metadata.size_bytes
+
     def close(self) -> None:
         """Let go of what waits."""
         self._metadata.close()
