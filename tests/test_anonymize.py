@@ -257,7 +257,14 @@ def test_anonymize__does_refuse_its_own_root_and_what_is_not_there(
             archive.replicate(f"{tmp_path}/{same}")
     for wanted in ({"study": "1.2"}, {"patient": "*"}):
         with pytest.raises(NotInArchiveError):
-            archive.anonymize(tmp_path / "target", **wanted)  # type: ignore[arg-type]
+            archive.anonymize(
+                tmp_path / "target",
+                **wanted,  # type: ignore[arg-type]
+                secret=tmp_path / "key.txt",
+                create_secret=True,
+            )
+        assert not (tmp_path / "target").exists()
+        assert not (tmp_path / "key.txt").exists()
     assert archive.anonymize(tmp_path / "target", everything=True).inputs == 0
 
 

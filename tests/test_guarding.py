@@ -109,7 +109,7 @@ def test_repair__is_an_option_of_verify(shell: Shell, tmp_path: Path) -> None:
     flip(root, "1.2.3")
     status, out, err = shell("verify", root, "--repair-from", other)
     assert status == 0
-    assert out.splitlines()[-1] == "repaired 1 object in 1 files: 0 left"
+    assert out.splitlines()[-1] == "repaired 1 object in 1 file: 0 left"
     assert "damaged: " in err
     assert shell("verify", root)[0] == 0
     file = flip(root, "1.2.3")

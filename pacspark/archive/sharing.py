@@ -60,7 +60,7 @@ class Sharing(OpenedArchive):
         from pacspark.dicom.deidentify import Deidentifier
         from pacspark.dicom.profile_file import read_profile
         from pacspark.dicom.pseudonyms import SECRET_BYTES, Pseudonyms, make_secret, read_secret
-        from pacspark.spark.anonymize import anonymize
+        from pacspark.spark.anonymize import anonymize, require_any
 
         level, value = _chosen(study, series, patient, everything=everything)
         chosen = read_profile(Path(profile)) if isinstance(profile, str | Path) else profile
@@ -72,6 +72,7 @@ class Sharing(OpenedArchive):
         if storage.is_same(self._storage):
             message = f"target: expected another archive, found {storage.root} itself"
             raise UsageError(message)
+        require_any(self.catalog, level, value)  # before a secret or an archive is made
         if isinstance(secret, str | Path):
             path = Path(secret)
             _require_outside(path, self._storage, storage)

@@ -69,7 +69,10 @@ def verify(
         print(f"verified {amount}{drawn}{before}: {report.wrong} wrong")
         if repaired is not None:
             mended = f"{repaired.objects} {counted_unit(repaired.objects, 'objects')}"
-            print(f"repaired {mended} in {repaired.files} files: {len(repaired.left)} left")
+            files = f"{repaired.files} {counted_unit(repaired.files, 'files')}"
+            print(f"repaired {mended} in {files}: {len(repaired.left)} left")
+    if repaired is None and not report.clean:
+        say(f"`pacspark verify {root} --repair-from REPLICA` mends what a replica has")
     if not (report.clean if repaired is None else repaired.clean):
         raise typer.Exit(1)
 

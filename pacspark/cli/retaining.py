@@ -133,3 +133,8 @@ def compact(
         f"{'would delete' if dry_run else 'deleted'} {count} {counted_unit(count, 'files')} of "
         f"{size}, and {report.leftovers} {counted_unit(report.leftovers, 'folders')} of killed runs"
     )
+    if retain_days == 0 and min_age_hours:
+        say(
+            f"files younger than {min_age_hours:g} hours stay, with what was deleted: with "
+            "--min-age-hours 0 they go, where no job is writing"
+        )

@@ -256,9 +256,12 @@ def _encoding(stream: ByteStream, position: int, transfer_syntax_uid: str | None
     """
     start = stream.take(position, 8)
     if len(start) < 8:
+        if not position:
+            message = f"{_NOT_DICOM}, found {len(start)} bytes alone"
+            raise NotDicomError(message)
         where = f"at byte {position}, {len(start)} bytes"
         message = f"{_NOT_DICOM}: a data set, found the end of the bytes {where} (truncated)"
-        raise (DicomDecodeError if position else NotDicomError)(message)
+        raise DicomDecodeError(message)
     vr = start[4:6].decode("latin_1")
     explicit = vr in SHORT_VRS or vr in LONG_VRS
     if transfer_syntax_uid is not None:
@@ -281,7 +284,9 @@ def _encoding(stream: ByteStream, position: int, transfer_syntax_uid: str | None
         found = "a zip that is damaged, in another one, or at a URL without .zip; unpack it first"
         message = f"{_NOT_DICOM}, found {found}"
         raise DicomDecodeError(message)
-    message = f"{_NOT_DICOM}, found {start.hex(' ')} at byte {position}"
+    text = start.decode("latin_1")
+    found = repr(text) if text.isascii() and text.isprintable() else start.hex(" ")
+    message = f"{_NOT_DICOM}, found {found} at byte {position}"
     raise (DicomDecodeError if position else NotDicomError)(message)
 
 

@@ -125,7 +125,10 @@ def make_secret(path: Path) -> bytes:
             file.flush()
             os.fsync(file.fileno())
     except FileExistsError:
-        message = f"{path}: expected no file yet for a new secret, found one"
+        message = (
+            f"{path}: expected no file yet for a new secret, found one; without --create-secret it "
+            "is used"
+        )
         raise UsageError(message) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "a name that no file can have"

@@ -71,6 +71,22 @@ class Stored:
     size_bytes: int
 
 
+def require_any(source: Catalog, level: str | None, value: str | None) -> int:
+    """Count the objects of a study, a series, a patient or everything.
+
+    Raises
+    ------
+    NotInArchiveError
+        Where there is no such thing.
+    """
+    where = {} if level is None else {COLUMN_OF_LEVEL[level]: str(value)}
+    total = sum(int(rows.num_rows) for rows in source.each_file_of(where, ["sop_instance_uid"]))
+    if not total and level is not None:
+        message = f"{source.storage.root}: no {level} {value!r:.80}"
+        raise NotInArchiveError(message)
+    return total
+
+
 def anonymize(
     session: Callable[[], SparkSession],
     source: Catalog,
@@ -107,10 +123,7 @@ def anonymize(
         Where the source holds no such thing.
     """
     where = {} if level is None else {COLUMN_OF_LEVEL[level]: str(value)}
-    total = sum(rows.num_rows for rows in source.each_file_of(where, ["sop_instance_uid"]))
-    if not total and level is not None:
-        message = f"{source.storage.root}: no {level} {value!r:.80}"
-        raise NotInArchiveError(message)
+    total = require_any(source, level, value)
     run_id = uuid.uuid4().hex
     report, started = IngestReport(run_id), time.monotonic()
     with (

@@ -26,7 +26,7 @@ from pyspark.sql import functions as sf
 
 from pacspark.dicom.attributes import BY_TAG, kind_of_vr
 from pacspark.dicom.paths import NAME_GROUPS, AttributePath, Step, parse_path
-from pacspark.errors import QueryError
+from pacspark.errors import QueryError, UsageError
 
 SPARK_TYPES: Final = {"string": "string", "int64": "bigint", "double": "double"}
 _BINARY_VRS: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
@@ -54,10 +54,16 @@ def attribute(path: str, as_type: str | None = None) -> Column:
     ------
     QueryError
         When PS3.6 knows no such keyword, or the path or type is none.
+    UsageError
+        When no Spark session has begun yet.
     """
     parsed = parse_path(path)
     wanted = as_type if as_type is None else _require_type(path, as_type)
-    return _column(parsed, wanted).alias(path)
+    try:
+        return _column(parsed, wanted).alias(path)
+    except AssertionError as error:  # of pyspark
+        message = f"{path[:64]}: expected a Spark session; take `archive.instances` first"
+        raise UsageError(message) from error
 
 
 def _require_type(path: str, as_type: str) -> str:

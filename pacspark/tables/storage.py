@@ -209,7 +209,10 @@ class Storage:
                     f"log are lost; `pacspark verify {self.root} --repair-from REPLICA` mends it"
                 )
                 raise StorageError(message) from error
-            message = f"{self.root}: no archive here; `pacspark init {self.root}` makes one"
+            message = (
+                f"{self.root}: no archive here; look at the name, or `pacspark init {self.root}` "
+                "makes one"
+            )
             if self.kind == "local" and Path(self.folder).is_file():
                 message = f"{self.root}: expected the folder of an archive, found a file"
             raise ArchiveNotFoundError(message) from error

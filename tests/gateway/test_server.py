@@ -96,3 +96,13 @@ def test_serve__of_no_archive_is_one_line(tmp_path: Path) -> None:
     _, error = process.communicate(timeout=60)
     assert (process.returncode, len(error.splitlines())) == (1, 1)
     assert "no archive here" in error
+
+
+def test_serve__on_a_port_that_is_taken_names_the_option(tmp_path: Path, gateway: Gateway) -> None:
+    create_tables(open_storage(tmp_path / "other"))
+    port = gateway.dimse.port
+    process = serve(tmp_path / "other", "--dimse-port", str(port))
+    _, said = process.communicate(timeout=60)
+    line = said.splitlines()[-1]
+    assert f"dimse_port {port}: cannot listen on 127.0.0.1: Address already in use" in line
+    assert "--dimse-port takes another" in line

@@ -1,6 +1,8 @@
 """Attributes by path as Spark gives them, against what pydicom reads in the same objects."""
 
 import datetime as dt
+import subprocess
+import sys
 from decimal import Decimal
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -224,3 +226,17 @@ def test_sql__opens_only_tables_that_are_named(
     del opened[:]
     archive.sql("SELECT 1")
     assert opened == []
+
+
+def test_attribute__before_spark_is_one_line() -> None:
+    script = """
+import pacspark
+try:
+    pacspark.attribute("KVP")
+except pacspark.PacsparkError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout == "KVP: expected a Spark session; take `archive.instances` first\n"

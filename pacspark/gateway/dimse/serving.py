@@ -8,6 +8,7 @@
 """
 
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from pacspark.errors import (
     InstanceMismatchError,
     PacsparkError,
     ProtocolError,
+    StorageError,
 )
 from pacspark.gateway import statuses
 from pacspark.gateway.audit import AuditLog
@@ -86,9 +88,15 @@ class DimseServer:
         self._tls = None if config.tls is None else server_context(config)
         self._closing = Event()
         family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-        self._listener = socket.create_server(
-            (config.host, config.dimse_port), family=family, backlog=_BACKLOG
-        )
+        try:
+            self._listener = socket.create_server(
+                (config.host, config.dimse_port), family=family, backlog=_BACKLOG
+            )
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else error
+            where = f"dimse_port {config.dimse_port}: cannot listen on {config.host}"
+            message = f"{where}: {reason}; --dimse-port takes another, 0 any"
+            raise StorageError(message) from error
         self._listener.settimeout(_ACCEPT_S)
         self._links: dict[Link, Thread] = {}
         self._busy: set[Link] = set()

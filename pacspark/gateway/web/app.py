@@ -333,5 +333,6 @@ def _listening(config: GatewayConfig) -> Listener:
     except OSError as error:
         listening.close()
         message = f"http_port {config.http_port}: cannot listen on {config.host}: {error.strerror}"
+        message += "; --http-port takes another, 0 any"
         raise StorageError(message) from error
     return listening
