@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pacspark
+from pacspark.errors import StorageError
 from pacspark.spark import verify as verify_module
+from pacspark.tables import runs
 from tests.ct_objects import archive_of
 from tests.taking_in import ct_slice
 from tests.test_cli import Shell
@@ -118,3 +120,20 @@ def test_repair__is_an_option_of_verify(shell: Shell, tmp_path: Path) -> None:
     assert status == 1
     assert f"not repaired: objects/{file}: {other} does not have it whole either" in err
     assert shell("verify", root, "--repair-from", root)[0] == 2
+
+
+def test_verify__tells_what_it_found_where_nobody_may_write(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = filled(tmp_path / "archive")
+    flip(root, "1.2.3")
+
+    def refused(*_: object) -> None:
+        message = "the file system is read-only"
+        raise StorageError(message)
+
+    monkeypatch.setattr(runs, "_write", refused)
+    status, out, err = shell("verify", root)
+    assert (status, out.splitlines()[-1].split(": ")[-1]) == (1, "1 wrong")
+    assert "damaged: " in err
+    assert "this verify has no row in `runs`: the file system is read-only" in err

@@ -53,6 +53,8 @@ def verify(
         say(finding.line)
     if len(findings) > FINDINGS_SHOWN:
         say(f"... and {len(findings) - FINDINGS_SHOWN} more")
+    if report.unrecorded:
+        say(f"this verify has no row in `runs`: {report.unrecorded}")
     repaired = None
     if repair_from is not None and not report.clean:
         repaired = archive.repair(report, repair_from)

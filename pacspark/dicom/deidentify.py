@@ -63,6 +63,7 @@ _IDENTIFYING: Final = _CHARACTERISTICS | frozenset(
 )
 """Concepts of TID 1001 to 1010, observers, orders, subject and specimens: what a report says of who
 and where. `_CHARACTERISTICS` are sex, age, species and breed."""
+_DATES_OF_CONTENT: Final = frozenset({"Date", "DateTime"})
 _CHARACTERISTICS_OF_PRIVATE: Final = "PrivateDataElementCharacteristicsSequence"
 _AGE: Final = re.compile(r"\d{3}[DWMY]")
 _OLDEST: Final = "090Y"
@@ -234,7 +235,8 @@ class _Work:
         self, dataset: Dataset, within: Within, types: Mapping[int, str] | None = None
     ) -> None:
         """Change one data set, or one item, in place; of `attribute_types` where they are known."""
-        if within in {Within.CONTENT, Within.DUMMY} and self._identifies(dataset):
+        identifies = within in {Within.CONTENT, Within.DUMMY} and self._identifies(dataset)
+        if identifies:
             within = Within.DUMMY
         if "safe-private" in self.run.profile.retain:
             self._safe_by_itself |= declared_safe(_items(dataset, _CHARACTERISTICS_OF_PRIVATE))
@@ -246,10 +248,20 @@ class _Work:
                 private.append(tag)
             elif tag.element == 0 or tag.group < 8:
                 del dataset[tag]  # lengths of groups, and what belongs to no data set
+            elif identifies and keyword_for_tag(tag) in _DATES_OF_CONTENT:
+                self._date_of_birth(dataset, tag, identity)
             else:
                 attribute_type = None if types is None else types.get(tag, "")
                 self._standard(dataset, tag, within, identity, attribute_type)
         self._private(dataset, private)
+
+    def _date_of_birth(self, dataset: Dataset, tag: BaseTag, identity: str) -> None:
+        """Put a dummy, whatever becomes of dates: shifted, it would still tell an age."""
+        element = _element(dataset, tag)
+        if element is None:
+            del dataset[tag]
+        else:
+            self._replace(dataset, element, Action.DUMMY, identity)
 
     def _standard(
         self,

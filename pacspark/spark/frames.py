@@ -23,7 +23,7 @@ from pyspark.sql.types import StructField, StructType
 
 from pacspark.errors import UsageError
 from pacspark.spark.attributes import attribute
-from pacspark.spark.query import table, with_named_attributes
+from pacspark.spark.query import filtered, table
 from pacspark.spark.session import session_cluster
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.framing import (
@@ -145,7 +145,7 @@ def frames(
         if uid is not None:
             instances = instances.where(sf.col(column) == uid)
     if where is not None:
-        instances = with_named_attributes(instances, where).where(where)
+        instances = filtered(instances, where)
     named = list(dict.fromkeys(name for name in columns if name not in IDENTIFIERS))
     taken = _OWN & {name.lower() for name in named}
     if taken:

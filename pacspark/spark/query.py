@@ -77,12 +77,27 @@ def sql(spark: SparkSession, catalog: Catalog, statement: str) -> DataFrame:
         raise QueryError(message) from error
 
 
-def with_named_attributes(frame: DataFrame, condition: str | Column) -> DataFrame:
-    """Add the attributes that a condition names to the `instances` DataFrame, if it is a text."""
+def filtered(frame: DataFrame, condition: str | Column) -> DataFrame:
+    """Choose rows of the `instances` DataFrame; a text names attributes as `sql` takes them.
+
+    Raises
+    ------
+    QueryError
+        When a text is no condition, names what is not there, or does more than ask.
+    """
     if not isinstance(condition, str):
-        return frame
-    named, _ = _named_attributes(condition, frame.columns)
-    return frame.select("*", *named)
+        return frame.where(condition)
+    try:
+        # parsed, never run
+        statement = f"SELECT 1 FROM instances WHERE {condition}"  # noqa: S608
+        others = set(_tables_of_query(frame.sparkSession, statement)) - {"instances"}
+        if others:
+            message = f"where: expected a condition on instances, found {min(others)!r:.80}"
+            raise QueryError(message)
+        named, _ = _named_attributes(condition, frame.columns)
+        return frame.select("*", *named).where(condition)
+    except (ParseException, AnalysisException) as error:
+        raise QueryError(_first_line(error)) from error
 
 
 _PACKAGES = tuple(

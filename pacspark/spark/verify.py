@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from pacspark.errors import ArchiveNotFoundError, PacsparkError, UsageError
+from pacspark.errors import ArchiveNotFoundError, PacsparkError, StorageError, UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.jobs import counted
 from pacspark.tables.findings import Finding
@@ -113,6 +113,8 @@ class VerifyReport:
         False where a table could not be: then logs alone were looked at
     request
         what was to be verified
+    unrecorded
+        why this has no row in `runs`; empty where it has
     """
 
     run_id: str
@@ -126,6 +128,7 @@ class VerifyReport:
     findings: tuple[Finding, ...]
     opened: bool = True
     request: VerifyRequest = VerifyRequest()
+    unrecorded: str = ""
 
     @property
     def wrong(self) -> int:
@@ -151,7 +154,8 @@ class VerifyReport:
     def summary(self) -> dict[str, Any]:
         """Give the figures without the findings."""
         figures = asdict(self)
-        del figures["findings"], figures["opened"], figures["request"]
+        for name in ("findings", "opened", "request", "unrecorded"):
+            del figures[name]
         return figures | {"wrong": self.wrong, "findings": self.kinds}
 
 
@@ -225,14 +229,21 @@ def verify(
         forget(storage, asdict(request))
         kept.begin(asdict(request), listing.versions)
     options = asdict(request) | {"resumed": state is not None}
-    with recorded_run(storage, run_id, "verify", listing.versions, options=options) as row:
-        report = _verify(run, listing, request, kept, progress, logs.findings)
-        report = replace(report, seconds=time.monotonic() - started, request=request)
-        row["metrics"] = report.summary()
-        if report.wrong:
-            row["message"] = next(one.line for one in report.findings if one.wrong)
-        if "log" not in report.kinds:
-            logs.note_others(storage)
+    report: VerifyReport | None = None
+    try:
+        with recorded_run(storage, run_id, "verify", listing.versions, options=options) as row:
+            report = _verify(run, listing, request, kept, progress, logs.findings)
+            report = replace(report, seconds=time.monotonic() - started, request=request)
+            row["metrics"] = report.summary()
+            if report.wrong:
+                row["message"] = next(one.line for one in report.findings if one.wrong)
+            if "log" not in report.kinds:
+                logs.note_others(storage)
+    except StorageError as error:
+        if report is None:
+            raise
+        # what it found counts, also of an archive that nobody may write to
+        report = replace(report, unrecorded=str(error))
     kept.clear()
     return report
 

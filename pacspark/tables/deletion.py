@@ -187,6 +187,9 @@ def undelete(
     _require_bytes(storage, names)
     list_again(storage, names, run_id, "undelete")
     outcome = commit_instances(storage, rows, run_id=run_id, operation="undelete")
+    # a compaction that had looked before this commit may have taken them from the list, or away
+    list_again(storage, names, run_id, "undelete")
+    _require_bytes(storage, names)
     restoration = Restoration(
         level,
         uid,

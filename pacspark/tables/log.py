@@ -33,6 +33,7 @@ from pacspark.tables.datafile import AddedFile
 from pacspark.tables.logentries import checkpoint_path, entry_path, read_entry
 from pacspark.tables.schema import CHECKPOINT_INTERVAL
 from pacspark.tables.snapshot import ActiveFile, Snapshot
+from pacspark.tables.storage import Storage
 
 MAX_ATTEMPTS: Final = 100
 _FIRST_PAUSE_S: Final = 0.005
@@ -239,6 +240,7 @@ def _commit_next(
         wanted = change(snapshot)
         if not wanted:
             return snapshot.version
+        _require_files(storage, name, wanted.added)
         origin = about | {
             "pacspark": __version__,
             "user": user_name(),
@@ -268,6 +270,20 @@ def _commit_next(
         "the command when there are fewer"
     )
     raise CommitConflictError(message)
+
+
+def _require_files(storage: Storage, table: str, added: Sequence[AddedFile]) -> None:
+    """Check that what a commit lists is there: a compaction told to wait for nobody takes it."""
+    paths = [storage.path(table, file.path) for file in added]
+    with storage.errors(f"commit to {table}"):
+        infos = storage.filesystem.get_file_info(paths) if paths else []
+    gone = [info.base_name for info in infos if not info.is_file]
+    if gone:
+        message = (
+            f"{storage.root}: {table}/{gone[0]}: expected the file that this job wrote, found that "
+            "it was deleted meanwhile, as by `compact --min-age-hours 0`; repeat the command"
+        )
+        raise StorageError(message)
 
 
 def _commit(

@@ -203,6 +203,9 @@ class Storage:
         except PacsparkError:
             raise
         except TableNotFoundError as error:
+            if self.kind == "local" and _is_forbidden(self.folder):
+                message = f"{self.root}: cannot {doing}: {_NO_PERMISSION}"
+                raise StorageError(message) from error
             if self._has_tables():
                 message = (
                     f"{self.root}: cannot {doing}: an archive is here, but entries of this table's "
@@ -240,6 +243,11 @@ class Storage:
             if re.search(pattern, text, re.IGNORECASE):
                 return fix.format(authority=self.authority)
         return text if len(text) <= _MAX_REASON_CHARS else f"{text[:_MAX_REASON_CHARS]}..."
+
+
+def _is_forbidden(folder: str) -> bool:
+    there = os.path.isdir(folder)  # noqa: PTH112 -- a Path's asks for more leave
+    return there and not os.access(folder, os.R_OK | os.X_OK)
 
 
 _NO_PERMISSION: Final = "no permission; give this user the right to read and write there"

@@ -34,6 +34,7 @@ def report_object() -> bytes:
     )
     observer = element(0x0040A123, "PN", text("Doe^Jane"))
     age = sequence(0x0040A300, [item(element(0x0040A30A, "DS", text("77")))], undefined=False)
+    born = element(0x0040A121, "DA", text("19610203"))
     image = sequence(
         0x00081199,
         [item(element(0x00081150, "UI", uid("1.2.840.10008.5.1.4.1.1.2"))
@@ -45,6 +46,7 @@ def report_object() -> bytes:
         content("NUM", named("G-D7FE", "Length", "SRT"), measured),
         content("PNAME", named("121008", "Person Observer Name"), observer),
         content("NUM", named("121033", "Subject Age"), age),
+        content("DATE", named("121031", "Subject Birth Date"), born),
         content("IMAGE", named("121112", "Source of Measurement"), image),
         content("TEXT", named("X1", "Doe family history", "99HOSPITAL"), finding),
     ]
@@ -83,11 +85,19 @@ def test_deidentify__does_replace_the_content_of_a_report_but_not_its_references
     made = deidentified(report_object())
     assert b"Doe" not in made
     tree = read(made).ContentSequence
-    assert [one.ValueType for one in tree] == ["TEXT", "NUM", "PNAME", "NUM", "IMAGE", "TEXT"]
+    assert [one.ValueType for one in tree] == [
+        "TEXT",
+        "NUM",
+        "PNAME",
+        "NUM",
+        "DATE",
+        "IMAGE",
+        "TEXT",
+    ]
     assert tree[0].ConceptNameCodeSequence[0].CodeMeaning == "Finding"
     assert tree[0].TextValue == "Removed"
     assert tree[1].MeasuredValueSequence[0].NumericValue == 0
-    assert tree[4].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == (
+    assert tree[5].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == (
         read(deidentified(ct_object())).SOPInstanceUID
     )
 
@@ -100,13 +110,28 @@ def test_deidentify__does_clean_structured_content_when_asked() -> None:
     assert tree[0].TextValue == "Mass of in left lung"
     assert tree[1].MeasuredValueSequence[0].NumericValue == 12.5
     assert tree[3].MeasuredValueSequence[0].NumericValue == 0  # the subject's age
-    assert tree[5].ConceptNameCodeSequence[0].CodeMeaning == "family history"
+    assert tree[6].ConceptNameCodeSequence[0].CodeMeaning == "family history"
     kept = Profile(
         retain=frozenset({"patient-characteristics"}), clean=frozenset({"structured-content"})
     )
     tree = read(deidentified(report_object(), kept)).ContentSequence
     assert tree[3].MeasuredValueSequence[0].NumericValue == 77
     assert tree[0].TextValue == "Removed"
+
+
+@pytest.mark.parametrize("clean", [(), ("structured-content",)])
+@pytest.mark.parametrize("dates", ["longitudinal-full", "longitudinal-modified"])
+def test_deidentify__does_keep_no_date_of_birth_whatever_dates_are_kept(
+    dates: str, clean: tuple[str, ...]
+) -> None:
+    made = [
+        read(
+            deidentified(report_object().replace(b"19610203", born), retaining(dates, clean=clean))
+        )
+        for born in (b"19610203", b"19710304")
+    ]
+    first, second = (one.ContentSequence[4].Date for one in made)
+    assert first == second
 
 
 @pytest.mark.parametrize("retain", [(), ("patient-characteristics",)])

@@ -19,7 +19,7 @@ from pydicom.uid import (
 import pacspark
 from pacspark import attribute
 from pacspark.archive import Archive, create_archive
-from pacspark.errors import UsageError
+from pacspark.errors import QueryError, UsageError
 from pacspark.progress import SILENT
 from pacspark.spark import frames as frames_module
 from pacspark.tables import framing
@@ -254,3 +254,21 @@ def test_frame_array__takes_rows_of_pandas(archive: Archive) -> None:
 def test_frames__are_found_where_nothing_has_pixels(spark: "SparkSession", tmp_path: Path) -> None:
     archive = create_archive(tmp_path / "empty", spark, SILENT)
     assert archive.frames().count() == 0
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "reflect('java.lang.System', 'getProperty', 'user.home') IS NOT NULL",
+        "exists(SELECT 1 FROM text.`/etc/passwd`)",
+        "IDENTIFIER('reflect')('java.lang.System', 'getenv', 'PATH') IS NOT NULL",
+        "'${env:PATH}' LIKE '%bin%'",
+        "Modality = ",
+        "no_such_column = 1",
+        "1 = 1 UNION SELECT 1 FROM runs",
+    ],
+)
+def test_where__asks_of_instances_alone(archive: Archive, condition: str) -> None:
+    with pytest.raises(QueryError) as error:
+        archive.frames(where=condition)
+    assert len(str(error.value).splitlines()) == 1

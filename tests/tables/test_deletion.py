@@ -14,7 +14,7 @@ from pacspark.errors import (
     StorageError,
     UsageError,
 )
-from pacspark.tables import log
+from pacspark.tables import deletion, log
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import DataFile
 from pacspark.tables.deletion import delete, undelete
@@ -23,7 +23,8 @@ from pacspark.tables.schema import INSTANCES
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
 from pacspark.tables.writer import commit_instances, replace_files
-from tests.tables.samples import instance_row, rows_of, sha256, store, uid_rows
+from tests.tables.samples import instance_row, noise, rows_of, sha256, store, uid_rows
+from tests.tables.test_fixity import verified
 
 UIDS = {
     f"1.2.{study}.{series}.{n}": (f"1.2.{study}", f"1.2.{study}.{series}")
@@ -305,3 +306,19 @@ def test_delete__that_others_outrun_leaves_nothing(
         delete(storage, "study", "1.2.1")
     assert _data_files(storage) == files
     assert _present(storage) == set(UIDS)
+
+
+def test_undelete__lists_again_what_a_compaction_unlists_meanwhile(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(storage, {"1.1": noise(5_000)})
+    delete(storage, "instance", "1.1")
+
+    def overtaken(*given: Any, **more: Any) -> Any:
+        objects = Snapshot(storage, "objects")
+        replace_files(storage, "objects", objects.files(), [], run_id="c", operation="compact")
+        return commit_instances(*given, **more)
+
+    monkeypatch.setattr(deletion, "commit_instances", overtaken)
+    assert undelete(storage, "instance", "1.1").restored == 1
+    assert verified(storage).findings == ()

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from pacspark.errors import UsageError
+from pacspark.errors import StorageError, UsageError
 from pacspark.tables import log
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.datafile import ObjectFile
+from pacspark.tables.datafile import DataFile, remove_file
 from pacspark.tables.log import entries, make_checkpoint, user_name
-from pacspark.tables.schema import CHECKPOINT_INTERVAL
+from pacspark.tables.schema import AUDIT, CHECKPOINT_INTERVAL, INSTANCES
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage
-from pacspark.tables.writer import commit_instances, replace_files
+from pacspark.tables.writer import commit_files, commit_instances, replace_files
 from tests.tables.samples import store, synced, uid_rows
 
 
@@ -33,8 +33,8 @@ def test_commits__write_a_durable_checkpoint_whatever_they_do(storage: Storage) 
         for number in range(CHECKPOINT_INTERVAL):
             removed, added = snapshot.files()[:1], []
             if number % 2:
-                with ObjectFile(storage) as file:  # any file: what counts is the log
-                    file.append(b"x")
+                with DataFile(storage, INSTANCES) as file:  # any file: what counts is the log
+                    file.append(INSTANCES.arrow_schema.empty_table())
                 added = [file.close()]
                 removed = []
             replace_files(storage, "instances", removed, added, run_id="run", operation="test")
@@ -94,3 +94,13 @@ def test_user_name__is_there_even_for_a_user_without_one(monkeypatch: pytest.Mon
     user_name.cache_clear()
     assert log.user_name().startswith("uid ")
     user_name.cache_clear()
+
+
+def test_commit__of_a_file_that_is_gone_is_refused(contract_storage: Storage) -> None:
+    """A compaction told to wait for nobody takes what a job has written and not committed."""
+    with DataFile(contract_storage, AUDIT) as file:
+        file.append(AUDIT.arrow_schema.empty_table())
+    added = file.close()
+    remove_file(contract_storage, "audit", added.path)
+    with pytest.raises(StorageError, match=r"was deleted meanwhile.*repeat the command"):
+        commit_files(contract_storage, "audit", [added], run_id="r", operation="test")

@@ -1,4 +1,5 @@
 import errno
+import os
 import pickle
 from pathlib import Path
 
@@ -142,3 +143,12 @@ def test_errors__lets_faults_of_the_program_through() -> None:
         open_storage("/data/archive").errors("do it"),
     ):
         raise RuntimeError("a fault")
+
+
+def test_archive__of_somebody_else_is_not_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    storage = open_storage(tmp_path)
+    with pytest.raises(StorageError, match="no permission"), storage.errors("open the archive"):
+        raise TableNotFoundError
