@@ -24,7 +24,7 @@ from benchmarks.gateways import STORED, Client, Server, orthanc, pacspark, read_
 from benchmarks.instances import SERIES_PER_STUDY, SLICES_PER_SERIES, made_uid
 from benchmarks.results import record
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import open_storage
 from tests.servers import Orthanc
 

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import record
+from pacspark.tables.creating import create_tables
 from pacspark.tables.intake import Intake, commit_intake
-from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 from tests.ct_objects import SERIES_UID, ct_image, encoded
 

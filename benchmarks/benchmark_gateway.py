@@ -32,7 +32,7 @@ from benchmarks.instances import SERIES_PER_STUDY, SLICES_PER_SERIES, made_uid
 from benchmarks.results import record
 from pacspark.gateway.dimse.services import STUDY_ROOT
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import open_storage
 from tests.servers import Orthanc
 

@@ -25,8 +25,9 @@ from deltalake import DeltaTable
 from benchmarks.instances import instance, made_uid
 from benchmarks.memory import MemoryWatch
 from benchmarks.results import record
+from pacspark.tables.creating import create_tables
 from pacspark.tables.intake import Intake, commit_intake
-from pacspark.tables.schema import CHECKPOINT_INTERVAL, create_tables
+from pacspark.tables.schema import CHECKPOINT_INTERVAL
 from pacspark.tables.storage import Storage, open_storage
 
 OPEN = """

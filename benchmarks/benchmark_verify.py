@@ -22,8 +22,9 @@ import pyarrow as pa
 from benchmarks.results import record
 from pacspark.archive import Archive, open_archive
 from pacspark.progress import SILENT
+from pacspark.tables.creating import create_tables
 from pacspark.tables.datafile import ObjectFile
-from pacspark.tables.schema import INSTANCES, create_tables
+from pacspark.tables.schema import INSTANCES
 from pacspark.tables.storage import open_storage
 from pacspark.tables.writer import commit_files, commit_instances
 

@@ -20,7 +20,7 @@ from benchmarks.benchmark_dicomweb import COMMITTED_S, stored
 from benchmarks.gateways import orthanc, pacspark
 from benchmarks.results import record
 from pacspark.gateway.web.viewer import app_config, viewer_folder
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import open_storage
 from tests.servers import Orthanc, cache_folder
 

@@ -31,11 +31,12 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from pacspark.dicom.decode import index_instance
+from pacspark.tables.creating import create_tables
 from pacspark.tables.datafile import ObjectFile
 from pacspark.tables.intake import Intake, IntakeResult, commit_intake
 from pacspark.tables.reports import IngestReport
 from pacspark.tables.rowfiles import InstanceFiles
-from pacspark.tables.schema import INSTANCES, create_tables, frame_columns
+from pacspark.tables.schema import INSTANCES, frame_columns
 from pacspark.tables.storage import Storage, open_storage
 from pacspark.tables.writer import commit_files, commit_row_files
 

@@ -16,8 +16,8 @@ from pydicom.uid import (
 )
 
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.creating import create_tables
 from pacspark.tables.intake import Intake, commit_intake
-from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 
 STUDY_UID = "1.2.826.0.1.3680043.8.498.1"

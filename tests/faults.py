@@ -25,9 +25,9 @@ from pacspark.spark.replicate import replicate
 from pacspark.spark.verify import VerifyReport, VerifyRequest, verify
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.compaction import compact, in_threads
+from pacspark.tables.creating import create_tables
 from pacspark.tables.deletion import delete
 from pacspark.tables.intake import Intake, commit_intake
-from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 
 BATCH: Final = 8

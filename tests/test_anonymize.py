@@ -21,7 +21,8 @@ from pacspark.errors import NotInArchiveError, UsageError
 from pacspark.progress import SILENT
 from pacspark.spark.anonymize import Stored, make_anonymous
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.schema import LOCATION_COLUMNS, create_tables
+from pacspark.tables.creating import create_tables
+from pacspark.tables.schema import LOCATION_COLUMNS
 from pacspark.tables.storage import open_storage
 from tests.dicom.hostile import ct_object, text, uid
 from tests.dicom.marked import marked_object

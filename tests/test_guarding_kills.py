@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pacspark
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import open_storage
 from tests.tables.samples import noise, store
 

@@ -22,9 +22,9 @@ from pacspark.cli import main
 from pacspark.errors import StorageError, UsageError
 from pacspark.spark.ingest import ingest, take_in
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.creating import create_tables
 from pacspark.tables.intake import IntakeResult, commit_intake
 from pacspark.tables.reports import IngestReport
-from pacspark.tables.schema import create_tables
 from pacspark.tables.sources import Source, expand_sources
 from pacspark.tables.storage import Storage, open_storage
 from tests.scan_files import write_phantom_scan

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.instances import instance, write_instances
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import open_storage
 
 TASK_BYTES = 512 << 20

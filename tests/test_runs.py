@@ -1,7 +1,6 @@
 """The rows of `runs`: what is needed to make a result again, whatever became of the job."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,11 +57,12 @@ def test_runs__hold_what_makes_a_result_again_even_after_a_kill(
     assert made["started_at"] < made["finished_at"]
 
     # as a kill between the two commits leaves it
-    shutil.rmtree(tmp_path / "archive" / "runs")
-    create_archive(tmp_path / "archive")
+    log = tmp_path / "archive" / "runs" / "_delta_log"
+    (log / f"{archive.catalog.version('runs'):020}.json").unlink()
     for _ in range(2):
         assert archive.reconstruct(series_uid, GRID).series_uid == volume.series_uid
-        (recovered,) = archive.catalog.runs().to_pylist()
+        rows = archive.catalog.runs().to_pylist()
+        (recovered,) = (row for row in rows if row["operation"] == made["operation"])
     unknown = {"started_at": None, "metrics": None}
     assert recovered == made | unknown | {"finished_at": recovered["finished_at"]}
 

@@ -19,8 +19,8 @@ from pacspark.archive.retaining import Retaining
 from pacspark.archive.sharing import Sharing
 from pacspark.errors import ArchiveNotFoundError, StorageError, UsageError
 from pacspark.progress import Progress
+from pacspark.tables.creating import check_tables, create_tables
 from pacspark.tables.logfixity import check_logs
-from pacspark.tables.schema import check_tables, create_tables
 from pacspark.tables.storage import open_storage
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pacspark.archive.opened import OpenedArchive
 from pacspark.dicom.confidentiality import Profile
 from pacspark.dicom.uids import require_uid
 from pacspark.errors import UsageError
+from pacspark.tables.creating import create_tables
 from pacspark.tables.reports import IngestReport
-from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import Storage, open_storage
 
 

@@ -18,12 +18,13 @@ from pacspark.gateway.dimse.serving import DimseServer
 from pacspark.gateway.reconstructing import Reconstructions
 from pacspark.gateway.storing import Store
 from pacspark.gateway.web.app import WebServer
+from pacspark.tables.creating import check_tables
 from pacspark.tables.landing import Landing
 from pacspark.tables.runs import recorded_run, versions_now
-from pacspark.tables.schema import check_tables
 from pacspark.tables.storage import Storage
 
 LOGGER: Final = logging.getLogger(__name__)
+_AWAKE_S: Final = 1.0
 
 
 class Gateway:
@@ -145,7 +146,9 @@ def serve(storage: Storage, config: GatewayConfig, ready: Callable[[Gateway], No
     try:
         with Gateway(storage, config) as gateway:
             ready(gateway)
-            ended.wait()
+            # a signal that another thread was given is seen when this one wakes
+            while not ended.wait(_AWAKE_S):
+                pass
             LOGGER.info("ending: running associations are drained")
     finally:
         for number, handler in before.items():

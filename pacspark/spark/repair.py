@@ -12,6 +12,7 @@ from pacspark.progress import SILENT, Progress
 from pacspark.spark.repair_rows import is_of_rows, mend_rows
 from pacspark.spark.verify import Run, VerifyReport, verify
 from pacspark.tables.audit import record
+from pacspark.tables.creating import check_tables
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import LISTED, FileToCheck, check_object_file
 from pacspark.tables.inventory import (
@@ -26,7 +27,6 @@ from pacspark.tables.mending import Mended, mend_file
 from pacspark.tables.moving import move_rows
 from pacspark.tables.references import ROW_TABLES
 from pacspark.tables.runs import recorded_run
-from pacspark.tables.schema import check_tables
 from pacspark.tables.scratch import Scratch
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage

@@ -23,6 +23,7 @@ from pacspark.errors import PacsparkError, UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.verify import Run, runs_of
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.creating import create_tables
 from pacspark.tables.datafile import AddedFile
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import LISTED, FileToCheck
@@ -32,7 +33,7 @@ from pacspark.tables.inventory import Listing, files_to_check, listed_rows
 from pacspark.tables.mirror import remove_gone
 from pacspark.tables.replica import Brought, Moves, bring_file, moved
 from pacspark.tables.runs import recorded_run
-from pacspark.tables.schema import HOLDS, REJECTS, RUNS, create_tables
+from pacspark.tables.schema import HOLDS, REJECTS, RUNS
 from pacspark.tables.scratch import Scratch
 from pacspark.tables.snapshot import ActiveFile, Snapshot
 from pacspark.tables.storage import Storage

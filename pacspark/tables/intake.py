@@ -271,7 +271,9 @@ class Intake:
         received_at: datetime | None = None,
     ) -> None:
         if size_bytes <= STREAMED_BYTES:
-            data = stream.read(size_bytes + 1)
+            data = b""
+            while len(data) <= size_bytes and (more := stream.read(size_bytes + 1 - len(data))):
+                data += more  # who makes an object as it is read gives it in parts
             if len(data) != size_bytes:
                 raise _changed(size_bytes, "more" if data[size_bytes:] else f"{len(data)}")
             self._lap("read")

@@ -22,8 +22,8 @@ import pydicom
 
 from pacspark.dicom.decode import index_instance
 from pacspark.errors import DicomDecodeError
+from pacspark.tables.creating import create_tables
 from pacspark.tables.intake import Intake, commit_intake
-from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 
 CPU_SECONDS_EACH = 3.0

@@ -13,8 +13,8 @@ import pytest
 from pacspark.gateway.config import GatewayConfig, Limits
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.storing import Store
+from pacspark.tables.creating import create_tables
 from pacspark.tables.landing import Landing
-from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import Storage, open_storage
 from tests.gateway.http import client_of, stow
 from tests.gateway.web_objects import NAMED, ct

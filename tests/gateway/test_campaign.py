@@ -13,7 +13,7 @@ import pytest
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.server import Gateway
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import Storage, open_storage
 from tests.conftest import mounted
 from tests.gateway.conftest import LIMITS

@@ -15,7 +15,7 @@ from pacspark.gateway import statuses
 from pacspark.gateway.config import Destination, Limits
 from pacspark.gateway.dimse.negotiation import request
 from pacspark.gateway.limits import MOST_HALF_OPEN
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import open_storage
 from tests.conftest import REPOSITORY
 from tests.dicom import hostile

@@ -20,7 +20,7 @@ from pacspark.gateway.dimse.commands import C_STORE
 from pacspark.gateway.dimse.negotiation import request
 from pacspark.gateway.server import Gateway
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import open_storage
 from tests.ct_objects import ct_image, encoded
 from tests.gateway.conftest import LIMITS

@@ -21,7 +21,7 @@ from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.web.media import DICOM, MULTIPART
 from pacspark.gateway.web_config import WebConfig, WebLimits
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import open_storage
 from tests.ct_objects import SERIES_UID, STUDY_UID
 from tests.gateway.conftest import LIMITS

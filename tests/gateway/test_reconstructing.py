@@ -24,7 +24,7 @@ from pacspark.gateway.web.access import hashed_token
 from pacspark.gateway.web_config import WebConfig, WebUser
 from pacspark.progress import SILENT
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import Storage, open_storage
 from tests.ct_objects import SERIES_UID, ct_image, encoded
 from tests.gateway.conftest import LIMITS

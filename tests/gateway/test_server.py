@@ -17,7 +17,7 @@ from pacspark.gateway.dimse.negotiation import request
 from pacspark.gateway.dimse.services import VERIFICATION
 from pacspark.gateway.server import Gateway
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import open_storage
 from tests.gateway.conftest import LIMITS
 from tests.gateway.peers import dcmtk

@@ -21,9 +21,9 @@ from pacspark.gateway.part10 import file_header
 from pacspark.gateway.searching import answers, search
 from pacspark.gateway.storing import Store
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.creating import create_tables
 from pacspark.tables.intake import Intake
 from pacspark.tables.landing import LARGE_BYTES, Landing
-from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import Storage, open_storage
 from tests.ct_objects import SERIES_UID, ct_image, encoded
 from tests.gateway.conftest import LIMITS

@@ -15,7 +15,7 @@ from pacspark.errors import QueryError
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.web.media import read_accept
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import open_storage
 from tests.ct_objects import SERIES_UID, STUDY_UID, ct_image, encoded
 from tests.gateway.conftest import LIMITS
@@ -93,7 +93,7 @@ import resource, sys
 from pathlib import Path
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.server import Gateway
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import open_storage
 storage = open_storage(Path(sys.argv[1]))
 create_tables(storage)

@@ -24,7 +24,7 @@ from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.web import store
 from pacspark.gateway.web.store_json import MetadataParts
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import open_storage
 from tests.ct_objects import SERIES_UID, STUDY_UID, ct_image, encoded
 from tests.gateway.conftest import LIMITS

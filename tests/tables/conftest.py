@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import Storage, open_storage
 
 

@@ -20,12 +20,12 @@ from pacspark.errors import (
     UsageError,
 )
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.creating import create_tables
 from pacspark.tables.datafile import PIECE_BYTES, DataFile, ObjectFile
 from pacspark.tables.schema import (
     INSTANCES,
     LOCATION_COLUMNS,
     PROJECTIONS,
-    create_tables,
     frame_columns,
     frame_index,
 )

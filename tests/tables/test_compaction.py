@@ -18,12 +18,13 @@ from pacspark.errors import StorageError, UsageError
 from pacspark.tables import log
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.compaction import CompactionReport, compact
+from pacspark.tables.creating import create_tables
 from pacspark.tables.datafile import PIECE_BYTES, ObjectFile
 from pacspark.tables.deletion import delete, undelete
 from pacspark.tables.intake import Intake, commit_intake
 from pacspark.tables.lookup import _read_sieve
 from pacspark.tables.merging import group_up
-from pacspark.tables.schema import PROJECTIONS, REJECTS, create_tables
+from pacspark.tables.schema import PROJECTIONS, REJECTS
 from pacspark.tables.scratch import Scratch
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage

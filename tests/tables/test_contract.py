@@ -20,11 +20,12 @@ from pacspark.errors import (
 )
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.compaction import compact
+from pacspark.tables.creating import check_tables, create_tables
 from pacspark.tables.datafile import PIECE_BYTES, AddedFile, DataFile, ObjectFile
 from pacspark.tables.deletion import delete, undelete
 from pacspark.tables.holds import set_hold
 from pacspark.tables.intake import Intake, commit_intake
-from pacspark.tables.schema import INSTANCES, TABLES, check_tables, create_tables
+from pacspark.tables.schema import INSTANCES, TABLES
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
 from pacspark.tables.writer import commit_files, commit_instances, replace_files

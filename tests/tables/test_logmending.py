@@ -18,11 +18,12 @@ from pacspark.spark.replicate import replicate
 from pacspark.tables import compaction, log, logmending
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.compaction import compact
+from pacspark.tables.creating import create_tables
 from pacspark.tables.deletion import delete
 from pacspark.tables.holds import held_studies, set_hold
 from pacspark.tables.log import make_checkpoint
 from pacspark.tables.logentries import entry_path
-from pacspark.tables.schema import TABLES, create_tables
+from pacspark.tables.schema import TABLES
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
 from tests.tables.samples import noise, store

@@ -13,10 +13,10 @@ from pacspark.spark.repair import RepairReport, repair
 from pacspark.spark.replicate import replicate
 from pacspark.tables import mending
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.creating import create_tables
 from pacspark.tables.datafile import PIECE_BYTES
 from pacspark.tables.deletion import delete
 from pacspark.tables.intake import Intake, commit_intake
-from pacspark.tables.schema import create_tables
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
 from pacspark.tables.writer import replace_files

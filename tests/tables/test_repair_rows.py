@@ -12,9 +12,10 @@ from pacspark.spark.replicate import replicate
 from pacspark.spark.verify import VerifyReport, VerifyRequest, verify
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.compaction import in_threads
+from pacspark.tables.creating import create_tables
 from pacspark.tables.deletion import delete
 from pacspark.tables.intake import Intake, commit_intake
-from pacspark.tables.schema import TABLES, create_tables
+from pacspark.tables.schema import TABLES
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
 

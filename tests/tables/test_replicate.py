@@ -13,13 +13,13 @@ from pacspark.spark.replicate import ReplicateReport, replicate
 from pacspark.tables import log, replica
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.compaction import compact
+from pacspark.tables.creating import create_tables
 from pacspark.tables.datafile import PIECE_BYTES
 from pacspark.tables.deletion import delete
 from pacspark.tables.holds import set_hold
 from pacspark.tables.intake import Intake, commit_intake
 from pacspark.tables.placing import copy_bytes
 from pacspark.tables.runs import recorded_run, versions_now
-from pacspark.tables.schema import create_tables
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
 from pacspark.tables.writer import append_unseen, commit_files, commit_instances, commit_rejects

@@ -10,9 +10,9 @@ from pacspark.dicom.scan import encode_scan
 from pacspark.scans.description import read_scan_description
 from pacspark.scans.readers import open_frames
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.creating import create_tables
 from pacspark.tables.intake import Intake, commit_intake
 from pacspark.tables.scans import read_all, read_stored_scan
-from pacspark.tables.schema import create_tables
 from pacspark.tables.storage import open_storage
 from tests.scan_files import write_phantom_scan
 

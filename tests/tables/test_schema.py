@@ -10,17 +10,10 @@ from deltalake.schema import Field, PrimitiveType
 from pacspark.dicom.attributes import PROMOTED
 from pacspark.dicom.frames import FrameIndex
 from pacspark.errors import StorageError
-from pacspark.tables import schema
+from pacspark.tables import creating
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.schema import (
-    INSTANCES,
-    TABLES,
-    check_tables,
-    create_tables,
-    describe_tables,
-    frame_columns,
-    frame_index,
-)
+from pacspark.tables.creating import check_tables, create_tables, describe_tables
+from pacspark.tables.schema import INSTANCES, TABLES, frame_columns, frame_index
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
 from pacspark.tables.writer import commit_instances
@@ -125,7 +118,7 @@ def test_create_tables__completes_an_archive_of_an_older_version(
     storage = open_storage(tmp_path / "archive")
     with monkeypatch.context() as patch:
         patch.setattr(
-            schema, "_configuration", lambda _: {"delta.logRetentionDuration": "interval 1 days"}
+            creating, "configuration", lambda _: {"delta.logRetentionDuration": "interval 1 days"}
         )
         create_tables(storage)
     shutil.rmtree(tmp_path / "archive" / "holds")

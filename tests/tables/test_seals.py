@@ -10,12 +10,12 @@ from pacspark.spark.repair import repair
 from pacspark.spark.replicate import replicate
 from pacspark.tables import datafile, logstatistics
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.creating import create_tables
 from pacspark.tables.fixity import check_object_file, check_table_file
 from pacspark.tables.holds import set_hold
 from pacspark.tables.inventory import Listing, Scope, files_to_check, rows_of_files
 from pacspark.tables.log import make_checkpoint
 from pacspark.tables.logstatistics import statistics
-from pacspark.tables.schema import create_tables
 from pacspark.tables.seals import with_seal, xxh3_in
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage

@@ -12,7 +12,7 @@ from pacspark.dicom.attributes import LEVELS, PROMOTED, UNIQUE_KEYS
 from pacspark.dicom.conditions import Query
 from pacspark.dicom.matching import parse_query
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.schema import create_tables
+from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import Storage, open_storage
 from pacspark.tables.writer import commit_instances
 from tests.tables.samples import instance_row, rows_of

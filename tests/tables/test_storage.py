@@ -9,7 +9,7 @@ from deltalake.exceptions import TableNotFoundError
 
 from pacspark.errors import ArchiveNotFoundError, StorageError, UsageError
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.schema import check_tables, create_tables
+from pacspark.tables.creating import check_tables, create_tables
 from pacspark.tables.storage import open_storage
 
 
