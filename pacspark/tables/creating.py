@@ -13,6 +13,7 @@ from deltalake.schema import Schema
 
 from pacspark.errors import StorageError
 from pacspark.tables import witness
+from pacspark.tables.logentries import entry_path
 from pacspark.tables.schema import INSTANCES, TABLES, Column, TableSpec, configuration
 from pacspark.tables.storage import Storage
 
@@ -43,7 +44,7 @@ def create_tables(storage: Storage) -> None:
                 witness.forget(storage)
             with suppress(CommitFailedError):
                 storage.patiently(partial(_create_table, storage, spec))
-            storage.make_durable(storage.path(spec.name, "_delta_log", f"{0:020}.json"))
+            storage.make_durable(entry_path(storage, spec.name, 0))
             storage.make_durable(storage.path(spec.name, "_delta_log"))
             storage.make_durable(storage.path(spec.name))
     check_tables(storage)
@@ -95,8 +96,7 @@ def _complete(storage: Storage, spec: TableSpec) -> None:
     if lacking:
         with suppress(CommitFailedError):  # somebody else does the same
             table.alter.set_table_properties(lacking, commit_properties=_AT_ONCE)
-            entry = f"{table.version():020}.json"
-            storage.make_durable(storage.path(spec.name, "_delta_log", entry))
+            storage.make_durable(entry_path(storage, spec.name, table.version()))
 
 
 def check_tables(storage: Storage) -> None:
@@ -142,32 +142,3 @@ def check_tables(storage: Storage) -> None:
 def _difference(column: Column, found: pa.Schema) -> str:
     what = found.field(column.name).type if column.name in found.names else "no such column"
     return f"{column.name} {column.type}, found {what}"
-
-
-def describe_tables() -> str:
-    """Write the page about the tables, docs/tables.md."""
-    lines = ["# Tables", ""]
-    for spec in TABLES.values():
-        key = ", ".join(f"`{name}`" for name in spec.key)
-        lines += [f"## {spec.name}", "", f"{spec.description} Key: {key}.", ""]
-        attributes = [column for column in spec.columns if column.keyword]
-        if attributes:
-            lines += ["DICOM attributes, which SQL finds by their keywords too:", ""]
-        for name in dict.fromkeys(_type_name(column) for column in attributes):
-            columns = [f"`{c.name}`" for c in attributes if _type_name(c) == name]
-            lines += [f"* {name}: {', '.join(columns)}"]
-        if attributes:
-            lines.append("")
-        lines += ["| column | type | unit | meaning |", "|---|---|---|---|"]
-        lines += [
-            f"| `{column.name}` | {_type_name(column)} | {column.unit} | {column.description} |"
-            for column in spec.columns
-            if not column.keyword
-        ]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _type_name(column: Column) -> str:
-    name = str(column.type).replace("element: ", "").replace("item: ", "")
-    return f"`{name}`" if column.nullable else f"`{name}`, never null"

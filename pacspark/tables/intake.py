@@ -26,10 +26,10 @@ from typing import Any, BinaryIO, Self
 import pyarrow as pa
 
 from pacspark.dicom.decode import InstanceIndex, index_instance
-from pacspark.errors import DicomDecodeError, NotDicomError, ObjectChangedError, StorageError
+from pacspark.errors import DicomDecodeError, ObjectChangedError, StorageError
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.datafile import AddedFile, ObjectFile, ObjectLocation, remove_file
-from pacspark.tables.reports import CONFLICT, IngestReport, Refused, named
+from pacspark.tables.reports import CONFLICT, NOT_DICOM, IngestReport, Refused, named
 from pacspark.tables.rowfiles import InstanceFiles, RowFile
 from pacspark.tables.schema import INSTANCES, REJECTS, frame_columns
 from pacspark.tables.sources import Source, open_source
@@ -442,7 +442,7 @@ def commit_intake(
         refused=named(
             Refused(row["source"], row["error_class"], row["message"]) for row in refused
         ),
-        not_dicom=sum(row["error_class"] == NotDicomError.__name__ for row in refused),
+        not_dicom=sum(row["error_class"] == NOT_DICOM for row in refused),
         steps=dict(steps),
     )
 

@@ -129,13 +129,8 @@ def require_sound_logs(storage: Storage, since_ms: int) -> None:
     for (table, version), committed_ms in check.committed_ms.items():
         if committed_ms < since_ms and version <= check.summed[table]:
             last[table] = max(version, last.get(table, -1))
-    findings = [
-        one
-        for name in entries_named(check.findings)
-        if name[1] > last.get(name[0], -1)
-        for one in check.findings
-        if one.file == _file(name[1]) and one.table == name[0]
-    ]
+    named = ((one, _entry_of(one)) for one in check.findings)
+    findings = [one for one, name in named if name and name[1] > last.get(name[0], -1)]
     if findings:
         message = (
             f"{storage.root}: {findings[0].line}; files that it lists would be deleted, so nothing "
@@ -231,14 +226,14 @@ def _is_there(storage: Storage, table: str, version: int) -> bool:
 
 
 def _finding(table: str, version: int, message: str) -> Finding:
-    return Finding("log", table, _file(version), "", "", message)
+    return Finding("log", table, f"_delta_log/{version:020}.json", "", "", message)
 
 
-def _file(version: int) -> str:
-    return f"_delta_log/{version:020}.json"
+def _entry_of(finding: Finding) -> Name | None:
+    found = _ENTRY.search(finding.file) if finding.kind == "log" else None
+    return None if found is None else (finding.table, int(found[1]))
 
 
 def entries_named(findings: Iterable[Finding]) -> list[Name]:
     """Give the entries that findings are about."""
-    named = ((one.table, _ENTRY.search(one.file)) for one in findings if one.kind == "log")
-    return list(dict.fromkeys((table, int(found[1])) for table, found in named if found))
+    return list(dict.fromkeys(name for one in findings if (name := _entry_of(one))))

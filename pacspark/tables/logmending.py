@@ -36,7 +36,6 @@ from pacspark.tables.storage import Storage
 from pacspark.tables.writer import append_unseen, commit_instances, commit_rejects
 
 _UID: Final = "sop_instance_uid"
-_NOTES: Final = ("runs", "audit", "holds")
 _MOST_BYTES: Final = 32 << 10
 """Of an entry in which one bit is looked for: all of them are tried, in a second or two."""
 
@@ -225,7 +224,7 @@ def _take_up(snapshot: Snapshot, lost: int, run_id: str, operation: str) -> int:
             kept = pa.Table.from_pylist(rejects, schema=REJECTS.arrow_schema)
         if table in ROW_TABLES:
             commit_rejects(storage, kept, **origin)
-        elif table in _NOTES:
+        else:
             noted = rows.select(spec.arrow_schema.names)
             if table == HOLDS.name:  # a release that nobody was told of ends no hold
                 noted = noted.filter(pc.equal(noted["action"], "hold"))

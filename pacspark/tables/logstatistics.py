@@ -48,7 +48,7 @@ def changed_since_sealed(storage: Storage, table: str, version: int, names: set[
         else:
             known[name] = True
     known |= dict.fromkeys(names - known.keys(), True)  # by another engine, in several files
-    return {name for name in names if not known.get(name, True)}
+    return {name for name in names if not known[name]}
 
 
 def statistics(

@@ -346,3 +346,32 @@ def configuration(spec: TableSpec) -> dict[str, str]:
         **_CONFIGURATION,
         "delta.dataSkippingStatsColumns": ",".join(spec.statistics_columns),
     }
+
+
+def describe_tables() -> str:
+    """Write the page about the tables, docs/tables.md."""
+    lines = ["# Tables", ""]
+    for spec in TABLES.values():
+        key = ", ".join(f"`{name}`" for name in spec.key)
+        lines += [f"## {spec.name}", "", f"{spec.description} Key: {key}.", ""]
+        attributes = [column for column in spec.columns if column.keyword]
+        if attributes:
+            lines += ["DICOM attributes, which SQL finds by their keywords too:", ""]
+        for name in dict.fromkeys(_type_name(column) for column in attributes):
+            columns = [f"`{c.name}`" for c in attributes if _type_name(c) == name]
+            lines += [f"* {name}: {', '.join(columns)}"]
+        if attributes:
+            lines.append("")
+        lines += ["| column | type | unit | meaning |", "|---|---|---|---|"]
+        lines += [
+            f"| `{column.name}` | {_type_name(column)} | {column.unit} | {column.description} |"
+            for column in spec.columns
+            if not column.keyword
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _type_name(column: Column) -> str:
+    name = str(column.type).replace("element: ", "").replace("item: ", "")
+    return f"`{name}`" if column.nullable else f"`{name}`, never null"

@@ -12,8 +12,8 @@ from pacspark.dicom.frames import FrameIndex
 from pacspark.errors import StorageError
 from pacspark.tables import creating
 from pacspark.tables.catalog import Catalog
-from pacspark.tables.creating import check_tables, create_tables, describe_tables
-from pacspark.tables.schema import INSTANCES, TABLES, frame_columns, frame_index
+from pacspark.tables.creating import check_tables, create_tables
+from pacspark.tables.schema import INSTANCES, TABLES, describe_tables, frame_columns, frame_index
 from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
 from pacspark.tables.writer import commit_instances
