@@ -8,8 +8,9 @@ An answer is the same as that of `Catalog.find`, from memory as far as memory go
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeVar
 
@@ -88,7 +89,7 @@ def search(index: Index, query: Query) -> list[Match]:
         candidates = list(dict.fromkeys(group for group, _ in located))
     else:
         candidates = _candidates(index, query)
-    groups = [group for group in candidates if len(group) and _meets(index, group, query)]
+    groups = _groups_meeting(index, candidates, query)
     if query.level == "instance":
         kept = set(groups)
         pairs = (
@@ -177,19 +178,40 @@ def _candidates(index: Index, query: Query) -> list[Group]:
     return index.groups() if found is None else found
 
 
-def _meets(index: Index, group: Group, query: Query) -> bool:
-    """Tell whether a group meets the conditions on what its instances share."""
+def _groups_meeting(index: Index, groups: Iterable[Group], query: Query) -> list[Group]:
+    """Keep the groups that meet the conditions on what their instances share."""
+    kept = [group for group in groups if len(group)]
     for condition in query.conditions:
+        column = condition.column or ""
         if condition.any_of_study:
-            if not _study_has(index, group["study_instance_uid"], condition):
-                return False
-        elif condition.column in PLACE and not condition.matches(group.row):
-            return False
-    return True
+            kept = _kept(kept, "study_instance_uid", partial(_study_has, index, condition))
+        elif column in PLACE and condition.pushable:
+            kept = _kept(kept, column, partial(_matches, condition))
+        elif column in PLACE:
+            kept = [group for group in kept if _matches(condition, group)]
+    return kept
 
 
-def _study_has(index: Index, study_uid: str, condition: Condition) -> bool:
-    groups = index.groups_of("study", study_uid)
+def _kept(groups: Iterable[Group], column: str, meets: Callable[[Group], bool]) -> list[Group]:
+    """Keep the groups whose value in a column meets something; the same value is asked once."""
+    place = PLACE[column]
+    known: dict[Any, bool] = {}
+    kept = []
+    for group in groups:
+        value = group.values[place]
+        if (is_met := known.get(value)) is None:
+            is_met = known[value] = meets(group)
+        if is_met:
+            kept.append(group)
+    return kept
+
+
+def _matches(condition: Condition, group: Group) -> bool:
+    return condition.matches(group.row)
+
+
+def _study_has(index: Index, condition: Condition, one: Group) -> bool:
+    groups = index.groups_of("study", one["study_instance_uid"])
     if condition.column in PLACE:
         return any(condition.matches(group.row) for group in groups)
     classes = {uid for group in groups for uid in group.sop_class_uids}

@@ -17,6 +17,7 @@ from pynetdicom import AE
 from pacspark.dicom.decode import data_set_start, index_instance
 from pacspark.gateway import statuses
 from pacspark.gateway.config import Destination, Tls
+from pacspark.gateway.dimse import retrieving
 from pacspark.gateway.dimse.commands import C_CANCEL, C_GET, C_STORE, RESPONSE
 from pacspark.gateway.dimse.identifiers import write_identifier
 from pacspark.gateway.dimse.negotiation import Association, request
@@ -106,7 +107,15 @@ def get(
     return objects, answers
 
 
-def test_get__gives_the_bytes_that_were_stored(gateway: Gateway, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("told_every_s", "remaining"), [(0.0, [2, 1, 0, None]), (60.0, [2, None])])
+def test_get__gives_the_bytes_that_were_stored(
+    told_every_s: float,
+    remaining: list[int | None],
+    gateway: Gateway,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retrieving, "TOLD_EVERY_S", told_every_s)
     paths = written(tmp_path / "in")
     for path in paths[:2]:
         gateway.store.store(path.read_bytes(), "x")
@@ -118,7 +127,7 @@ def test_get__gives_the_bytes_that_were_stored(gateway: Gateway, tmp_path: Path)
     assert {uid.rpartition(".")[2]: kept for uid, (_, kept) in objects.items()} == {
         path.stem: data_set(path.read_bytes()) for path in paths
     }
-    assert [answer.get("NumberOfRemainingSuboperations") for answer in answers] == [2, 1, 0, None]
+    assert [answer.get("NumberOfRemainingSuboperations") for answer in answers] == remaining
     assert answers[-1]["Status"] == statuses.SUCCESS
     assert answers[-1]["NumberOfCompletedSuboperations"] == 3
 

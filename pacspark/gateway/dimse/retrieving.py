@@ -1,6 +1,7 @@
 """C-GET and C-MOVE (PS3.4 C.4.2, C.4.3): what is asked for, sent object by object and counted."""
 
 from collections.abc import Iterator, Sequence
+from time import monotonic
 from typing import Any
 
 from pacspark.dicom.attributes import LEVELS, UNIQUE_KEYS
@@ -19,13 +20,15 @@ from pacspark.gateway.storing import Store
 _LOCATED_AT_ONCE = 256
 _MOST_SUBOPERATIONS = 0xFFFF
 _FAILED_UIDS = 0x00080058
+TOLD_EVERY_S = 0.1
+"""No oftener are counts told: each pending answer wakes the peer beside the object it takes."""
 
 
 def get(session: Session, message: Message) -> None:
     """Answer C-GET: sub-operations go over the same association."""
     instances = _wanted(session, message)
     message_id = message.command.get("MessageID", 0)
-    sent = Sent(len(instances))
+    sent, told_s = Sent(len(instances)), 0.0
     link = session.association.link
     for number, one in enumerate(read_ahead(outgoing(session.store, instances)), 1):
         if link.is_cancelled(message_id):
@@ -39,7 +42,7 @@ def get(session: Session, message: Message) -> None:
             raise
         except PacsparkError as error:
             sent.took(statuses.dimse_status(error), one, str(error))
-        _tell(session, message, sent)
+        told_s = _tell(session, message, sent, told_s)
     _finish(session, message, "get", sent)
 
 
@@ -58,7 +61,7 @@ def move(session: Session, message: Message) -> None:
         "MoveOriginatorApplicationEntityTitle": session.association.calling_ae_title,
         "MoveOriginatorMessageID": message_id,
     }
-    sent = Sent(len(instances))
+    sent, told_s = Sent(len(instances)), 0.0
     steps = send_to(
         destination,
         session.config.ae_title,
@@ -73,7 +76,7 @@ def move(session: Session, message: Message) -> None:
                 _finish(session, message, "move", sent, cancelled=True)
                 return
             if sent.remaining:
-                _tell(session, message, sent)
+                told_s = _tell(session, message, sent, told_s)
     finally:
         steps.close()
     _finish(session, message, "move", sent)
@@ -126,13 +129,17 @@ def _wanted(session: Session, message: Message) -> list[StoredInstance]:
     return [match.instance for match in matches if match.instance is not None]
 
 
-def _tell(session: Session, message: Message, sent: Sent) -> None:
+def _tell(session: Session, message: Message, sent: Sent, told_s: float) -> float:
+    """Tell how far an operation is, unless that was just told; give when it was told last."""
+    if monotonic() - told_s < TOLD_EVERY_S:
+        return told_s
     session.answer(
         message,
         statuses.PENDING,
         NumberOfRemainingSuboperations=sent.remaining,
         **sent.counts(),
     )
+    return monotonic()
 
 
 def _finish(
