@@ -80,12 +80,12 @@ def _person_name_group(text: str, *, atomic: bool) -> str:
     start = len(text) if end is None else end.start()
     tail = text[start:]
     body = _glob(text[:start], any_run="[^=]", any_one="[^=^]", atomic=atomic)
-    if "*" not in tail:
+    carets, star, _ = tail.partition("*")
+    if not star:
         return body + r"\^*"
-    rest = ""
-    for character in reversed(_STARS.sub("*", tail)):
-        rest = f"[^=]*{rest}" if character == "*" else rf"(?:\^{rest})?"
-    return body + rest
+    # what follows a star may all be absent, and would only try each caret of a name in each place
+    count = len(carets)
+    return body + (rf"(?:\^{{0,{count - 1}}}|\^{{{count}}}[^=]*)" if count else "[^=]*")
 
 
 def _glob(value: str, *, any_run: str, any_one: str, atomic: bool) -> str:

@@ -109,6 +109,7 @@ class Store:
         self._oldest_s = 0.0
         self._changed = Condition()
         self._committing = Lock()
+        self._taking: list[_Pending] = []
         self._unfinished: tuple[list[_Pending], IntakeResult] | None = None
         self._closing = False
         self._pause_s = 0.0
@@ -178,7 +179,7 @@ class Store:
             check(index)
         uid = index.sop_instance_uid
         with self._stripes[hash(uid) % _STRIPES]:
-            known = self.index.lookup(uid)
+            known = self._known(uid)
             if known is not None and (
                 known.sha256 == sha256 or self._is_same_data_set(known, index, data)
             ):
@@ -190,6 +191,15 @@ class Store:
                 return Stored("stored", known)
         self._wait_for_commit(landed)
         return Stored("conflict", known)
+
+    def _known(self, uid: str) -> StoredInstance | None:
+        """Give what the archive has under a UID by now: another writer may just have deleted it."""
+        known = self.index.lookup(uid)
+        if known is None or known.landed is not None:
+            return known
+        with suppress(StorageError):  # the tables are away: what they had counts
+            self.index.refresh()
+        return self.index.lookup(uid)
 
     def _keep_refused(
         self, data: bytes | BinaryIO, source: str, sha256: str, error: DicomDecodeError
@@ -345,7 +355,8 @@ class Store:
     @property
     def pending(self) -> int:
         """The number of objects that the tables do not have yet."""
-        return len(self._pending) + (len(self._unfinished[0]) if self._unfinished else 0)
+        with self._changed:
+            return len(self._pending) + len(self._taking)
 
     def flush(self) -> None:
         """Commit all that has landed before this was called.
@@ -355,16 +366,17 @@ class Store:
         StorageError, CommitConflictError
             where the tables cannot be written now; nothing is lost
         """
-        for _ in range(-(-self.pending // self.limits.commit_objects) + 1):
-            if self.pending:
-                self._commit()
+        left = self.pending
+        while left > 0:
+            left -= self._commit() or left
 
-    def _commit(self) -> None:
+    def _commit(self) -> int:
+        """Commit what is next, after what another thread is committing; tell how many objects."""
         with self._committing:
             if self._unfinished is None:
                 batch = self._next_batch()
                 if not batch:
-                    return
+                    return 0
                 try:
                     self._unfinished = (batch, self._taken_in(batch))
                 except BaseException:
@@ -375,6 +387,7 @@ class Store:
             self._unfinished = None
             self._batch_objects = self.limits.commit_objects
             with self._changed:
+                self._taking = []
                 self._kept_bytes -= sum(
                     len(one.index.dicom_json) for one in batch if one.index is not None
                 )
@@ -386,6 +399,7 @@ class Store:
                 "committed: stored %d, duplicate %d, conflict %d, rejected %d",
                 report.stored, report.duplicate, report.conflict, report.rejected,
             )  # fmt: skip
+            return len(batch)
 
     def _put_back(self, batch: list[_Pending]) -> None:
         """Let a batch wait again that cannot be taken in, the next time in smaller parts.
@@ -394,7 +408,7 @@ class Store:
         """
         with self._changed:
             place = len(self._pending) if len(batch) == 1 else 0
-            self._pending[place:place] = batch
+            self._pending[place:place], self._taking = batch, []
             self._pending_bytes += sum(one.landed.size_bytes for one in batch)
             self._batch_objects = max(1, len(batch) // 2)
 
@@ -407,6 +421,7 @@ class Store:
                 count, size_bytes = count + 1, size_bytes + one.landed.size_bytes
             batch = self._pending[:count]
             del self._pending[:count]
+            self._taking = batch
             self._pending_bytes -= size_bytes
             self._oldest_s = monotonic()
         return batch

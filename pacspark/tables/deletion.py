@@ -72,7 +72,9 @@ class Restoration:
     version: int
 
 
-def delete(storage: Storage, level: Level, uid: str, *, reason: str = "") -> Deletion:
+def delete(
+    storage: Storage, level: Level, uid: str, *, reason: str = "", study_uid: str | None = None
+) -> Deletion:
     """Delete a study, a series or an instance, in one commit.
 
     Parameters
@@ -83,6 +85,8 @@ def delete(storage: Storage, level: Level, uid: str, *, reason: str = "") -> Del
         what
     reason
         why, for the table `audit`
+    study_uid
+        None: wherever it lies; else what other studies have under the same UID stays
 
     Raises
     ------
@@ -99,7 +103,9 @@ def delete(storage: Storage, level: Level, uid: str, *, reason: str = "") -> Del
     removal = Removal(
         storage,
         lambda now: files_with(now, {column: [uid]}),
-        lambda now, files: _rows_by_file(now, files, column, uid, REMOVED_COLUMNS),
+        lambda now, files: _of_study(
+            study_uid, _rows_by_file(now, files, column, uid, REMOVED_COLUMNS)
+        ),
     )
     try:
         version = removal.commit(run_id, "delete")
@@ -136,6 +142,16 @@ def _rows_by_file(
         return
     for file in files:
         yield file, snapshot.read(columns, ds.field(column) == uid, [file])
+
+
+def _of_study(
+    study_uid: str | None, found: Iterator[tuple[ActiveFile, pa.Table]]
+) -> Iterator[tuple[ActiveFile, pa.Table]]:
+    for file, rows in found:
+        yield (
+            file,
+            rows if study_uid is None else rows.filter(pc.field("study_instance_uid") == study_uid),
+        )
 
 
 def _rows(

@@ -148,6 +148,10 @@ def test_query__does_take_linear_time_for_any_pattern() -> None:
     for keyword in ("StudyDescription", "PatientName"):
         assert not matches(keyword, "*a" * 300 + "*b", text)
         assert not matches(keyword, "*a*?" * 100 + "b", text)
+    for carets in (60, 5000):  # of a name: which of them a component ends at is not tried out
+        name = f"a{'^' * carets}=b"
+        assert not matches("PatientName", f"a{'*^' * 12}*=c", name)
+        assert not matches("PatientName", f"{'^*' * 200}=c", name)
     assert time.perf_counter() - start < 5
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pacspark.gateway.dimse.identifiers import write_identifier
 from pacspark.gateway.dimse.negotiation import request
 from pacspark.gateway.dimse.services import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from pacspark.gateway.server import Gateway
+from pacspark.tables.deletion import delete
 from tests.gateway.conftest import LIMITS
 from tests.gateway.test_dimse import written
 
@@ -71,6 +73,28 @@ def test_commitment__comes_over_the_same_association(gateway: Gateway, tmp_path:
         (item.ReferencedSOPInstanceUID, item.FailureReason)
         for item in reports.data_set.FailedSOPSequence
     ] == [("9.9", 0x0112), (UID, 0x0119)]
+
+
+def test_commitment__of_what_another_writer_has_just_deleted_fails(
+    start_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    gateway = start_gateway(limits=replace(LIMITS, follow_s=3600))
+    gateway.store.store(written(tmp_path / "in", 1)[0].read_bytes(), "x")
+    gateway.store.flush()
+    delete(gateway.storage, "instance", UID)
+    reports = Reports()
+    entity = AE("CT1")
+    entity.add_requested_context(STORAGE_COMMITMENT)
+    association = entity.associate(
+        "127.0.0.1", gateway.dimse.port, evt_handlers=[(evt.EVT_N_EVENT_REPORT, reports.handle)]
+    )
+    association.send_n_action(
+        references((CTImageStorage, UID)), 1, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+    )
+    assert reports.came.wait(30)
+    association.release()
+    (failed,) = reports.data_set.FailedSOPSequence
+    assert (failed.ReferencedSOPInstanceUID, failed.FailureReason) == (UID, 0x0112)
 
 
 def test_commitment__reaches_a_peer_that_did_not_wait(

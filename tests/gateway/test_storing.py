@@ -4,8 +4,10 @@ import contextlib
 import hashlib
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,8 @@ from pacspark.gateway.searching import answers, search
 from pacspark.gateway.storing import Store
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.creating import create_tables
-from pacspark.tables.intake import Intake
+from pacspark.tables.deletion import delete
+from pacspark.tables.intake import Intake, IntakeResult
 from pacspark.tables.landing import LARGE_BYTES, Landing
 from pacspark.tables.storage import Storage, open_storage
 from tests.ct_objects import SERIES_UID, ct_image, encoded
@@ -266,6 +269,54 @@ def test_objects__of_other_writers_are_followed(
         assert len(store.index) == 0 or store.index.lookup(uid_of(7))
         store.index.refresh()
         assert store.read(store.instance(uid_of(7))) == ct(7)
+
+
+@pytest.mark.parametrize("newcomer", [ct(1), ct(1, SeriesDescription="other")])
+def test_object__that_another_writer_has_just_deleted_is_stored_again(
+    storage: Storage, tmp_path: Path, newcomer: bytes
+) -> None:
+    told = replace(LIMITS, follow_s=3600)
+    with Store(storage, Landing(tmp_path / "landing"), told) as store:
+        store.store(ct(1), "x")
+        store.flush()
+        delete(storage, "instance", uid_of(1))
+        assert store.store(newcomer, "x").outcome == "stored"
+        store.flush()
+        assert store.read(store.instance(uid_of(1))) == newcomer
+
+
+def test_flush__commits_all_in_however_many_parts(storage: Storage, tmp_path: Path) -> None:
+    told = replace(LIMITS, commit_bytes=1)
+    with Store(storage, Landing(tmp_path / "landing"), told) as store:
+        for number in range(5):
+            store.store(ct(number), "x")
+        store.flush()
+        assert store.pending == 0
+    assert len(Catalog(storage).known([uid_of(n) for n in range(5)])) == 5
+
+
+def test_flush__waits_for_what_another_thread_commits(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taking, goes_on = Event(), Event()
+    finish = Intake.finish
+
+    def wait(self: Intake) -> IntakeResult:
+        taking.set()
+        assert goes_on.wait(30)
+        return finish(self)
+
+    monkeypatch.setattr(Intake, "finish", wait)
+    store.store(ct(1), "x")
+    with ThreadPoolExecutor(2) as threads:
+        threads.submit(store._commit)
+        assert taking.wait(30)
+        flushed = threads.submit(store.flush)
+        with pytest.raises(TimeoutError):
+            flushed.result(0.2)
+        goes_on.set()
+        flushed.result(30)
+    assert len(Catalog(store.storage).known([uid_of(1)])) == 1
 
 
 def test_query__that_began_before_a_commit_ends_as_it_began(store: Store) -> None:

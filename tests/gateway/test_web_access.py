@@ -9,7 +9,7 @@ from pacspark.gateway.web.access import hashed_password, hashed_token
 from pacspark.gateway.web_config import WebConfig, WebLimits, WebUser
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.holds import set_hold
-from tests.ct_objects import STUDY_UID
+from tests.ct_objects import SERIES_UID, STUDY_UID
 from tests.gateway.http import client_of, parts_of, stow
 from tests.gateway.web_objects import SERIES, STUDY, ct, instance
 
@@ -35,6 +35,18 @@ def test_delete__of_a_study_on_hold_is_a_conflict(start_gateway: Callable[..., G
         gateway.store.flush()
         set_hold(gateway.storage, STUDY_UID, reason="case 4711")
         assert client.delete(STUDY).status_code == 409
+        assert client.get(instance(1)).status_code == 200
+
+
+def test_delete__of_a_series_leaves_what_another_study_has_under_its_uid(
+    start_gateway: Callable[..., Gateway],
+) -> None:
+    gateway = start_gateway(web=WebConfig(anonymous=("read", "write", "delete")))
+    with client_of(gateway) as client:
+        assert stow(client, ct(1), ct(2, StudyInstanceUID="1.2.3")).status_code == 200
+        series = f"/dicom-web/studies/1.2.3/series/{SERIES_UID}"
+        assert client.delete(series).status_code == 204
+        assert client.get(series).status_code == 404
         assert client.get(instance(1)).status_code == 200
 
 

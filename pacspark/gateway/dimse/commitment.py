@@ -63,6 +63,7 @@ def commit(session: Session, message: Message) -> None:
         session.record("commit", f"failed: {text}")
         session.answer(message, statuses.INVALID_ARGUMENT, **told)
         return
+    session.store.index.refresh()  # who may delete now relies on what other writers left
     session.answer(message, statuses.SUCCESS, **told)
     event, data = report(session.store, session.config.ae_title, transaction, references)
     session.record(
