@@ -24,6 +24,7 @@ COMBINED_TIMES: Final = MappingProxyType(
         "InstanceCreationDate": "InstanceCreationTime",
         "PatientBirthDate": "PatientBirthTime",
         "PerformedProcedureStepStartDate": "PerformedProcedureStepStartTime",
+        "ScheduledProcedureStepStartDate": "ScheduledProcedureStepStartTime",
     }
 )
 """The date attributes that PS3.4 C.2.2.2.5 lets combine with a time."""

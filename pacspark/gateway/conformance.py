@@ -76,8 +76,11 @@ def _dimse() -> Iterator[str]:
         "All others: " + ", ".join(map(_name, PLAIN_SYNTAXES)) + "."
     )
     yield (
-        "Extended negotiation of queries: relational queries, combined date-time matching. "
-        "Roles: C-GET peers are SCP of the storage classes that they propose."
+        "Extended negotiation of queries: relational queries, combined date-time matching, fuzzy "
+        "matching of person names, empty value matching, multiple value matching; of retrieval: "
+        "relational; of worklists: fuzzy matching of person names; of storage: level 2, digital "
+        "signatures of level 3, no element coerced. Roles: C-GET peers are SCP of the storage "
+        "classes that they propose."
     )
     yield "## DIMSE services as SCU"
     yield _table(
@@ -99,15 +102,17 @@ def _dimse() -> Iterator[str]:
     yield _table(("information model", "levels"), models)
     yield (
         "Matched and returned at a level: the attributes of it and of all levels above. Single "
-        "value, list of UIDs, wildcard, range, universal and empty value matching (PS3.4 C.2.2.2). "
-        "Any other attribute is matched and returned from the objects' DICOM JSON; keys inside "
-        "sequences are returned over DIMSE, and matched over DICOMweb."
+        "value, list of UIDs, wildcard, range, sequence, universal, empty value and multiple value "
+        "matching (PS3.4 C.2.2.2). Any other attribute is matched and returned from the objects' "
+        "DICOM JSON, inside sequences too. Fuzzy matching of a person name finds names with every "
+        "word of the value, in any order, each at the start of a part of the name. Keys with a "
+        "value that nothing is held against, such as counts, are answered with FF01."
     )
     for level in LEVELS:
         keywords = [one.keyword for one in PROMOTED if one.level == level]
         unique = UNIQUE_KEYS[level].keyword
-        counted = [*COUNTS[level], *(STUDY_LISTS if level == "study" else ())]
-        told = ", ".join([f"**{unique}**", *(one for one in keywords if one != unique)])
+        counted, lists = COUNTS[level], STUDY_LISTS if level == "study" else ()
+        told = ", ".join([f"**{unique}**", *(one for one in keywords if one != unique), *lists])
         yield f"**{_LEVEL_NAMES[level]}**: {told}" + (
             f"; returned alone: {', '.join(counted)}" if counted else ""
         )
@@ -136,9 +141,9 @@ def _web() -> Iterator[str]:
         "need none."
     )
     yield (
-        "Transfer syntaxes that frames are given in: the stored one, "
-        + ", ".join(map(_name, TARGETS)) + "; whole objects also in "
-        + ", ".join(_name(uid) for uid in sorted(ENCODED_TARGETS)) + "."
+        f"Transfer syntaxes that frames are given in: the stored one, {_name(TARGETS[0])}; whole "
+        "objects also in "
+        + ", ".join(_name(uid) for uid in (*TARGETS[1:], *sorted(ENCODED_TARGETS))) + "."
     )  # fmt: skip
     yield (
         "STOW-RS takes `application/dicom` in any transfer syntax, and `application/dicom+json` "

@@ -8,14 +8,18 @@ An answer is the same as that of `Catalog.find`, from memory as far as memory go
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, permutations, product
 from typing import Any, Final, TypeVar
+
+from pydicom.datadict import dictionary_VR
 
 from pacspark.dicom.attributes import COUNTS, LEVELS, STUDY_LISTS, UNIQUE_KEYS, Level
 from pacspark.dicom.conditions import Condition, Query, QueryKey
+from pacspark.dicom.paths import find_tag
 from pacspark.errors import QueryTooLargeError
 from pacspark.gateway.groups import GROUP_ATTRIBUTES, HELD_COLUMNS, PLACE, Group, StoredInstance
 from pacspark.gateway.index import Index
@@ -24,6 +28,7 @@ _T = TypeVar("_T")
 MAX_READ: Final = 20_000
 """Instances whose rows one query may have read for its conditions; others are refused."""
 ANSWERS_AT_ONCE: Final = 256
+_MOST_WORDS: Final = 3
 _OFFSET: Final = "timezone_offset_from_utc"
 _DEPTH: Final[Mapping[Level, int]] = {
     level: sum(LEVELS.index(a.level) <= LEVELS.index(level) for a in GROUP_ATTRIBUTES)
@@ -101,6 +106,33 @@ def search(index: Index, query: Query) -> list[Match]:
         matches = [Match("instance", one.sop_instance_uid, (group,), one) for group, one in found]
         return sorted(matches, key=_instance_order)
     return sorted(_entities(index, query, groups), key=_entity_order)
+
+
+def fuzzy_keys(keys: Mapping[str, str]) -> dict[str, str]:
+    """Write keys that are person names as patterns for fuzzy matching (PS3.4 C.2.2.2.1.1).
+
+    A name matches that holds every word of the value, in any order, each at the start of a part of
+    the name, without regard to case.
+    """
+    return {name: _fuzzy(name, value) for name, value in keys.items()}
+
+
+def _fuzzy(name: str, value: str) -> str:
+    tag = find_tag(name)
+    try:
+        is_name = tag is not None and dictionary_VR(tag) == "PN"
+    except KeyError:
+        is_name = False
+    words = re.findall(r"[^\s,^=*\\]+", value)
+    if not is_name or not words or len(words) > _MOST_WORDS:
+        return value
+    # a word begins at the start of the name or behind what separates its parts
+    return "\\".join(
+        "".join(start + word for start, word in zip(starts, order, strict=True)) + "*"
+        for order in permutations(words)
+        for starts in product(("", "*^", "* "), repeat=len(order))
+        if all(starts[1:])
+    )
 
 
 def answers(

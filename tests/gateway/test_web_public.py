@@ -21,6 +21,7 @@ from tests.gateway.http import client_of, parts_of, stow, values
 SYNTAXES = "dicom/cornerstone-transfer-syntaxes/testImages"
 PLAIN = 'multipart/related; type="application/octet-stream"'
 STORED = "multipart/related; type=application/octet-stream; transfer-syntax=*"
+AS_IT_IS = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 LITTLE = "1.2.840.10008.1.2.1"
 JPEG_LS = "1.2.840.10008.1.2.4.80"
 
@@ -54,7 +55,7 @@ def test_frames__of_every_transfer_syntax_are_pydicoms(
         for path, (data, uid) in zip(files, stored, strict=True):
             (row,) = client.get(f"/dicom-web/instances?SOPInstanceUID={uid}").json()
             (url,) = values(row, "00081190")
-            ((_, whole),) = parts_of(client.get(url))
+            ((_, whole),) = parts_of(client.get(url, headers={"Accept": AS_IT_IS}))
             assert whole == data, path.name
             image = pydicom.dcmread(BytesIO(data))
             syntax = image.file_meta.TransferSyntaxUID

@@ -30,6 +30,9 @@ def entry(folder: Path, name: str, patient: str, *starts: str, modality: str = "
     data_set.PatientName, data_set.PatientID = patient, f"ID-{name}"
     data_set.AccessionNumber, data_set.RequestedProcedureID = f"A-{name}", "RP1"
     data_set.StudyInstanceUID = "1.2.3.4"
+    code = Dataset()
+    code.CodeValue = f"{modality}HEAD"
+    data_set.RequestedProcedureCodeSequence = Sequence([code])
     steps = []
     for start in starts:
         step = Dataset()
@@ -85,6 +88,23 @@ def test_worklist__has_an_entry_per_step(
         ([f"{STEP}ScheduledProcedureStepStartDate=20260102-20260110"], ["S20260102", "S20260105"]),
         ([f"{STEP}ScheduledStationAETitle=CT2"], []),
         (["PatientID=ID-one.wl", f"{STEP}ScheduledProcedureStepStartDate=20260105"], ["S20260105"]),
+        # from a time of the first day to a time of the last one
+        (
+            [
+                f"{STEP}ScheduledProcedureStepStartDate=20260101-20260105",
+                f"{STEP}ScheduledProcedureStepStartTime=1100-1200",
+            ],
+            ["S20260102", "S20260105"],
+        ),
+        (
+            [
+                f"{STEP}ScheduledProcedureStepStartDate=20260101-20260105",
+                f"{STEP}ScheduledProcedureStepStartTime=1100",
+            ],
+            [],
+        ),
+        (["RequestedProcedureCodeSequence[0].CodeValue=CTHEAD"], ["S20260101", "S20260105"]),
+        (["RequestedProcedureCodeSequence[0].CodeValue=OTHER"], []),
     ],
 )
 def test_worklist__matches_within_the_step(

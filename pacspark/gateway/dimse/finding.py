@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from pacspark.dicom.attributes import UNIQUE_KEYS, Level
-from pacspark.dicom.conditions import QueryKey
+from pacspark.dicom.attributes import COUNTS, UNIQUE_KEYS, Level
+from pacspark.dicom.conditions import Query, QueryKey
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import QueryError
 from pacspark.gateway import statuses
@@ -14,17 +14,23 @@ from pacspark.gateway.dimse.identifiers import (
     LEVEL_TAG,
     Elements,
     is_key,
+    keys_inside,
     plain_value,
+    shown,
     text_of,
     write_identifier,
 )
 from pacspark.gateway.dimse.link import Message
 from pacspark.gateway.dimse.services import LEVELS_OF_MODEL, model_of
 from pacspark.gateway.dimse.session import Session
-from pacspark.gateway.searching import answers, search
+from pacspark.gateway.searching import answers, fuzzy_keys, search
 
 _RETRIEVE_AE_TITLE: Final = 0x00080054
 _AVAILABILITY: Final = 0x00080056
+_ANSWERED_ANYWAY: Final = frozenset({"00080054", "00080056"})
+_COMPUTED: Final = _ANSWERED_ANYWAY | {
+    f"{tag_for_keyword(keyword):08X}" for counts in COUNTS.values() for keyword in counts
+}
 LEVEL_NAMES: Final[Mapping[str, Level]] = {
     "PATIENT": "patient",
     "STUDY": "study",
@@ -39,31 +45,25 @@ def find(session: Session, message: Message) -> None:
     context = session.context(message)
     elements = session.identifier(message)
     level = level_of(elements, context.abstract_syntax)
-    relational, combined = _negotiated(session, context.abstract_syntax)
+    relational, combined, fuzzy, *_ = session.agreed(message)
     if not relational:
         require_hierarchy(elements, level, context.abstract_syntax)
-    keys = {tag: text_of(element) for tag, element in elements.items() if is_key(tag)}
-    for computed in (_RETRIEVE_AE_TITLE, _AVAILABILITY):
-        keys.pop(f"{computed:08X}", None)  # always answered, the same for all
-    sequences = [tag for tag, element in elements.items() if element.get("vr") == "SQ"]
-    for tag in sequences:
-        if any(item for item in elements[tag].get("Value", ())):
-            # matching inside sequences is not offered: the answer has the whole sequence
-            keys[tag] = ""
-    query = parse_query(keys, level, combined_date_time=combined)
+    keys, passed_over = _keys(elements)
+    query = parse_query(fuzzy_keys(keys) if fuzzy else keys, level, combined_date_time=combined)
+    requested = tuple(key for key in query.requested if not key.sequences)
     index = session.store.index
     matches = search(index, query)
     most = session.config.limits.answers
     message_id = message.command.get("MessageID", 0)
-    status = statuses.PENDING_WITH_WARNING if sequences else statuses.PENDING
+    status = statuses.PENDING_WITH_WARNING if passed_over else statuses.PENDING
     sent = 0
-    for answer in answers(index, matches[:most], query.requested):
+    for answer in answers(index, matches[:most], requested):
         if session.association.link.is_cancelled(message_id):
             session.record("find", "cancelled", level=level, matches=sent)
             session.answer(message, statuses.CANCELLED)
             return
         identifier = write_identifier(
-            _answer_elements(session, level, query.requested, answer), context.transfer_syntax
+            _answer_elements(session, query, elements, answer), context.transfer_syntax
         )
         session.answer(message, status, identifier)
         sent += 1
@@ -113,26 +113,59 @@ def require_hierarchy(elements: Elements, level: Level, sop_class_uid: str) -> N
             raise QueryError(message)
 
 
-def _negotiated(session: Session, sop_class_uid: str) -> tuple[bool, bool]:
-    """Tell whether relational queries, and combined matching of dates and times, were agreed on."""
-    info = session.association.extended.get(sop_class_uid, b"")
-    return (len(info) > 0 and bool(info[0])), (len(info) > 1 and bool(info[1]))
+def _keys(elements: Elements) -> tuple[dict[str, str], bool]:
+    """Give what is asked by tag and path, and whether some of it has values that are passed over.
+
+    Those are what is computed for the answer, and binary values (PS3.4 C.2.2.1.3).
+    """
+    keys: dict[str, str] = {}
+    passed_over = False
+    for tag, element in elements.items():
+        if not is_key(tag):
+            continue
+        if element["vr"] == "SQ":
+            keys |= {tag: "", **dict(keys_inside(tag, element))}
+            continue
+        text = text_of(element)
+        if tag in _COMPUTED or "Value" not in element:
+            passed_over |= len(element) > 1 and text != "*"
+            text = ""
+        if tag not in _ANSWERED_ANYWAY:
+            keys[tag] = text
+    return keys, passed_over
 
 
 def _answer_elements(
-    session: Session, level: Level, keys: tuple[QueryKey, ...], answer: Mapping[str, Any]
+    session: Session, query: Query, asked: Elements, answer: Mapping[str, Any]
 ) -> Iterator[tuple[int, str, Any]]:
-    yield int(LEVEL_TAG, 16), "CS", _NAMES_OF_LEVELS[level]
+    yield int(LEVEL_TAG, 16), "CS", _NAMES_OF_LEVELS[query.level]
     yield _RETRIEVE_AE_TITLE, "AE", session.config.ae_title
     yield _AVAILABILITY, "CS", "ONLINE"
-    for key in keys:
-        if key.tag in {_RETRIEVE_AE_TITLE, _AVAILABILITY}:
+    for key in query.requested:
+        if key.sequences:
             continue
         value = answer[key.keyword]
         if isinstance(value, Mapping):
+            if value["vr"] == "SQ":
+                value = _asked_items(query, key.json_tag, asked, value)
             yield key.tag, value["vr"], plain_value(value)
         else:
             yield key.tag, _vr(key), value
+
+
+def _asked_items(
+    query: Query, tag: str, asked: Elements, found: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Keep the items of a sequence that match, and what was asked for of them (C.2.2.2.6)."""
+    conditions = [one for one in query.conditions if one.operator == "item"
+                  and one.key.json_tag == tag]  # fmt: skip
+    items = [
+        item
+        for item in found.get("Value", ())
+        for alone in [{tag: {"vr": "SQ", "Value": [item]}}]
+        if all(one.matches({"dicom_json": alone}) for one in conditions)
+    ]
+    return shown({tag: asked[tag]}, {tag: {"vr": "SQ", "Value": items}})[tag]
 
 
 def _vr(key: QueryKey) -> str:

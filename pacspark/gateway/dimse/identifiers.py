@@ -4,7 +4,7 @@ Reading is that of :mod:`pacspark.dicom.walk`, which trusts no byte; writing goe
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pydicom import config as pydicom_config
@@ -63,6 +63,42 @@ def read_identifier(data: bytes, transfer_syntax_uid: str, depth: int) -> Elemen
 def is_key(tag: str) -> bool:
     """Tell whether an attribute of an identifier is a key: no group length, level, and so on."""
     return tag not in _NOT_KEYS and not tag.endswith("0000")
+
+
+def keys_inside(sequence: str, element: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Give what is asked of the items of a sequence: by path, as ``parse_query`` takes it.
+
+    Raises
+    ------
+    QueryError
+        where there are several items (PS3.4 C.2.2.2.6)
+    """
+    items: Sequence[Elements] = element.get("Value") or [{}]
+    if len(items) > 1:
+        message = f"{sequence[-8:]}: expected at most one item, found {len(items)}"
+        raise QueryError(message)
+    for tag, one in items[0].items():
+        if one.get("vr") == "SQ":
+            yield from keys_inside(f"{sequence}.{tag}", one)
+        elif is_key(tag) and (text := text_of(one)):
+            yield f"{sequence}.{tag}", text
+
+
+def shown(asked: Elements, found: Elements) -> Elements:
+    """Give what was asked for of a data set, in sequences too; empty where it has nothing."""
+    return dict(_shown(asked, found))
+
+
+def _shown(asked: Elements, found: Elements) -> Iterator[tuple[str, dict[str, Any]]]:
+    for tag, element in asked.items():
+        if not is_key(tag):
+            continue
+        known = found.get(tag, {"vr": element["vr"]})
+        items = element.get("Value") or ()
+        if element["vr"] == "SQ" and items and items[0] and known.get("Value"):
+            yield tag, {"vr": "SQ", "Value": [shown(items[0], item) for item in known["Value"]]}
+        else:
+            yield tag, dict(known)
 
 
 def _require_bounds(elements: Mapping[str, Mapping[str, Any]], depth: int) -> None:

@@ -34,6 +34,7 @@ from pacspark.gateway.dimse.link import (
     Link,
     usable_pdu_bytes,
 )
+from pacspark.gateway.dimse.services import agreed
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 REJECTED_CALLER: Final = (1, 1, 3)
@@ -155,20 +156,20 @@ def accept(
             known.scu_role = known.scp_role = True
         results, roles = negotiate_as_acceptor(proposed, list(offered.values()), told.roles)
         extended = {
-            uid: bytes([int(bool(info[place])) if place < 2 else 0 for place in range(len(info))])
+            uid: done
             for uid, info in told.extended.items()
-            if uid in offered
+            if uid in offered and (done := agreed(uid, info))
         }
-        answer = A_ASSOCIATE()
-        answer.application_context_name = UID(APPLICATION_CONTEXT)
-        answer.calling_ae_title, answer.called_ae_title = (
+        reply = A_ASSOCIATE()
+        reply.application_context_name = UID(APPLICATION_CONTEXT)
+        reply.calling_ae_title, reply.called_ae_title = (
             request.calling_ae_title,
             request.called_ae_title,
         )
-        answer.result, answer.result_source = 0, 1
-        answer.presentation_context_definition_results_list = results
-        answer.user_information = [*_own_information(limits), *roles, *_extended_items(extended)]
-        encoded = A_ASSOCIATE_AC(answer).encode()
+        reply.result, reply.result_source = 0, 1
+        reply.presentation_context_definition_results_list = results
+        reply.user_information = [*_own_information(limits), *roles, *_extended_items(extended)]
+        encoded = A_ASSOCIATE_AC(reply).encode()
     link.peer_pdu_bytes = usable_pdu_bytes(told.pdu_bytes)
     link.send_pdu(ASSOCIATE_AC, encoded[6:])
     contexts = {

@@ -107,8 +107,7 @@ def _wanted(session: Session, message: Message) -> list[StoredInstance]:
     context = session.context(message)
     elements = session.identifier(message)
     level = level_of(elements, context.abstract_syntax)
-    extended = session.association.extended.get(context.abstract_syntax, b"")
-    if not extended[:1].strip(b"\0"):
+    if not session.agreed(message)[0]:
         require_hierarchy(elements, level, context.abstract_syntax)
     keys: dict[str, str] = {}
     for one in LEVELS[: LEVELS.index(level) + 1]:

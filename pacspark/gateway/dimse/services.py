@@ -71,3 +71,31 @@ PLAIN_SYNTAXES: Final = (
 def model_of(sop_class_uid: str) -> str:
     """Give the information model of a query or retrieve class: its UID without the service."""
     return sop_class_uid.rpartition(".")[0]
+
+
+def agreed(sop_class_uid: str, proposed: bytes) -> bytes:
+    """Answer what the extended negotiation of a class proposes, as far as it is done here.
+
+    Queries (PS3.4 C.5.1.1): relational ones, combined dates and times, fuzzy person names, empty
+    values and several values; no adjusted time zones, no converted multi-frame images. Retrieval
+    (C.5.2, C.5.3): relational. Worklists (K.5.1): fuzzy person names. Storage (B.3.1): all of an
+    object is kept, its digital signatures too, and no element is changed.
+
+    Returns
+    -------
+    bytes
+        none where there is nothing to say
+    """
+    if sop_class_uid not in SERVICE_OF_CLASS:
+        return _STORED_AS_IT_IS[: len(proposed)]
+    done = _DONE.get(SERVICE_OF_CLASS[sop_class_uid], b"")
+    return bytes(wanted and own for wanted, own in zip(map(bool, proposed), done, strict=False))
+
+
+_STORED_AS_IT_IS: Final = bytes([2, 0, 3, 0, 0])
+_DONE: Final[Mapping[str, bytes]] = {
+    "find": bytes([1, 1, 1, 0, 0, 1, 1]),
+    "move": bytes([1, 0]),
+    "get": bytes([1, 0]),
+    "worklist": bytes([1, 1, 1, 0]),
+}

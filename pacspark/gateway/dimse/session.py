@@ -13,6 +13,8 @@ from pacspark.gateway.dimse.negotiation import Association, Context
 from pacspark.gateway.dimse.sending import client_context
 from pacspark.gateway.storing import Store
 
+_MOST_EXTENSIONS = 8
+
 
 class Entries(Protocol):
     """A modality worklist."""
@@ -64,6 +66,11 @@ class Session:
     def context(self, message: Message) -> Context:
         """Give the presentation context of a message, which has one."""
         return self.association.contexts[message.context_id]
+
+    def agreed(self, message: Message) -> tuple[bool, ...]:
+        """Tell what the extended negotiation of a message's class agreed on, byte by byte."""
+        told = self.association.extended.get(self.context(message).abstract_syntax, b"")
+        return tuple(map(bool, told.ljust(_MOST_EXTENSIONS, b"\0")))
 
     def answer(
         self,

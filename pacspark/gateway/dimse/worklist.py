@@ -7,7 +7,7 @@ in the log; nothing in the folder is ever written.
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -24,17 +24,22 @@ from pacspark.gateway import statuses
 from pacspark.gateway.dimse.identifiers import (
     Elements,
     is_key,
+    keys_inside,
     plain_value,
+    shown,
     text_of,
     write_identifier,
 )
 from pacspark.gateway.dimse.link import Message
 from pacspark.gateway.dimse.session import Session
 from pacspark.gateway.dimse.worklist_table import STEPS, WorklistTable, is_table
+from pacspark.gateway.searching import fuzzy_keys
 
 LOGGER: Final = logging.getLogger(__name__)
 _MOST_FILE_BYTES: Final = 4 << 20
 _MOST_FILES: Final = 100_000
+_START: Final = ("00400002", "00400003")
+"""Date and time that a scheduled procedure step starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,8 @@ def find_worklist(session: Session, message: Message) -> None:
     if len(steps) > 1:
         text = f"ScheduledProcedureStepSequence: expected one item, found {len(steps)}"
         raise QueryError(text)
-    conditions, step_conditions = _conditions(asked), _conditions(steps[0])
+    fuzzy = session.agreed(message)[2]
+    conditions, step_conditions = (_conditions(one, fuzzy=fuzzy) for one in (asked, steps[0]))
     entries = [] if session.worklist is None else session.worklist.entries()
     message_id = message.command.get("MessageID", 0)
     sent = 0
@@ -136,7 +142,7 @@ def find_worklist(session: Session, message: Message) -> None:
         if sent >= session.config.limits.answers:
             session.answer(message, statuses.OUT_OF_RESOURCES)
             return
-        answer = _shown(asked, entry)
+        answer = shown(asked, entry)
         identifier = write_identifier(
             ((int(tag, 16), one["vr"], plain_value(one)) for tag, one in answer.items()), syntax
         )
@@ -146,14 +152,19 @@ def find_worklist(session: Session, message: Message) -> None:
     session.answer(message, statuses.SUCCESS)
 
 
-def _conditions(asked: Mapping[str, Mapping[str, Any]]) -> list[Condition]:
+def _conditions(asked: Elements, *, fuzzy: bool) -> list[Condition]:
     """Make the conditions of one level; all are held against DICOM JSON, no column is at hand."""
-    keys = {
-        tag: text_of(element)
-        for tag, element in asked.items()
-        if is_key(tag) and element.get("vr") != "SQ"
-    }
-    query = parse_query(keys, "instance")
+    keys: dict[str, str] = {}
+    for tag, element in asked.items():
+        if element.get("vr") == "SQ":
+            keys |= {} if tag == STEPS else dict(keys_inside(tag, element))
+        elif is_key(tag):
+            keys[tag] = text_of(element)
+    # of two ranges, the times belong to the first and the last day (PS3.4 K.6.1.2.2)
+    combined = all("-" in keys.get(tag, "") for tag in _START)
+    query = parse_query(
+        fuzzy_keys(keys) if fuzzy else keys, "instance", combined_date_time=combined
+    )
     return [_in_json(condition) for condition in query.conditions]
 
 
@@ -164,22 +175,3 @@ def _in_json(condition: Condition) -> Condition:
 
 def _meets(elements: Mapping[str, Any], conditions: list[Condition]) -> bool:
     return all(condition.matches({"dicom_json": elements}) for condition in conditions)
-
-
-def _shown(asked: Mapping[str, Any], found: Mapping[str, Any]) -> Elements:
-    """Give what was asked for of an entry, within sequences too; empty where it has nothing."""
-    return dict(_shown_elements(asked, found))
-
-
-def _shown_elements(
-    asked: Mapping[str, Any], found: Mapping[str, Any]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    for tag, element in asked.items():
-        if not is_key(tag):
-            continue
-        known = found.get(tag, {"vr": element["vr"]})
-        items = element.get("Value") or ()
-        if element["vr"] == "SQ" and items and items[0] and known.get("Value"):
-            yield tag, {"vr": "SQ", "Value": [_shown(items[0], item) for item in known["Value"]]}
-        else:
-            yield tag, dict(known)

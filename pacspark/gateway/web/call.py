@@ -31,6 +31,7 @@ _HOST: Final = re.compile(
 )
 _PORTLESS_ADDRESS: Final = re.compile(r"localhost|[0-9.]+|\[[0-9A-Fa-f:.]+\]")
 _GZIP: Final = 16 + zlib.MAX_WBITS
+_TAKES_GZIP: Final = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGNORECASE)
 _WRITE_BYTES: Final = 256 << 10
 _WRITTEN_AT_ONCE: Final = 4
 
@@ -249,7 +250,7 @@ def json_answer(
     parts: Iterable[bytes] = _array(chain(first, pieces))
     told = {"Vary": "Accept, Accept-Encoding", "Cache-Control": "private, no-cache"}
     told |= headers or {}
-    if "gzip" in call.request.headers.get("accept-encoding", ""):
+    if _TAKES_GZIP.search(call.request.headers.get("accept-encoding", "")):
         parts = _compressed(parts)
         told["Content-Encoding"] = "gzip"
     return StreamingResponse(_gathered(parts), media_type=media_type, headers=told)

@@ -40,6 +40,9 @@ _QUERIES: Final[Mapping[str, Mapping[str, Json]]] = {
         "transferSyntax": _TEXT,
         "windowCenter": _TEXT,
         "windowWidth": _TEXT,
+        "rows": _COUNT,
+        "columns": _COUNT,
+        "region": _TEXT,
         "imageQuality": _COUNT,
     },
 }

@@ -1,17 +1,10 @@
-"""QIDO-RS: queries for studies, series and instances (PS3.18 10.6).
+"""QIDO-RS: queries for studies, series and instances (PS3.18 10.6)."""
 
-``fuzzymatching=true`` finds person names that hold every word of the value, in any order, each at
-the start of a part of the name, without regard to case.
-"""
-
-import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import permutations
 from typing import Any, Final
 
-from pydicom.datadict import dictionary_VR
 from starlette.responses import Response
 
 from pacspark.dicom.attributes import BY_KEYWORD, COUNTS, LEVELS, PROMOTED, STUDY_LISTS, Level
@@ -19,7 +12,7 @@ from pacspark.dicom.conditions import Query, QueryKey
 from pacspark.dicom.matching import parse_query
 from pacspark.dicom.paths import find_tag
 from pacspark.errors import QueryError, UnacceptableError
-from pacspark.gateway.searching import Match, answers, search
+from pacspark.gateway.searching import Match, answers, fuzzy_keys, search
 from pacspark.gateway.web.call import Call, json_answer
 from pacspark.gateway.web.media import DICOM_JSON, JSON
 from pacspark.gateway.web.retrieve import with_bulk_urls
@@ -46,7 +39,6 @@ DEFAULTS: Final[Mapping[Level, Sequence[str]]] = {
 """What an answer tells unasked at each level (PS3.18 10.6.3.3)."""
 _NO_KEYS: Final = frozenset({"accept", "charset", "emptyvaluematching", "multiplevaluematching"})
 _ANSWERED_ANYWAY: Final = frozenset({"RetrieveURL", "InstanceAvailability"})
-_MOST_WORDS: Final = 3
 _READ_AT_ONCE: Final = 128
 _NOBODY: Final = "0"
 """A UID that nothing has."""
@@ -119,7 +111,7 @@ class _Asked:
                 keys[name] = value
         self._of_path(keys)
         if fuzzy:
-            keys = {name: _fuzzy(name, value) for name, value in keys.items()}
+            keys = fuzzy_keys(keys)
         self.everything = "all" in includes
         self.query: Query = parse_query(self._with_fields(keys, includes), level, ignore_case=True)
 
@@ -225,25 +217,6 @@ def _flag(name: str, value: str) -> bool:
         message = f"{name}: expected true or false, found {value[:64]!r}"
         raise QueryError(message)
     return _FLAGS[value.lower()]
-
-
-def _fuzzy(name: str, value: str) -> str:
-    """Write patterns that find every word of a person name, in any order."""
-    tag = find_tag(name)
-    try:
-        is_name = tag is not None and dictionary_VR(tag) == "PN"
-    except KeyError:
-        is_name = False
-    words = re.findall(r"[^\s,^=*\\]+", value)
-    if not is_name or not words or len(words) > _MOST_WORDS:
-        return value
-    # a word begins at the start of the name or behind what separates its parts
-    return "\\".join(
-        "".join(start + word for start, word in zip(starts, order, strict=True)) + "*"
-        for order in permutations(words)
-        for starts in itertools.product(("", "*^", "* "), repeat=len(order))
-        if all(starts[1:])
-    )
 
 
 def _path(match: Match) -> str:

@@ -20,13 +20,17 @@ from starlette.responses import Response
 from pacspark.errors import PacsparkError, QueryError, TranscodingError, UnacceptableError
 from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.web.call import Call, etag_of, not_modified
-from pacspark.gateway.web.frames import FrameSource, transcoded_object
+from pacspark.gateway.web.frames import FrameSource
 from pacspark.gateway.web.media import DICOM
-from pacspark.gateway.web.retrieve import frame_numbers
+from pacspark.gateway.web.retrieve import frame_numbers, given_in
 
 JPEG, PNG, GIF = "image/jpeg", "image/png", "image/gif"
 _FORMATS: Final = {JPEG: "JPEG", PNG: "PNG", GIF: "GIF"}
 _FUNCTIONS: Final = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
+_NOT_DONE: Final = ("annotation", "imageAnnotation", "iccprofile", "presentationUID")
+"""Parameters that no picture here shows anything of, which the answer says."""
+Window = tuple[float, float, str]
+"""Center, width and function."""
 _THUMBNAIL_PIXELS: Final = 128
 _MOST_SIDE: Final = 8192
 _KEYS_OF_WINDOW: Final = ("WindowCenter", "WindowWidth", "VOILUTFunction")
@@ -50,13 +54,18 @@ def uri(call: Call) -> Response:
         call.request.path_params[name] = told.get(parameter, "")
     instance = call.instance()
     kinds = [part.split(";")[0].strip() for part in told.get("contentType", JPEG).split(",")]
+    if "anonymize" in told:
+        # what is asked for with it may be shown to nobody as it is (PS3.18 9.4.2.3)
+        message = (
+            "anonymize: expected nothing, since it is not done here; `pacspark anonymize` does"
+        )
+        raise UnacceptableError(message)
     if DICOM not in kinds:
         return _picture(call, instance, told.get("frameNumber"), kinds=kinds)
-    syntax = told.get("transferSyntax", "*")
+    syntax = told.get("transferSyntax")
     call.record("retrieve", "success", transfer_syntax=syntax)
-    if syntax in {"*", instance.transfer_syntax_uid}:
-        return Response(call.store.read(instance), media_type=DICOM)
-    return Response(transcoded_object(call, instance, syntax), media_type=DICOM)
+    _, data = given_in(call, instance, syntax)
+    return Response(call.store.read(instance) if data is None else data, media_type=DICOM)
 
 
 def _middle(instances: list[StoredInstance]) -> StoredInstance:
@@ -92,9 +101,10 @@ def _picture(
         if others:
             message = "frames: expected one frame in one picture, found several"
             raise UnacceptableError(message)
-    window = _numbers(asked.get("window") or _window_of_uri(asked), "window", 2)
-    picture = _drawn(source, number, window, asked.get("window", ""))
-    picture = _in_viewport(picture, asked.get("viewport"), thumbnail=thumbnail)
+    viewport = asked.get("viewport") or _pair(asked, "columns", "rows")
+    picture = _drawn(source, number, _window(asked))
+    picture = _region(picture, asked.get("region"))
+    picture = _in_viewport(picture, viewport, thumbnail=thumbnail)
     quality = _count(asked.get("quality") or asked.get("imageQuality") or "90", "quality", 100)
     buffer = io.BytesIO()
     if media_type == GIF:
@@ -103,6 +113,9 @@ def _picture(
     picture.save(buffer, _FORMATS[media_type], **options)
     call.record_reading(instance, "pictures")
     headers = {"ETag": etag, "Cache-Control": "private, max-age=60", "Vary": "Accept"}
+    ignored = [name for name in _NOT_DONE if asked.get(name, "no") != "no"]
+    if ignored:
+        headers["Warning"] = f'299 pacspark "Not supported: {", ".join(ignored)}"'
     return Response(buffer.getvalue(), media_type=media_type, headers=headers)
 
 
@@ -118,9 +131,29 @@ def _media_type(call: Call, kinds: list[str] | None) -> str:
     return found[0]
 
 
-def _window_of_uri(asked: Any) -> str | None:
-    center, width = asked.get("windowCenter"), asked.get("windowWidth")
-    return f"{center},{width}" if center and width else None
+def _window(asked: Any) -> Window | None:
+    """Give the window that is asked for: in one parameter, or in the two of WADO-URI."""
+    text = asked.get("window") or _pair(asked, "windowCenter", "windowWidth")
+    numbers = _numbers(text, "window", 2)
+    if text is None or numbers is None:
+        return None
+    name = (text.split(",")[2:] or ["linear"])[0].strip().lower()
+    if name not in _FUNCTIONS or numbers[1] <= 0:
+        expected = f"center, a width above 0 and one of {', '.join(_FUNCTIONS)}"
+        message = f"window: expected {expected}, found {text[:64]!r}"
+        raise QueryError(message)
+    return numbers[0], numbers[1], _FUNCTIONS[name]
+
+
+def _pair(asked: Any, *names: str) -> str | None:
+    """Give two parameters of WADO-URI as one; neither is there without the other."""
+    values = [asked.get(name) for name in names]
+    if not any(values):
+        return None
+    if not all(values):
+        message = f"expected {' and '.join(names)}, found one of them alone"
+        raise QueryError(message)
+    return ",".join(values)
 
 
 def _numbers(text: str | None, name: str, count: int) -> list[float] | None:
@@ -144,9 +177,9 @@ def _count(text: str, name: str, most: int) -> int:
     return int(text)
 
 
-def _drawn(source: FrameSource, number: int, window: list[float] | None, asked: str) -> Image.Image:
+def _drawn(source: FrameSource, number: int, window: Window | None) -> Image.Image:
     try:
-        return Image.fromarray(_grey_or_rgb(source, number, window, asked))
+        return Image.fromarray(_grey_or_rgb(source, number, window))
     except PacsparkError:
         raise
     except Exception as error:
@@ -157,9 +190,7 @@ def _drawn(source: FrameSource, number: int, window: list[float] | None, asked: 
         raise TranscodingError(message) from error
 
 
-def _grey_or_rgb(
-    source: FrameSource, number: int, window: list[float] | None, asked: str
-) -> NDArray[np.uint8]:
+def _grey_or_rgb(source: FrameSource, number: int, window: Window | None) -> NDArray[np.uint8]:
     """Give 8-bit pixels: grey, or red, green and blue."""
     pixels, header = source.pixels(number), source.header
     kind = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
@@ -171,10 +202,8 @@ def _grey_or_rgb(
         return np.ascontiguousarray((pixels >> shift).astype(np.uint8)[..., :3])
     values = _of_frame(header, number)
     scaled = apply_modality_lut(pixels, values).astype(np.float64)
-    function = _FUNCTIONS.get(asked.rpartition(",")[2].lower(), "LINEAR")
     if window is not None:
-        values.WindowCenter, values.WindowWidth = window
-        values.VOILUTFunction = function
+        values.WindowCenter, values.WindowWidth, values.VOILUTFunction = window
     if "WindowCenter" in values and _is_window(values):
         grey = _windowed(scaled, values)
     else:
@@ -228,6 +257,22 @@ def _of_frame(header: Dataset, number: int) -> Dataset:
                     if keyword in item:
                         values[keyword] = item[keyword]
     return values
+
+
+def _region(picture: Image.Image, text: str | None) -> Image.Image:
+    """Cut to ``xmin,ymin,xmax,ymax``, of which 0 to 1 is all of the image (PS3.18 9.5.1.2.5)."""
+    numbers = _numbers(text, "region", 4)
+    if numbers is None:
+        return picture
+    left, top, right, bottom = numbers
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        message = f"region: expected xmin,ymin,xmax,ymax from 0 to 1, found {str(text)[:64]!r}"
+        raise QueryError(message)
+    width, height = picture.size
+    return picture.crop((
+        math.floor(left * width), math.floor(top * height),
+        math.ceil(right * width), math.ceil(bottom * height),
+    ))  # fmt: skip
 
 
 def _in_viewport(picture: Image.Image, text: str | None, *, thumbnail: bool) -> Image.Image:

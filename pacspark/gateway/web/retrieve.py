@@ -1,7 +1,7 @@
 """WADO-RS: objects, metadata, frames and bulk data, as they were stored (PS3.18 10.4).
 
-Objects and frames go out byte for byte as they came in, unless the client names a transfer syntax
-that they do not have: then :mod:`pacspark.gateway.web.frames` decodes or encodes them.
+Objects and frames go out byte for byte as they came in where the client takes that, which
+``transfer-syntax=*`` says; else :mod:`pacspark.gateway.web.frames` decodes or encodes them.
 """
 
 import re
@@ -11,7 +11,13 @@ from typing import Any, Final
 
 from starlette.responses import Response, StreamingResponse
 
-from pacspark.errors import QueryError, StorageError, UnacceptableError
+from pacspark.errors import (
+    QueryError,
+    RequestTooLargeError,
+    StorageError,
+    TranscodingError,
+    UnacceptableError,
+)
 from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.web.call import (
     Call,
@@ -38,6 +44,14 @@ from pacspark.gateway.web.media import (
 )
 from pacspark.tables.schema import frame_index
 
+_LOSSLESS: Final = frozenset(
+    f"1.2.840.10008.1.2{rest}"
+    for rest in (
+        "", ".1.99", ".2", ".5", ".8.1",  # implicit, deflated, big endian, RLE, deflated frames
+        ".4.57", ".4.70", ".4.80", ".4.90", ".4.92", ".4.110", ".4.201", ".4.202",
+    )
+)  # fmt: skip
+"""What loses nothing when it is decoded, and is nobody's to know (PS3.18 8.7.3.4)."""
 _STEP_BYTES: Final = 1 << 20
 _SMALL_BYTES: Final = 8 << 20
 _ROWS_AT_ONCE: Final = 128
@@ -53,20 +67,19 @@ def objects(call: Call) -> Response:
     form = _object_form(call)
     instances = call.instances()
     syntax = form.transfer_syntax
-    etag = etag_of(instances, DICOM, syntax or "*")
+    etag = etag_of(instances, DICOM, syntax or "")
     if call.has(etag):
         return not_modified(etag)
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     call.record("retrieve", "success", instances=len(instances), transfer_syntax=syntax)
-    if form.multipart is False:
-        (one,) = instances
-        syntax = _syntax_of(one, syntax)
-        media_type = f"{DICOM}; transfer-syntax={syntax}"
-        if syntax == one.transfer_syntax_uid:
-            return _ranged(call, one, 0, one.size_bytes, media_type, headers)
-        data = transcoded_object(call, one, syntax)
-        return Response(data, media_type=media_type, headers=headers)
-    return parts_answer(DICOM, _object_parts(call, instances, syntax), headers=headers)
+    if form.multipart is not False:
+        return parts_answer(DICOM, _object_parts(call, instances, syntax), headers=headers)
+    (one,) = instances
+    given, data = given_in(call, one, syntax)
+    media_type = f"{DICOM}; transfer-syntax={given}"
+    if data is None:
+        return _ranged(call, one, 0, one.size_bytes, media_type, headers)
+    return Response(data, media_type=media_type, headers=headers)
 
 
 def _object_form(call: Call) -> Form:
@@ -75,15 +88,38 @@ def _object_form(call: Call) -> Form:
         if not form.takes(DICOM) or (form.multipart is False and call.level != "instance"):
             continue
         syntax = form.transfer_syntax
-        if syntax is None or syntax == "*" or can_transcode_to(syntax):
-            return Form(DICOM, form.multipart, None if syntax == "*" else syntax)
+        if syntax in {None, "*"} or can_transcode_to(str(syntax)):
+            return Form(DICOM, form.multipart, syntax)
         if all(one.transfer_syntax_uid == syntax for one in call.instances()):
             return form
     raise _unacceptable(call, f'multipart/related; type="{DICOM}", in a transfer syntax it has')
 
 
-def _syntax_of(instance: StoredInstance, asked: str | None) -> str:
-    return instance.transfer_syntax_uid if asked in {None, "*"} else str(asked)
+def given_in(call: Call, one: StoredInstance, asked: str | None) -> tuple[str, bytes | None]:
+    """Give the transfer syntax in which an object goes out, and its bytes if it is not the stored.
+
+    Parameters
+    ----------
+    asked
+        a transfer syntax; ``*`` for whatever is stored. Who names none is given what everybody
+        reads (PS3.18 8.7.3.4), but nothing that is lossy already is made larger
+
+    Raises
+    ------
+    TranscodingError, RequestTooLargeError
+        where it cannot be given in the one that was asked for
+    """
+    stored = one.transfer_syntax_uid
+    plain = EXPLICIT_LITTLE if stored in _LOSSLESS else stored
+    syntax = stored if asked == "*" else asked or plain
+    if syntax == stored:
+        return stored, None
+    try:
+        return syntax, transcoded_object(call, one, syntax)
+    except (TranscodingError, RequestTooLargeError):
+        if asked is not None:
+            raise
+        return stored, None
 
 
 def _object_parts(
@@ -93,17 +129,12 @@ def _object_parts(
         some = instances[start : start + _ROWS_AT_ONCE]
         rows = call.store.locate([one for one in some if one.landed is None])
         for one in some:
-            own = _syntax_of(one, syntax)
+            given, made = given_in(call, one, syntax)
             data: Callable[[], Iterable[bytes]]
-            if own == one.transfer_syntax_uid:
-                data = partial(call.store.stream, one, rows.get(one.sop_instance_uid))
-            else:
-                data = partial(_transcoded, call, one, own)
-            yield Part(f"{DICOM}; transfer-syntax={own}", data, call.url + path_of(one))
-
-
-def _transcoded(call: Call, one: StoredInstance, syntax: str) -> list[bytes]:
-    return [transcoded_object(call, one, syntax)]
+            data = partial(call.store.stream, one, rows.get(one.sop_instance_uid))
+            if made is not None:
+                data = partial(list, [made])
+            yield Part(f"{DICOM}; transfer-syntax={given}", data, call.url + path_of(one))
 
 
 def path_of(instance: StoredInstance) -> str:
@@ -162,11 +193,16 @@ def frames(call: Call) -> Response:
     source = FrameSource(call.store, instance, call.door.places.of(instance),
                          call.door.config.web.limits.rendered_pixels)  # fmt: skip
     numbers = frame_numbers(call.request.path_params["frames"], source.count)
+    call.record_reading(instance, "frames")
+    return _frames_answer(call, source, numbers)
+
+
+def _frames_answer(call: Call, source: FrameSource, numbers: Sequence[int]) -> Response:
+    instance = source.instance
     form, syntax = _frame_form(call, source, len(numbers))
     etag = etag_of([instance], "frames", syntax, ",".join(map(str, numbers)))
     if call.has(etag):
         return not_modified(etag)
-    call.record_reading(instance, "frames")
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     media_type = form.media_type
     told = f"{media_type}; transfer-syntax={syntax}"
@@ -245,21 +281,20 @@ def bulk_data(call: Call) -> Response:
     index = frame_index(row)
     call.record_reading(instance, "bulk data")
     source = FrameSource(call.store, instance, row, call.door.config.web.limits.rendered_pixels)
-    headers = {"Cache-Control": "private, no-cache"}
     if index.kind == "encapsulated" and start == index.pixel_data_offset and index.count:
-        kind = media_type_of(source.syntax)
-        told = f"{kind}; transfer-syntax={source.syntax}"
-        parts = (Part(told, partial(_one, None, source.stored, number)) for number in
-                 range(index.count))  # fmt: skip
-        return parts_answer(kind, parts, headers=headers)
+        return _frames_answer(call, source, range(index.count))
+    forms = call.accepted()
+    etag = etag_of([instance], "bulk data", match[0], str(forms))
+    if call.has(etag):
+        return not_modified(etag)
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     if source.is_deflated:
         data = source.inflated(start, length)
         return _bulk_answer(call, headers, lambda: [data], length)
     if start + length > instance.size_bytes:
         message = f"bulk data: expected a place within {instance.size_bytes} bytes"
         raise QueryError(message)
-    forms = call.accepted()
-    if any(form.multipart is False and form.takes(OCTETS) for form in forms[:1]):
+    if any(form.multipart is not True and form.takes(OCTETS) for form in forms[:1]):
         return _ranged(call, instance, start, length, OCTETS, headers)
     read = partial(_pieces, call, instance, start, length)
     return _bulk_answer(call, headers, read, length)
@@ -306,6 +341,8 @@ def _ranged(
     """Answer some bytes of an object, or the range of them that is asked for (RFC 9110 14.2)."""
     told = {**headers, "Accept-Ranges": "bytes"}
     match = _RANGE.fullmatch(call.request.headers.get("range", "").replace(" ", ""))
+    if call.request.headers.get("if-range", told["ETag"]) != told["ETag"]:
+        match = None  # what the client has a part of is another version (RFC 9110 13.1.5)
     if match is None or not (match[1] or match[2]):
         told["Content-Length"] = str(length)
         whole = start == 0 and length == instance.size_bytes
