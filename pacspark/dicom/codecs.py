@@ -1,8 +1,9 @@
 """Decoding of JPEG beyond 8 bits, which pydicom leaves to plugins: by libjpeg-turbo in imagecodecs.
 
 The usual plugin for these transfer syntaxes is under the GPL. `register` adds ours to pydicom's
-decoders: 12-bit JPEG (process 2 and 4) and lossless JPEG (process 14, any selection value). It also
-has all of them refuse frames that say they are larger than the image they are of.
+decoders: 12-bit JPEG (process 2 and 4), lossless JPEG (process 14, any selection value), and
+spectral selection and full progression (process 6 and 10), which are retired and still in archives.
+It also has all of them refuse frames that say they are larger than the image they are of.
 """
 
 from contextlib import suppress
@@ -11,7 +12,7 @@ from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.decoders.base import _PIXEL_DATA_DECODERS, Decoder, get_decoder
 from pydicom.uid import (
     UID,
     JPEG2000TransferSyntaxes,
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
     Decode = Callable[[bytes, "DecodeRunner"], bytes | bytearray]
 
 NAME = "pacspark"
+RETIRED = (UID("1.2.840.10008.1.2.4.53"), UID("1.2.840.10008.1.2.4.55"))
 DECODER_DEPENDENCIES = {
     JPEGExtended12Bit: ("imagecodecs",),
     JPEGLossless: ("imagecodecs",),
     JPEGLosslessSV1: ("imagecodecs",),
+    **dict.fromkeys(RETIRED, ("imagecodecs",)),
 }
-BOUNDED = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
+BOUNDED = (*RETIRED, *JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
 _LOCK = Lock()
 
 
@@ -82,6 +85,8 @@ def register() -> None:
 
 @cache
 def _register() -> None:
+    for uid in RETIRED:  # pydicom has no decoders for them, and no public way to add one
+        _PIXEL_DATA_DECODERS.setdefault(uid, (Decoder(uid), "3.0"))
     for uid in DECODER_DEPENDENCIES:
         get_decoder(uid).add_plugin(NAME, (__name__, "decode_frame"))
     for uid in BOUNDED:

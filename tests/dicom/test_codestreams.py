@@ -1,5 +1,6 @@
 """Frames that say they are larger than their image are refused before they are decoded."""
 
+import io
 import struct
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.utils import pixel_array
@@ -35,8 +37,16 @@ def lossless(cells: np.ndarray) -> bytes:
     return bytes(imagecodecs.jpeg8_encode(cells, lossless=True))
 
 
+def progressive(cells: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(cells).save(buffer, "JPEG", progressive=True)
+    return buffer.getvalue()
+
+
 ENCODERS: dict[str, tuple[UID, Callable[[np.ndarray], bytes]]] = {
     "jpeg": (JPEGBaseline8Bit, lambda cells: bytes(imagecodecs.jpeg8_encode(cells))),
+    "spectral selection": (codecs.RETIRED[0], progressive),
+    "full progression": (codecs.RETIRED[1], progressive),
     "lossless jpeg": (JPEGLosslessSV1, lossless),
     "jpeg-ls": (JPEGLSLossless, lambda cells: bytes(imagecodecs.jpegls_encode(cells))),
     "jpeg 2000": (JPEG2000Lossless, jpeg_2000),
@@ -53,7 +63,7 @@ def test_size__is_read_without_decoding(kind: str, cells: np.ndarray) -> None:
 def grown(frame: bytes) -> bytes:
     """Have a frame say that it has 60,000 rows and columns."""
     data, size = bytearray(frame), 60_000
-    for marker in (0xC0, 0xC3, 0xF7):
+    for marker in (0xC0, 0xC2, 0xC3, 0xF7):
         place = frame.find(bytes([0xFF, marker, 0, 11]))
         if place >= 0:
             struct.pack_into(">HH", data, place + 5, size, size)

@@ -85,7 +85,7 @@ def test_frames__of_every_transfer_syntax_are_pydicoms(
             assert pydicom.dcmread(BytesIO(decoded)).file_meta.TransferSyntaxUID == LITTLE
             assert np.array_equal(pixels_of(decoded), expected), path.name
             checked += 1
-    assert checked >= 10
+    assert checked == len(files)
 
 
 def test_transcoding__into_a_compressed_syntax_is_lossless(
@@ -236,5 +236,5 @@ def test_every_public_file__is_given_in_every_form(gateway: Gateway, shared_data
                     assert client.get(element["BulkDataURI"]).status_code == 200
     assert images >= 170
     assert decoded >= 150
-    # deflated frames, two retired JPEG processes, and RLE of single bits: nothing here decodes them
-    assert len(refused) <= 6
+    # deflated frames and RLE of single bits: nothing here decodes them
+    assert len(refused) <= 4

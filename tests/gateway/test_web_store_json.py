@@ -82,7 +82,9 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]
 
 
 def read_back(client: httpx.Client, path: str = SERIES) -> list[Dataset]:
-    found = [dcmread(io.BytesIO(data)) for _, data in parts_of(client.get(path))]
+    stored = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
+    answer = client.get(path, headers=stored)
+    found = [dcmread(io.BytesIO(data)) for _, data in parts_of(answer)]
     return sorted(found, key=lambda one: int(one.InstanceNumber or 0))
 
 
