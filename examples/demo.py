@@ -98,6 +98,8 @@ def main(build: Path, root: str) -> None:
     head = results[-1].volume.series_uid
     print("the phantom's three planes, into a PNG:")
     print(f"{shown} view {archive.root} {head} {build / 'phantom.png'}")
+    print("both scans in a browser, at http://127.0.0.1:8042/ (OHIF after `make viewer`):")
+    print(f"{shown} serve {archive.root}")
 
 
 if __name__ == "__main__":

@@ -21,19 +21,21 @@ def serve(
         str | None, typer.Option("--ae-title", help="AE title; PACSPARK unless given.")
     ] = None,
     host: Annotated[
-        str | None, typer.Option("--host", help="Address to listen on; this machine alone.")
+        str | None, typer.Option("--host", help="Address to listen on; 127.0.0.1 unless given.")
     ] = None,
     dimse_port: Annotated[
-        int | None, typer.Option("--dimse-port", help="Port for DIMSE; 0 for any.")
+        int | None,
+        typer.Option("--dimse-port", help="Port for DIMSE, 0 for any; 11112 unless given."),
     ] = None,
     http_port: Annotated[
-        int | None, typer.Option("--http-port", help="Port for HTTP; 0 for any.")
+        int | None, typer.Option("--http-port", help="Port for HTTP, 0 for any; 8042 unless given.")
     ] = None,
     landing: Annotated[
         Path | None, typer.Option("--landing", help="Local folder where objects land first.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML: destinations, callers, tls, limits.")
+        Path | None,
+        typer.Option("--config", help="TOML: destinations, callers, tls, web and all else."),
     ] = None,
     allow_unencrypted: Annotated[
         bool, typer.Option("--allow-unencrypted", help="Serve other machines without TLS.")

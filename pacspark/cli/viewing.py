@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pacspark.cli.options import AsJson
+from pacspark.errors import UsageError
 from pacspark.printing import readable, say, show_json
 
 
@@ -49,6 +50,10 @@ def credential(
     token: Annotated[
         bool, typer.Option("--token", help="Make a bearer token instead of asking a password.")
     ] = False,
+    scopes: Annotated[
+        list[str],
+        typer.Option("--scope", help="What it may do: read, write, delete, reconstruct."),
+    ] = ["read"],  # noqa: B006 -- typer reads it
     as_json: AsJson = False,
 ) -> None:
     """Write the lines of a user for the gateway's configuration.
@@ -57,14 +62,19 @@ def credential(
     standard error, the configuration has a digest only.
     """
     from pacspark.gateway.web.access import hashed_password, hashed_token
+    from pacspark.gateway.web_config import SCOPES
 
+    for scope in scopes:
+        if scope not in SCOPES:
+            message = f"--scope: expected some of {', '.join(SCOPES)}, found {scope!r:.80}"
+            raise UsageError(message)
     if token:
         made = secrets.token_urlsafe(32)
-        kept = {"name": name, "token": hashed_token(made), "scopes": ["read"]}
+        kept = {"name": name, "token": hashed_token(made), "scopes": scopes}
         say(f"the token, shown only now: {made}")
     else:
         password = _password()
-        kept = {"name": name, "password": hashed_password(password), "scopes": ["read"]}
+        kept = {"name": name, "password": hashed_password(password), "scopes": scopes}
     if as_json:
         show_json(kept)
         return

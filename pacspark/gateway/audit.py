@@ -1,12 +1,14 @@
 """Who did what: rows of the table `audit`, gathered and written together.
 
 Rows wait in a file beside the landing, so that a gateway that is killed writes them when it starts
-again; the tables get them every minute, or a thousand at a time.
+again; the tables get them every minute, or a thousand at a time. What went wrong is a line of the
+log too, at once.
 """
 
 import json
 import logging
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -27,6 +29,10 @@ _MOST_ROWS: Final = 1000
 _MOST_WAITING_ROWS: Final = 200_000
 _SECONDS: Final = 60.0
 _MOST_TEXT: Final = 1024
+_GONE_WELL: Final = frozenset(
+    {"success", "stored", "duplicate", "queued", "cancelled", "cancelled: as asked", "0xFE00"}
+)
+"""Outcomes of which the log need not tell."""
 
 
 class AuditLog:
@@ -40,6 +46,11 @@ class AuditLog:
         of the file where rows wait
     run_id
         of the gateway
+
+    Attributes
+    ----------
+    counts
+        how many rows were taken, by action and by whether it went well
     """
 
     def __init__(self, storage: Storage, path: Path, run_id: str) -> None:
@@ -48,6 +59,7 @@ class AuditLog:
         self._rows: list[dict[str, Any]] = _read(path)
         self._file = path.open("a", encoding="utf-8")
         self._written_s = monotonic()
+        self.counts: Counter[tuple[str, bool]] = Counter()
 
     def record(
         self,
@@ -84,7 +96,12 @@ class AuditLog:
             "detail": None if detail is None else json.dumps(detail)[:_MOST_TEXT],
             "run_id": self._run_id,
         }
+        is_well = outcome in _GONE_WELL
+        if not is_well:
+            told = (f"{actor} at {address}", action, uid, outcome, detail and row["detail"])
+            LOGGER.warning("%s", _one_line(": ".join(str(one) for one in told if one)))
         with self._lock:
+            self.counts[action, is_well] += 1
             self._rows.append(row)
             with suppress(OSError):  # a full disk must not stop what it tells of
                 self._file.write(json.dumps(row) + "\n")
@@ -131,6 +148,11 @@ class AuditLog:
         with suppress(PacsparkError):
             self.flush()
         self._file.close()
+
+
+def _one_line(text: str) -> str:
+    """Let nothing that a stranger says break a line of the log."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

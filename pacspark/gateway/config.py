@@ -38,6 +38,7 @@
 A key that is not known, or a value that cannot be, is one line that names it.
 """
 
+import errno
 import ipaddress
 import os
 import tomllib
@@ -48,7 +49,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from pacspark.dicom.uids import is_uid
-from pacspark.errors import ScanDescriptionError, UsageError
+from pacspark.errors import ScanDescriptionError, StorageError, UsageError
 from pacspark.gateway.web_config import WebConfig, read_web
 from pacspark.scans.toml import TomlTable, one_line, read_text
 from pacspark.tables.storage import Storage
@@ -240,6 +241,17 @@ class GatewayConfig:
             )
             raise UsageError(message)
         return self
+
+
+def cannot_listen(key: str, port: int, host: str, error: OSError) -> StorageError:
+    """Give the error of a port that cannot be listened on, with what mends it."""
+    number = error.errno or 0  # below zero: a name that cannot be resolved
+    reason = os.strerror(number) if number > 0 else error.strerror
+    is_address = number == errno.EADDRNOTAVAIL or number < 0
+    mends = "--host takes an address of this machine"
+    if not is_address:
+        mends = f"--{key.replace('_', '-')} takes another, 0 any"
+    return StorageError(f"{key} {port}: cannot listen on {host}: {reason}; {mends}")
 
 
 def is_loopback(host: str) -> bool:

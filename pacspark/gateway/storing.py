@@ -358,6 +358,11 @@ class Store:
         with self._changed:
             return len(self._pending) + len(self._taking)
 
+    @property
+    def is_in_trouble(self) -> bool:
+        """Whether the tables could not be written or read when that was tried last."""
+        return self._pause_s > 0
+
     def flush(self) -> None:
         """Commit all that has landed before this was called.
 

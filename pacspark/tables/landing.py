@@ -105,7 +105,8 @@ class Landing:
             self._lock_file.close()
             message = (
                 f"{folder}: expected a landing folder of this gateway alone, found one that "
-                "another process holds; give each gateway its own, or wait for the ingest of it"
+                "another process holds; --landing or another --ae-title gives a gateway its own; "
+                "wait, where an ingest reads it"
             )
             raise UsageError(message) from error
 
@@ -249,6 +250,12 @@ class Landing:
         """The size of all journals together."""
         return sum(journal.size_bytes for journal in list(self._journals.values()))
 
+    @property
+    def free_bytes(self) -> int:
+        """What the disk has room for beside the reserve; below zero, nothing is taken in."""
+        with disk_errors(self.folder, "look at the disk of the landing"):
+            return shutil.disk_usage(self.folder).free - self.reserve_bytes
+
     def hold(self, size_bytes: int) -> bool:
         """Count bytes in memory that are on their way here; False where there is no room for them.
 
@@ -267,12 +274,11 @@ class Landing:
 
     def require_room(self, size_bytes: int) -> None:
         """Raise a `LandingFullError` where so many bytes would not leave the reserve free."""
-        with disk_errors(self.folder, "look at the disk of the landing"):
-            free = shutil.disk_usage(self.folder).free
-        if free < self.reserve_bytes + size_bytes:
+        left = self.free_bytes
+        if left < size_bytes:
             message = (
                 f"{self.folder}: expected room for {size_bytes} bytes beside the "
-                f"{self.reserve_bytes} that stay free, found {free}"
+                f"{self.reserve_bytes} that stay free, found {left + self.reserve_bytes}"
             )
             raise LandingFullError(message)
 

@@ -72,10 +72,14 @@ def test_store__again_is_a_success_and_stores_nothing(gateway: Gateway, tmp_path
     assert len(gateway.store.index) == 3
 
 
-def test_store__of_other_bytes_says_that_the_uid_is_taken(gateway: Gateway, tmp_path: Path) -> None:
+def test_store__of_other_bytes_says_that_the_uid_is_taken(
+    gateway: Gateway, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store(gateway, *written(tmp_path / "in", 1))
     other = written(tmp_path / "other", 1, PatientName="Roe^Richard")
     assert "0x0111" in dcmtk("storescu", "-d", "127.0.0.1", gateway.dimse.port, *other, fails=True)
+    uid = "1.2.826.0.1.3680043.8.498.1.1.1"
+    assert f"STORESCU at 127.0.0.1: store: {uid}: conflict" in caplog.text
     gateway.store.flush()
     (reject,) = Catalog(gateway.storage).rejects().to_pylist()
     assert reject["error_class"] == "conflict"
@@ -200,7 +204,7 @@ def test_find__can_be_cancelled(gateway: Gateway, tmp_path: Path) -> None:
 
 
 def test_callers__get_what_their_row_allows(
-    start_gateway: Callable[..., Gateway], tmp_path: Path
+    start_gateway: Callable[..., Gateway], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     callers = (
         Caller("CT1", services=("echo", "store")),
@@ -208,6 +212,7 @@ def test_callers__get_what_their_row_allows(
         Caller("FAR", "10.0.0.0/8"),
     )
     gateway = start_gateway(callers=callers)
+    caplog.set_level(logging.INFO, "pacspark.gateway")
     port = gateway.dimse.port
     path = written(tmp_path / "in", 1)[0]
     dcmtk("storescu", "-aet", "CT1", "127.0.0.1", port, path)
@@ -222,6 +227,13 @@ def test_callers__get_what_their_row_allows(
     assert "No Acceptable Presentation Contexts" in dcmtk(
         "findscu", "-aet", "CT1", *query, "127.0.0.1", port, fails=True
     )
+    gateway.dimse.close()
+    assert (
+        "NOBODY at 127.0.0.1: associate: rejected: no [[callers]] has this AE title" in caplog.text
+    )
+    (line,) = (line for line in caplog.text.splitlines() if "asked for find too" in line)
+    assert "CT1 -> ANY-SCP: no request" in line
+    assert gateway.audit.counts["associate", False] == 2
 
 
 def test_audit__has_a_row_for_each_access(gateway: Gateway, tmp_path: Path) -> None:
@@ -246,7 +258,7 @@ def test_association__has_one_line(gateway: Gateway, caplog: pytest.LogCaptureFi
         gateway.dimse.close()
     lines = [record.getMessage() for record in caplog.records if "ECHOSCU" in record.getMessage()]
     assert len(lines) == 1
-    assert "1 requests" in lines[0]
+    assert "1 echo" in lines[0]
     assert "released" in lines[0]
 
 

@@ -1,5 +1,6 @@
 """Hostile peers: whatever they send, an honest one is served meanwhile and afterwards."""
 
+import logging
 import socket
 import ssl
 import struct
@@ -15,14 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pacspark.dicom.decode import data_set_start
-from pacspark.errors import AssociationEndedError, ProtocolError, QueryError
+from pacspark.errors import AssociationEndedError, ProtocolError, QueryError, UsageError
 from pacspark.gateway import statuses
-from pacspark.gateway.config import Destination, Limits, Tls
+from pacspark.gateway.config import Destination, GatewayConfig, Limits, Tls
 from pacspark.gateway.dimse.commands import C_ECHO, C_FIND, C_STORE, decode_command, encode_command
 from pacspark.gateway.dimse.identifiers import read_identifier, write_identifier
 from pacspark.gateway.dimse.link import ABORT
 from pacspark.gateway.dimse.negotiation import Association, request
 from pacspark.gateway.dimse.services import STUDY_ROOT, VERIFICATION
+from pacspark.gateway.dimse.serving import server_context
 from pacspark.gateway.limits import MOST_HALF_OPEN
 from pacspark.gateway.server import Gateway
 from pacspark.tables.landing import LARGE_BYTES
@@ -365,7 +367,7 @@ def tls_without_certificate(port: int) -> bytes:
 
 
 def test_tls__serves_those_who_have_a_certificate(
-    start_gateway: Callable[..., Gateway], certificates: Path
+    start_gateway: Callable[..., Gateway], certificates: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tls = Tls(certificates / "gateway.pem", certificates / "gateway.key", certificates / "ca.pem")
     gateway = start_gateway(tls=tls)
@@ -373,7 +375,26 @@ def test_tls__serves_those_who_have_a_certificate(
     caller = ("+tls", certificates / "caller.key", certificates / "caller.pem")
     said = dcmtk("echoscu", "-v", *caller, "+cf", certificates / "ca.pem", "127.0.0.1", port)
     assert "Success" in said
+    caplog.set_level(logging.INFO, "pacspark.gateway")
     dcmtk("echoscu", "127.0.0.1", port, fails=True)
     assert not tls_without_certificate(port)
     said = dcmtk("echoscu", "-v", *caller, "+cf", certificates / "ca.pem", "127.0.0.1", port)
     assert "Success" in said
+    gateway.dimse.close()
+    assert "no TLS: the peer does not speak it" in caplog.text
+    assert "no TLS: the peer shows no certificate, which client_ca wants" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (("gateway.pem", "caller.key", None), "caller.key: key values mismatch"),
+        (("gateway.pem", "gateway.key", "ca.key"), "tls.client_ca: expected PEM certificates"),
+    ],
+)
+def test_tls__whose_files_do_not_fit_is_one_line(
+    certificates: Path, files: tuple[str | None, ...], said: str
+) -> None:
+    tls = Tls(*(certificates / name if name else None for name in files))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=said):
+        server_context(GatewayConfig(tls=tls))

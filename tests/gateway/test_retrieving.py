@@ -301,7 +301,7 @@ def test_send__over_tls_needs_a_certificate_where_the_peer_wants_one(
 
 
 def test_move__to_a_destination_that_is_away_fails_each(
-    start_gateway: Callable[..., Gateway], tmp_path: Path
+    start_gateway: Callable[..., Gateway], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     away = Destination("AWAY", "127.0.0.1", free_port())
     gateway = start_gateway(destinations={"AWAY": away})
@@ -313,6 +313,8 @@ def test_move__to_a_destination_that_is_away_fails_each(
     )  # fmt: skip
     assert "0xa702" in said.lower()
     assert "cannot connect" in said
+    (line,) = (line for line in caplog.text.splitlines() if "move: 0xA702" in line)
+    assert "cannot connect: Connection refused" in line
 
 
 def rle(tmp_path: Path) -> bytes:

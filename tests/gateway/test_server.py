@@ -1,8 +1,10 @@
 """The gateway as a process: what it loads, says, refuses, and how it ends."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pacspark.errors import AssociationEndedError
-from pacspark.gateway.config import Destination
+from pacspark.gateway.config import Destination, cannot_listen
 from pacspark.gateway.dimse.negotiation import request
 from pacspark.gateway.dimse.services import VERIFICATION
 from pacspark.gateway.server import Gateway
@@ -57,7 +59,7 @@ def test_serve__says_where_it_is_and_ends_cleanly(tmp_path: Path, number: int) -
     assert not list(root.glob("_landing/TEST/*.landing"))
     (run,) = Catalog(open_storage(root)).runs().to_pylist()
     assert run["operation"] == "serve"
-    assert sum("3 requests" in line for line in said.splitlines()) == 1
+    assert sum("3 store in" in line for line in said.splitlines()) == 1
     assert "uvicorn" not in said
 
 
@@ -106,3 +108,13 @@ def test_serve__on_a_port_that_is_taken_names_the_option(tmp_path: Path, gateway
     line = said.splitlines()[-1]
     assert f"dimse_port {port}: cannot listen on 127.0.0.1: Address already in use" in line
     assert "--dimse-port takes another" in line
+
+
+@pytest.mark.parametrize(("key", "port"), [("dimse_port", "--dimse-port"), ("http_port", None)])
+def test_cannot_listen__names_what_mends_it(key: str, port: str | None) -> None:
+    elsewhere = OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+    assert "--host takes an address" in str(cannot_listen(key, 0, "192.0.2.1", elsewhere))
+    unknown = OSError(socket.EAI_NONAME, "Name or service not known")
+    assert "Name or service not known; --host" in str(cannot_listen(key, 0, "none", unknown))
+    taken = str(cannot_listen(key, 104, "127.0.0.1", OSError(errno.EADDRINUSE, "")))
+    assert f"{port or '--http-port'} takes another" in taken

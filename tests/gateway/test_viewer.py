@@ -112,11 +112,17 @@ def test_viewer__is_a_single_page_application(
 def test_credential__is_what_the_configuration_takes(tmp_path: Path) -> None:
     runner = CliRunner()
     lines = runner.invoke(app, ["credential", "radiology"], input="see\n").stdout
-    token = runner.invoke(app, ["credential", "station", "--token"])
+    token = runner.invoke(app, ["credential", "station", "--token", "--scope", "write"])
     path = tmp_path / "gateway.toml"
     path.write_text(f"[web]\nanonymous = []\n{lines}{token.stdout}")
     users = read_config(path).web.users
-    assert [user.name for user in users] == ["radiology", "station"]
+    assert [(user.name, user.scopes) for user in users] == [
+        ("radiology", ("read",)),
+        ("station", ("write",)),
+    ]
+    wrong = runner.invoke(app, ["credential", "station", "--token", "--scope", "rite"])
+    assert isinstance(wrong.exception, UsageError)
+    assert "--scope: expected some of read, write, delete" in str(wrong.exception)
     credentials = Credentials(users)
     basic = b64encode(b"radiology:see").decode()
     assert credentials.user_of(f"Basic {basic}") == users[0]

@@ -1,8 +1,10 @@
 """Who may ask what of DICOMweb, and how much: deletes, users, rates, hosts, connections, TLS."""
 
+import json
 from collections.abc import Callable
 
 import httpx
+import pytest
 
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.web.access import hashed_password, hashed_token
@@ -82,8 +84,12 @@ def test_users__do_what_their_scopes_say(start_gateway: Callable[..., Gateway]) 
     (row,) = Catalog(gateway.storage).table("instances", ["source"]).to_pylist()
     assert row["source"] == "http://station@127.0.0.1"
     gateway.audit.flush()
+    (stored,) = (row for row in Catalog(gateway.storage).table("audit").to_pylist()
+                 if row["action"] == "store")  # fmt: skip
+    assert json.loads(stored["detail"])["studies"] == [STUDY_UID]
     told = Catalog(gateway.storage).table("audit").to_pylist()
     assert {(row["actor"], row["action"], row["level"]) for row in told} == {
+        ("anonymous", "sign in", None),
         ("station", "store", None),
         ("reader", "retrieve", "study"),
     }
@@ -132,6 +138,27 @@ def test_metrics__count_requests_and_instances(filled: httpx.Client) -> None:
     assert "pacspark_instances 3.0" in text
     assert 'pacspark_http_requests_total{method="GET",route="get study",status="404"}' in text
     assert "python_info" not in text
+
+
+def test_metrics__tell_of_failures_of_both_doors(
+    start_gateway: Callable[..., Gateway], caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = start_gateway(web=WebConfig(users=USERS))
+    gateway.audit.record("CT1", "10.0.0.1", "store", "stored")
+    gateway.audit.record("CT1", "10.0.0.1", "store", "failed: no room\nleft")
+    gateway.store.landing.reserve_bytes = 1 << 60
+    with client_of(gateway) as client:
+        assert "nobody's" in client.get("/status", auth=("reader", "wrong")).text
+        text = client.get("/metrics", auth=("reader", "see")).text
+        told = client.get("/status", auth=("reader", "see"), headers={"Accept": "application/json"})
+    assert 'pacspark_accesses_total{action="store",outcome="success"} 1.0' in text
+    assert 'pacspark_accesses_total{action="store",outcome="failure"} 1.0' in text
+    assert 'pacspark_accesses_total{action="sign in",outcome="failure"} 1.0' in text
+    assert "pacspark_landing_free_bytes -" in text
+    assert "pacspark_tables_fail 0.0" in text
+    assert told.json()["bytes that its disk can take in"] < 0
+    assert "CT1 at 10.0.0.1: store: failed: no room?left" in caplog.text
+    assert "anonymous at 127.0.0.1: sign in: failed: unknown credentials" in caplog.text
 
 
 def test_pages__are_there_without_a_viewer(filled: httpx.Client) -> None:

@@ -41,7 +41,7 @@ def test_person_behind_a_proxy__is_in_the_audit(
     assert statuses == [200, 401, 401, 401, 200]
     gateway.audit.flush()
     rows = Catalog(gateway.storage).table("audit").to_pylist()
-    assert [row["actor"] for row in rows] == ["jane@example.org", "station"]
+    assert [row["actor"] for row in rows] == ["jane@example.org", "oidc", "oidc", "station"]
 
 
 def test_header__is_read_from_the_configuration(tmp_path: Path) -> None:

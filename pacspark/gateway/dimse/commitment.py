@@ -149,8 +149,7 @@ def _send_later(session: Session, event: int, data: list[tuple[int, str, Any]]) 
     peer = session.association.calling_ae_title
     destination = session.config.destinations.get(peer)
     if destination is None:
-        LOGGER.warning("%s: no destination %s for its storage commitment", session.peer, peer)
-        session.record("commit", "not reported: no destination of this name")
+        session.record("commit", f"not reported: no [[destinations]] has the AE title {peer}")
         return
     Thread(
         target=_send_there,

@@ -137,7 +137,8 @@ def accept(
     rejection = is_welcome(calling)
     if rejection is not None:
         reject(link, *rejection)
-        message = f"{link.peer}: {calling}: the association was rejected {rejection}"
+        why = "it may not call" if rejection == REJECTED_CALLER else "too many associations"
+        message = f"{calling}: rejected: {why}"
         raise AssociationEndedError(message)
     with _of_peer(link):
         proposed = request.presentation_context_definition_list[:_MOST_CONTEXTS]

@@ -52,7 +52,7 @@ def move(session: Session, message: Message) -> None:
     ae_title = message.command.get("MoveDestination", "")
     destination = session.config.destinations.get(ae_title)
     if destination is None:
-        text = f"{ae_title[:16]}: no destination of this name"
+        text = f"no [[destinations]] has the AE title {ae_title[:16]}"
         session.record("move", f"failed: {text}")
         session.answer(message, statuses.UNKNOWN_DESTINATION, ErrorComment=text)
         return

@@ -8,9 +8,9 @@
 """
 
 import logging
-import os
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Lock, Thread
 from time import monotonic
@@ -23,11 +23,11 @@ from pacspark.errors import (
     InstanceMismatchError,
     PacsparkError,
     ProtocolError,
-    StorageError,
+    UsageError,
 )
 from pacspark.gateway import statuses
 from pacspark.gateway.audit import AuditLog
-from pacspark.gateway.config import GatewayConfig
+from pacspark.gateway.config import GatewayConfig, cannot_listen
 from pacspark.gateway.dimse.commands import (
     C_ECHO,
     C_FIND,
@@ -63,6 +63,12 @@ from pacspark.tables.spool import Spool
 LOGGER: Final = logging.getLogger(__name__)
 _BACKLOG: Final = 128
 _ACCEPT_S: Final = 0.5
+_TLS_TROUBLES: Final = {
+    "WRONG_VERSION_NUMBER": "the peer does not speak it, and this port wants it",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the peer shows no certificate, which client_ca wants",
+    "CERTIFICATE_VERIFY_FAILED": "the peer's certificate is none of client_ca",
+}
+"""What OpenSSL's reasons mean to whoever runs the gateway."""
 
 Handler = Callable[[Session, Message], None]
 
@@ -93,10 +99,7 @@ class DimseServer:
                 (config.host, config.dimse_port), family=family, backlog=_BACKLOG
             )
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else error
-            where = f"dimse_port {config.dimse_port}: cannot listen on {config.host}"
-            message = f"{where}: {reason}; --dimse-port takes another, 0 any"
-            raise StorageError(message) from error
+            raise cannot_listen("dimse_port", config.dimse_port, config.host, error) from error
         self._listener.settimeout(_ACCEPT_S)
         self._links: dict[Link, Thread] = {}
         self._busy: set[Link] = set()
@@ -169,30 +172,37 @@ class DimseServer:
             self._busy.discard(link)
 
     def _serve(self, link: Link, connection: socket.socket, address: str) -> None:
-        started, requests, said = monotonic(), 0, "no association"
+        started, said = monotonic(), "no association"
+        requests: Counter[str] = Counter()
+        denied: set[str] = set()
         try:
             if self._tls is not None:
                 connection.settimeout(self._config.limits.negotiate_s)
                 link.secure(self._tls)
             association = accept(
-                link, address, self._config.limits, self._syntaxes(address), self._welcome(address)
+                link,
+                address,
+                self._config.limits,
+                self._syntaxes(address, denied),
+                self._welcome(address),
             )
             self._doorkeeper.associated(link)
             said = f"{association.calling_ae_title} -> {association.called_ae_title}"
             session = Session(association, self._store, self._config, self._audit, self._worklist)
             link.begin_object = _beginning_of(association, self._store)
             while (message := link.receive()) is not None:
-                requests += 1
                 with self._lock:
                     self._busy.add(link)
-                self._handle(session, message)
+                requests[self._handle(session, message)] += 1
                 with self._lock:
                     self._busy.discard(link)
                 if self._closing.is_set():
                     link.abort()
                     break
             end = "released" if link.released else "aborted: the gateway ends"
-        except (AssociationEndedError, ProtocolError, ssl.SSLError, OSError) as error:
+        except ssl.SSLError as error:
+            end = f"no TLS: {_TLS_TROUBLES.get(error.reason or '', error.reason or error)}"
+        except (AssociationEndedError, ProtocolError, OSError) as error:
             end = str(error)
         except Exception:
             LOGGER.exception("%s: an error of the gateway", address)
@@ -200,37 +210,50 @@ class DimseServer:
             end = "aborted: an error of the gateway"
         finally:
             self._end(link)
+        if denied:
+            end += f"; asked for {', '.join(sorted(denied))} too, which [[callers]] does not give"
+        asked = ", ".join(f"{count} {service}" for service, count in requests.items())
         LOGGER.info(
-            "%s: %s: %d requests in %.1f s: %s", address, said, requests, monotonic() - started, end
-        )
+            "%s: %s: %s in %.1f s: %s", address, said, asked or "no request",
+            monotonic() - started, end,
+        )  # fmt: skip
 
     def _welcome(self, address: str) -> Callable[[str], tuple[int, int, int] | None]:
         def welcome(ae_title: str) -> tuple[int, int, int] | None:
             if not self._config.services_of(ae_title, address):
-                self._audit.record(ae_title, address, "associate", "rejected")
+                why = "rejected: no [[callers]] has this AE title and address"
+                self._audit.record(ae_title, address, "associate", why)
                 return REJECTED_CALLER
             return None if self._doorkeeper.has_room(address) else REJECTED_BUSY
 
         return welcome
 
-    def _syntaxes(self, address: str) -> Callable[[str, str, Sequence[str]], Sequence[str]]:
+    def _syntaxes(
+        self, address: str, denied: set[str]
+    ) -> Callable[[str, str, Sequence[str]], Sequence[str]]:
         def syntaxes(ae_title: str, abstract: str, proposed: Sequence[str]) -> Sequence[str]:
             allowed = self._config.services_of(ae_title, address)
             if is_storage_class(abstract) or abstract in self._private_classes:
-                wanted = {"store", "get"} & allowed
-                return [one for one in proposed if is_uid(one)] if wanted else ()
-            if SERVICE_OF_CLASS.get(abstract) not in allowed:
+                if not {"store", "get"} & allowed:
+                    denied.add("store")
+                    return ()
+                return [one for one in proposed if is_uid(one)]
+            service = SERVICE_OF_CLASS.get(abstract)
+            if service not in allowed:
+                if service is not None:
+                    denied.add(service)
                 return ()
             return [one for one in proposed if one in PLAIN_SYNTAXES]
 
         return syntaxes
 
-    def _handle(self, session: Session, message: Message) -> None:
+    def _handle(self, session: Session, message: Message) -> str:
+        """Answer a request; give the name of its service."""
         command = message.command
         context = session.association.contexts.get(message.context_id)
         field = command["CommandField"]
         if field & RESPONSE:
-            return  # nobody waits for it any more
+            return "late answer"  # nobody waits for it any more
         try:
             if context is None:
                 raise _refused(
@@ -240,19 +263,19 @@ class DimseServer:
             handler = HANDLERS.get((field, service))
             if handler is None:
                 session.answer(message, statuses.UNRECOGNIZED_OPERATION)
-                return
+                return "unknown"
             try:
                 handler(session, message)
             except (AssociationEndedError, ProtocolError):
                 raise
             except PacsparkError as error:
                 session.record(service, f"failed: {error}")
-                LOGGER.warning("%s: %s", session.peer, error)
                 session.answer(message, statuses.dimse_status(error), ErrorComment=str(error))
             except Exception as error:
                 LOGGER.exception("%s: an error of the gateway", session.peer)
                 session.record(service, f"failed: {type(error).__name__}")
                 session.answer(message, statuses.PROCESSING_FAILURE)
+            return service
         finally:
             session.association.link.cancelled.clear()
             if message.data_set is not None:
@@ -311,7 +334,6 @@ def store(session: Session, message: Message) -> None:
     except PacsparkError as error:
         status, comment = statuses.dimse_status(error), str(error)
         outcome = f"failed: {error}"
-        LOGGER.warning("%s: C-STORE: %s", session.peer, error)
     session.record("store", outcome, level="instance", uid=uid)
     session.answer(message, status, AffectedSOPInstanceUID=uid, ErrorComment=comment)
 
@@ -329,12 +351,27 @@ HANDLERS: Final[Mapping[tuple[int, str], Handler]] = {
 
 
 def server_context(config: GatewayConfig) -> ssl.SSLContext:
-    """Make the TLS context of the gateway's ports (PS3.15 B.9: TLS 1.2 at least)."""
+    """Make the TLS context of the gateway's ports (PS3.15 B.9: TLS 1.2 at least).
+
+    Raises
+    ------
+    UsageError
+        where a file is none, or certificate and key do not belong together
+    """
     assert config.tls is not None  # noqa: S101 -- callers ask only then
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(config.tls.certificate, config.tls.key)
-    if config.tls.client_ca is not None:
-        context.load_verify_locations(config.tls.client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
+    certificate, key, client_ca = config.tls.certificate, config.tls.key, config.tls.client_ca
+    wanted = f"certificate: expected a PEM certificate and its key, found {certificate} and {key}"
+    try:
+        # without a password: nobody is there to type one
+        context.load_cert_chain(certificate, key, password="")
+        if client_ca is not None:
+            wanted = f"client_ca: expected PEM certificates, found {client_ca}"
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:  # ssl's own are of this kind
+        reason = getattr(error, "reason", None) or error.strerror or error
+        message = f"tls.{wanted}: {str(reason).lower().replace('_', ' ')}"
+        raise UsageError(message) from error
     return context

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pacspark.gateway.audit import AuditLog
 from pacspark.gateway.config import GatewayConfig, is_loopback
 from pacspark.gateway.limits import Rates
 from pacspark.gateway.web.call import problem
@@ -107,10 +108,12 @@ class Access:
         that answers
     config
         what the gateway was told
+    audit
+        takes a row for credentials that are refused
     """
 
-    def __init__(self, app: ASGIApp, config: GatewayConfig) -> None:
-        self._app, self._config = app, config
+    def __init__(self, app: ASGIApp, config: GatewayConfig, audit: AuditLog) -> None:
+        self._app, self._config, self._audit = app, config, audit
         self._rates, self._failures = (
             Rates(per_minute / _MINUTE_S, max(per_minute / 3, 1.0))
             for per_minute in (config.web.limits.requests_per_minute, _FAILURES_PER_MINUTE)
@@ -140,11 +143,16 @@ class Access:
             known = await run_in_threadpool(self._credentials.user_of, authorization)
             if known is None:
                 guesses = not self._failures.takes(address)
-                answer = too_many() if guesses else unauthorized()
+                if not guesses:
+                    self._audit.record(ANYBODY, address, "sign in", "failed: unknown credentials")
+                answer = too_many() if guesses else unauthorized("these credentials are nobody's")
                 await answer(scope, receive, send)
                 return
             person = _person(known, headers)
             if person is None:
+                if self._failures.takes(address):
+                    why = f"failed: no usable header {known.user_header}"
+                    self._audit.record(known.name, address, "sign in", why)
                 await unauthorized()(scope, receive, send)
                 return
             user, scopes = person, frozenset(known.scopes)
@@ -166,10 +174,10 @@ def too_many() -> ASGIApp:
     return problem(429, "too many requests", {"Retry-After": "5"})
 
 
-def unauthorized() -> ASGIApp:
-    """Answer that credentials are needed."""
+def unauthorized(why: str = "credentials are needed") -> ASGIApp:
+    """Answer that credentials are needed, or others."""
     told = {"WWW-Authenticate": 'Basic realm="pacspark", charset="UTF-8", Bearer realm="pacspark"'}
-    return problem(401, "credentials are needed", told)
+    return problem(401, why, told)
 
 
 def refusal(scope: Scope, right: str, config: GatewayConfig) -> ASGIApp | None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pacspark.errors import PacsparkError, StorageError
 from pacspark.gateway.audit import AuditLog
-from pacspark.gateway.config import GatewayConfig
+from pacspark.gateway.config import GatewayConfig, cannot_listen
 from pacspark.gateway.reconstructing import Reconstructions
 from pacspark.gateway.statuses import http_status
 from pacspark.gateway.storing import Store
@@ -93,7 +93,7 @@ DICOMWEB: Final[tuple[Resource, ...]] = (
 class Metrics:
     """Figures for Prometheus, of one gateway."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, audit: AuditLog) -> None:
         self.registry = CollectorRegistry()
         labels = ["method", "route", "status"]
         self._requests = Counter(
@@ -103,7 +103,7 @@ class Metrics:
             "pacspark_http_seconds", "Seconds to the first byte of an answer", ["route"],
             buckets=_BUCKETS, registry=self.registry,
         )  # fmt: skip
-        self._store = store
+        self._store, self._audit = store, audit
         self.registry.register(self)
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -111,17 +111,29 @@ class Metrics:
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def collect(self) -> list[GaugeMetricFamily]:
+    def collect(self) -> list[Metric]:
         """Give what is true now."""
+        accesses = CounterMetricFamily(
+            "pacspark_accesses", "Rows of audit, of both doors", labels=["action", "outcome"]
+        )
+        for (action, is_well), count in list(self._audit.counts.items()):
+            accesses.add_metric([action, "success" if is_well else "failure"], count)
         told = {
             "pacspark_instances": ("Instances that are found", len(self._store.index)),
             "pacspark_pending": ("Objects that the tables do not have yet", self._store.pending),
             "pacspark_landing_bytes": ("Size of the landing", self._store.landing.held_bytes),
+            "pacspark_landing_free_bytes": (
+                "What the landing's disk can still take in", self._store.landing.free_bytes,
+            ),
+            "pacspark_tables_fail": (
+                "1 while the tables cannot be written or read", int(self._store.is_in_trouble),
+            ),
             "pacspark_instances_version": (
                 "Version of the table that is shown", self._store.index.version,
             ),
         }  # fmt: skip
-        return [GaugeMetricFamily(name, text, value) for name, (text, value) in told.items()]
+        gauges = [GaugeMetricFamily(name, text, value) for name, (text, value) in told.items()]
+        return [accesses, *gauges]
 
 
 class _Endpoint:
@@ -185,7 +197,7 @@ def application(
     reconstructions
         takes what is to be reconstructed
     """
-    door, metrics = Door(store_, config, audit, reconstructions), Metrics(store_)
+    door, metrics = Door(store_, config, audit, reconstructions), Metrics(store_, audit)
     viewer = Viewer(viewer_folder())
 
     def route(path: str, name: str, *methods: tuple[str, Handler, str | None]) -> Route:
@@ -212,7 +224,7 @@ def application(
         route("/openapi.json", "openapi", ("GET", described, "read")),
         route("/{path:path}", "viewer", ("GET", viewer.answer, None)),
     ]
-    middleware = [Middleware(Access, config=config)]
+    middleware = [Middleware(Access, config=config, audit=audit)]
     if config.web.cors_origins:
         middleware.insert(0, Middleware(
             CORSMiddleware, allow_origins=list(config.web.cors_origins),
@@ -332,7 +344,5 @@ def _listening(config: GatewayConfig) -> Listener:
         listening.bind((config.host, config.http_port))
     except OSError as error:
         listening.close()
-        message = f"http_port {config.http_port}: cannot listen on {config.host}: {error.strerror}"
-        message += "; --http-port takes another, 0 any"
-        raise StorageError(message) from error
+        raise cannot_listen("http_port", config.http_port, config.host, error) from error
     return listening

@@ -62,6 +62,8 @@ def _told(call: Call) -> dict[str, object]:
         "version of the tables": store.index.version,
         "objects that wait for the tables": store.pending,
         "bytes in the landing": store.landing.held_bytes,
+        "bytes that its disk can take in": store.landing.free_bytes,
+        "tables": "cannot be reached; the log says why" if store.is_in_trouble else "in reach",
         "requests": call.door.pulse.total,
         "requests in the last minute": call.door.pulse.per_minute(),
         "running for (s)": round(monotonic() - _STARTED_S),

@@ -118,7 +118,7 @@ async def store(call: Call) -> Response:
     else:
         match = _BOUNDARY.search(content_type)
         if not content_type.lower().startswith(MULTIPART) or match is None:
-            return problem(415, f'expected {MULTIPART}; type="{DICOM}" with a boundary')
+            return problem(415, f'expected {DICOM}, or {MULTIPART}; type="{DICOM}" with a boundary')
         kind = _TYPE.search(content_type)
         if kind is not None and kind[1].lower() == DICOM_JSON:
             told = await _store_metadata(call, match[1])
@@ -258,11 +258,12 @@ def _stored(call: Call, read: Callable[[], bytes | BinaryIO]) -> _Outcome:
 def _answer(call: Call, told: list[_Outcome]) -> Response:
     stored = [one for one in told if not one.reason]
     failed = [one for one in told if one.reason]
-    call.record("store", "success" if not failed else "failure",
-                stored=len(stored), failed=len(failed))  # fmt: skip
     url = call.url
     elements: dict[str, Any] = {}
     studies = {one.stored.instance.study_instance_uid for one in stored if one.stored}
+    call.record("store", "success" if not failed else "failure",
+                stored=len(stored), failed=len(failed), studies=sorted(studies)[:10],
+                reasons=sorted({str(one.error) for one in failed if one.error})[:2])  # fmt: skip
     if len(studies) == 1:
         elements["00081190"] = _element("UR", f"{url}/studies/{studies.pop()}")
     known = [one for one in failed if one.index is not None or one.stored is not None]
