@@ -345,6 +345,7 @@ class Reconstructions:
         job.state = state
         if not job.is_open:
             job.ended_at = _now()
+            LOGGER.info("reconstruction %s: %s", job.id, state)
             outcome = "success" if state == "done" else f"{state}: {job.error or 'as asked'}"
             made = [result["SeriesInstanceUID"] for result in job.results]
             self._audit.record(

@@ -96,7 +96,7 @@ class Landing:
         self._journals: dict[int, _Journal] = {}
         self._active: _Journal | None = None
         self._next = 1
-        with disk_errors(folder, "open the landing"):
+        with disk_errors(folder, "open the landing (--landing takes another)"):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock_file = (folder / LOCK_NAME).open("a+b")
         try:

@@ -106,7 +106,19 @@ def test_viewer__is_a_single_page_application(
         assert source["configuration"]["qidoRoot"] == "/dicom-web"
         for path_ in ("/google.js", "/dicom-web", "/%2e%2e/x.js"):
             assert client.get(path_).status_code == 404
+        lost = client.get("/studies", headers={"Accept": "application/dicom+json"})
+        assert (lost.status_code, "DICOMweb is below /dicom-web" in lost.text) == (404, True)
         assert "<title>pacspark</title>" in client.get("/simple").text
+
+
+def test_viewer__that_is_not_installed_says_so(
+    start_gateway: Callable[..., Gateway], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACSPARK_CACHE", str(tmp_path / "none"))
+    with client_of(start_gateway()) as client:
+        lost = client.get("/viewer?StudyInstanceUIDs=1.2.3")
+        assert (lost.status_code, "OHIF is not installed" in lost.text) == (404, True)
+        assert "<title>pacspark</title>" in client.get("/").text
 
 
 def test_credential__is_what_the_configuration_takes(tmp_path: Path) -> None:

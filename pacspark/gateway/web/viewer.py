@@ -61,12 +61,13 @@ class Viewer:
             return _text(call, app_config(), "text/javascript")
         if name == _PLAIN or (not self.is_installed and not name):
             return _text(call, plain_page(), "text/html")
-        if not self.is_installed or name.startswith(ROOT.strip("/")):
-            message = "no such page"
-            raise InstanceNotFoundError(message)
+        if not self.is_installed:
+            message = "no such page; OHIF is not installed (pacspark viewer install)"
+            raise InstanceNotFoundError(f"{message}, /{_PLAIN} shows images")
         if name not in self._files:
-            if "." in name.rpartition("/")[2]:
-                message = "no such page"
+            is_file = "." in name.rpartition("/")[2]
+            if is_file or name.startswith(ROOT.strip("/")) or not _takes_a_page(call):
+                message = f"no such page; DICOMweb is below {ROOT}"
                 raise InstanceNotFoundError(message)
             name = "index.html"
         return self._file(call, name)
@@ -85,6 +86,12 @@ class Viewer:
         headers = {"ETag": etag, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
         return FileResponse(path, media_type=media_type or "application/octet-stream",
                             headers=headers)  # fmt: skip
+
+
+def _takes_a_page(call: Call) -> bool:
+    """Tell whether this may be a browser; a DICOMweb client with a wrong address is none."""
+    accept = call.request.headers.get("accept", "*/*")
+    return "text/html" in accept or "*/*" in accept
 
 
 def app_config() -> str:
