@@ -148,6 +148,7 @@ def _web() -> Iterator[str]:
     yield (
         "STOW-RS takes `application/dicom` in any transfer syntax, and `application/dicom+json` "
         "with bulk data. WADO-RS gives `application/dicom`, `application/dicom+json`, "
+        "`application/dicom+xml` (QIDO-RS too), "
         "`application/octet-stream`, the stored frames' own media type, JPEG, PNG and GIF."
     )
 

@@ -178,6 +178,13 @@ def test_head__is_answered_without_a_body(filled: httpx.Client) -> None:
         assert (answer.status_code, answer.content) == (200, b"")
 
 
+def test_options__tell_what_can_be_asked(filled: httpx.Client) -> None:
+    answer = filled.options(STUDY)
+    assert answer.status_code == 200
+    assert answer.headers["allow"] == "DELETE, GET, HEAD, OPTIONS, POST"
+    assert answer.json()["paths"] == filled.get("/openapi.json").json()["paths"]
+
+
 def test_gateway__with_the_web_off_has_no_door(start_gateway: Callable[..., Gateway]) -> None:
     gateway = start_gateway(web=WebConfig(enabled=False))
     assert gateway.web is None

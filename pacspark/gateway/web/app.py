@@ -206,7 +206,7 @@ def application(
                 door, metrics, name if len(methods) == 1 else f"{method.lower()} {name}",
                 right, handler,
             )
-            for method, handler, right in methods
+            for method, handler, right in (*methods, ("OPTIONS", described, "read"))
         }  # fmt: skip
         return Route(path, _ByMethod(made), methods=list(made), name=name)
 
@@ -214,8 +214,10 @@ def application(
         told = generate_latest(metrics.registry)
         return Response(told, media_type="text/plain; version=0.0.4")
 
-    def described(_: Call) -> Response:
-        return JSONResponse(description(routes))
+    def described(call: Call) -> Response:
+        """Answer what can be asked for, and how: also a request for capabilities (PS3.18 8.9)."""
+        allowed = ", ".join(sorted(call.request.scope["methods"]))
+        return JSONResponse(description(routes), headers={"Allow": allowed})
 
     routes: list[BaseRoute] = [
         Mount(ROOT, routes=[route(*resource) for resource in DICOMWEB]),
@@ -246,6 +248,7 @@ class _ByMethod:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        scope["methods"] = {*self._endpoints} | ({"HEAD"} if "GET" in self._endpoints else set())
         await self._endpoints[method](scope, receive, send)
 
 

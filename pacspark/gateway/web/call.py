@@ -8,6 +8,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, Final, Literal
 
@@ -15,13 +16,26 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from pacspark.dicom.uids import is_uid
-from pacspark.errors import InstanceNotFoundError, QueryError, SeriesNotFoundError
+from pacspark.errors import (
+    InstanceNotFoundError,
+    QueryError,
+    SeriesNotFoundError,
+    UnacceptableError,
+)
 from pacspark.gateway.audit import AuditLog
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.reconstructing import Reconstructions
 from pacspark.gateway.storing import Store
-from pacspark.gateway.web.media import MULTIPART, Form, read_accept
+from pacspark.gateway.web.media import (
+    DICOM_JSON,
+    DICOM_XML,
+    JSON,
+    MULTIPART,
+    Form,
+    read_accept,
+)
+from pacspark.gateway.web.native_model import native_model
 from pacspark.gateway.web.recent import Places, Pulse, RecentAccesses
 
 ROOT: Final = "/dicom-web"
@@ -186,6 +200,24 @@ class Call:
         asked = self.request.query_params.get("accept")
         return read_accept(asked or self.request.headers.get("accept", ""))
 
+    def data_set_type(self) -> str:
+        """Give the media type of data sets without bulk data that the client takes (PS3.18 8.7.3).
+
+        Raises
+        ------
+        UnacceptableError
+            where it takes none that there is
+        """
+        for form in self.accepted():
+            for kind in (DICOM_JSON, JSON):
+                if form.multipart is not True and form.takes(kind):
+                    return kind
+            if form.multipart is not False and form.takes(DICOM_XML):
+                return DICOM_XML
+        asked = self.request.headers.get("accept", "")
+        message = f'Accept: expected {DICOM_JSON} or {MULTIPART}; type="{DICOM_XML}", found '
+        raise UnacceptableError(message + repr(asked[:200]))
+
     def record(self, action: str, outcome: str, **told: Any) -> None:
         """Write an audit row for what the path names."""
         names = self.request.path_params
@@ -225,28 +257,31 @@ def not_modified(etag: str) -> Response:
     return Response(status_code=304, headers={"ETag": etag, "Cache-Control": "private, no-cache"})
 
 
-def json_answer(
+def data_sets_answer(
     call: Call,
     pieces: Iterator[str],
     media_type: str,
     *,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Answer an array of JSON texts, piece by piece, compressed where the client takes that.
+    """Answer data sets, piece by piece: as JSON, compressed where the client takes that, or XML.
 
     Parameters
     ----------
     call
         that is answered
     pieces
-        one text for each member; the first is made before the answer begins, so that what goes
-        wrong there still has a status of its own
+        one data set in the DICOM JSON model each; the first is made before the answer begins, so
+        that what goes wrong there still has a status of its own
     media_type
-        JSON or DICOM JSON
+        of :meth:`Call.data_set_type`
     headers
         more
     """
     first = list(_first(pieces))
+    if media_type == DICOM_XML:
+        each = (Part(DICOM_XML, partial(_as_xml, piece)) for piece in chain(first, pieces))
+        return parts_answer(DICOM_XML, each, headers=headers)
     parts: Iterable[bytes] = _array(chain(first, pieces))
     told = {"Vary": "Accept, Accept-Encoding", "Cache-Control": "private, no-cache"}
     told |= headers or {}
@@ -254,6 +289,10 @@ def json_answer(
         parts = _compressed(parts)
         told["Content-Encoding"] = "gzip"
     return StreamingResponse(_gathered(parts), media_type=media_type, headers=told)
+
+
+def _as_xml(document: str) -> list[bytes]:
+    return [native_model(document).encode()]
 
 
 def _gathered(parts: Iterable[bytes]) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ MULTIPART: Final = "multipart/related"
 OCTETS: Final = "application/octet-stream"
 DICOM: Final = "application/dicom"
 DICOM_JSON: Final = "application/dicom+json"
+DICOM_XML: Final = "application/dicom+xml"
 JSON: Final = "application/json"
 EXPLICIT_LITTLE: Final = "1.2.840.10008.1.2.1"
 

@@ -78,7 +78,7 @@ def description(routes: Iterable[BaseRoute]) -> Json:
             operations = {
                 method.lower(): _operation(route, method)
                 for method in sorted(route.methods or ())
-                if method != "HEAD"
+                if method not in {"HEAD", "OPTIONS"}
             }
             paths.setdefault(path, {}).update(operations)
     return {

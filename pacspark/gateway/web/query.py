@@ -11,10 +11,9 @@ from pacspark.dicom.attributes import BY_KEYWORD, COUNTS, LEVELS, PROMOTED, STUD
 from pacspark.dicom.conditions import Query, QueryKey
 from pacspark.dicom.matching import parse_query
 from pacspark.dicom.paths import find_tag
-from pacspark.errors import QueryError, UnacceptableError
+from pacspark.errors import QueryError
 from pacspark.gateway.searching import Match, answers, fuzzy_keys, search
-from pacspark.gateway.web.call import Call, json_answer
-from pacspark.gateway.web.media import DICOM_JSON, JSON
+from pacspark.gateway.web.call import Call, data_sets_answer
 from pacspark.gateway.web.retrieve import with_bulk_urls
 
 _STUDY: Final = (
@@ -48,7 +47,7 @@ _FLAGS: Final = {"true": True, "false": False}
 
 def query(call: Call, level: Level) -> Response:
     """Answer a search for what a level has, below what the path names."""
-    _require_json(call)
+    media_type = call.data_set_type()
     asked = _Asked(call, level)
     matches = search(call.store.index, asked.query)
     most = call.door.config.limits.answers
@@ -67,18 +66,7 @@ def query(call: Call, level: Level) -> Response:
         )
     if not shown:
         return Response(status_code=204, headers=headers)
-    return json_answer(call, asked.answers(shown), _media_type(call), headers=headers)
-
-
-def _require_json(call: Call) -> None:
-    if not any(form.takes(DICOM_JSON) or form.takes(JSON) for form in call.accepted()):
-        message = f"Accept: expected {DICOM_JSON}, found {call.request.headers.get('accept')!r:.80}"
-        raise UnacceptableError(message)
-
-
-def _media_type(call: Call) -> str:
-    best = call.accepted()[0]
-    return JSON if best.media_type == JSON else DICOM_JSON
+    return data_sets_answer(call, asked.answers(shown), media_type, headers=headers)
 
 
 class _Asked:

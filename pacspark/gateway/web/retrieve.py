@@ -22,8 +22,8 @@ from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.web.call import (
     Call,
     Part,
+    data_sets_answer,
     etag_of,
-    json_answer,
     not_modified,
     parts_answer,
 )
@@ -35,9 +35,7 @@ from pacspark.gateway.web.frames import (
 )
 from pacspark.gateway.web.media import (
     DICOM,
-    DICOM_JSON,
     EXPLICIT_LITTLE,
-    JSON,
     OCTETS,
     Form,
     media_type_of,
@@ -150,17 +148,14 @@ def path_of(instance: StoredInstance) -> str:
 
 def metadata(call: Call) -> Response:
     """Answer the data sets without bulk data, from the tables alone."""
-    forms = [form for form in call.accepted() if form.multipart is not True]
-    media_type = next((kind for form in forms for kind in (DICOM_JSON, JSON) if form.takes(kind)),
-                      None)  # fmt: skip
-    if media_type is None:
-        raise _unacceptable(call, DICOM_JSON)
+    media_type = call.data_set_type()
     instances = call.instances()
-    etag = etag_of(instances, "metadata", call.url)
+    etag = etag_of(instances, "metadata", media_type, call.url)
     if call.has(etag):
         return not_modified(etag)
     call.record_reading(instances[0], "metadata")
-    return json_answer(call, _data_sets(call, instances), media_type, headers={"ETag": etag})
+    data_sets = _data_sets(call, instances)
+    return data_sets_answer(call, data_sets, media_type, headers={"ETag": etag})
 
 
 def _data_sets(call: Call, instances: Sequence[StoredInstance]) -> Iterator[str]:
