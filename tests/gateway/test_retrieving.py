@@ -16,7 +16,7 @@ from pynetdicom import AE
 
 from pacspark.dicom.decode import data_set_start, index_instance
 from pacspark.gateway import statuses
-from pacspark.gateway.config import Destination, Tls
+from pacspark.gateway.config import Caller, Destination, Tls
 from pacspark.gateway.dimse import retrieving
 from pacspark.gateway.dimse.commands import C_CANCEL, C_GET, C_STORE, RESPONSE
 from pacspark.gateway.dimse.identifiers import write_identifier
@@ -284,7 +284,7 @@ def test_send__over_tls_needs_a_certificate_where_the_peer_wants_one(
         what = ("--to", f"SINK@127.0.0.1:{port}", "--study", STUDY_UID)
         for options, status, said in (
             ((), 1, "SINK@127.0.0.1"),
-            (("--tls",), 1, "certificate verify failed"),
+            (("--tls",), 1, "in certificate chain; --tls-ca, of a gateway client_ca,"),
             (ca, 1, "SINK@127.0.0.1"),
             ((*ca, *own, *other), 2, "tls: expected a PEM file and its key, found"),
             ((*ca, *none), 2, "none.pem: No such file"),
@@ -394,6 +394,18 @@ def test_send__stores_at_a_peer(gateway: Gateway, tmp_path: Path) -> None:
         assert json.loads(done.stdout) == {"sent": 3, "warnings": 0, "failed": 0, "reasons": []}
     got = sorted(data_set(path.read_bytes()) for path in (tmp_path / "out").iterdir())
     assert got == sorted(data_set(path.read_bytes()) for path in paths)
+
+
+def test_send__to_a_peer_that_does_not_know_us_says_so(
+    start_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    gateway = start_gateway(callers=(Caller("CT1"),))
+    gateway.store.store(written(tmp_path / "in", 1)[0].read_bytes(), "x")
+    gateway.store.flush()
+    to = f"X@127.0.0.1:{gateway.dimse.port}"
+    done = send(Path(gateway.storage.root), "--to", to, "--study", STUDY_UID, "--ae-title", "US9")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert f"{to}: the association was refused: it does not know the AE title US9" in done.stderr
 
 
 @pytest.mark.parametrize(

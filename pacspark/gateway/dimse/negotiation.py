@@ -41,6 +41,13 @@ REJECTED_CALLER: Final = (1, 1, 3)
 """Permanently, by the user: the calling AE title is not recognized."""
 REJECTED_BUSY: Final = (2, 3, 2)
 """For now, by the provider: the local limit is exceeded."""
+_REJECTIONS: Final[Mapping[tuple[int, ...], str]] = {
+    (1, 3): "it does not know the AE title {calling} (calling); let it be told there",
+    (1, 7): "it is not called {called}",
+    (3, 1): "it is busy; try later",
+    (3, 2): "it has too many associations; try later",
+}
+"""What a peer means by source and reason (PS3.8 9.3.4)."""
 _MOST_REQUEST_BYTES: Final = 256 << 10
 _MOST_CONTEXTS: Final = 128
 
@@ -238,6 +245,12 @@ def request(
             except BaseException:
                 connection.close()
                 raise
+    except ssl.SSLCertVerificationError as error:
+        message = (
+            f"{peer}: cannot connect: certificate verify failed: {error.verify_message}; "
+            "--tls-ca, of a gateway client_ca, says whose are believed"
+        )
+        raise AssociationEndedError(message) from error
     except OSError as error:
         message = f"{peer}: cannot connect: {error.strerror or error}"
         raise AssociationEndedError(message) from error
@@ -269,7 +282,11 @@ def _request(
     link.send_pdu(ASSOCIATE_RQ, A_ASSOCIATE_RQ(asked).encode()[6:])
     kind, body = link.read_pdu(limits.negotiate_s)
     if kind != ASSOCIATE_AC:
-        found = f"result, source, reason {tuple(body[1:4])}" if kind == ASSOCIATE_RJ else kind
+        found = f"a PDU of type {kind}"
+        if kind == ASSOCIATE_RJ:
+            numbers = tuple(body[1:4])
+            found = _REJECTIONS.get(numbers[1:], f"result, source, reason {numbers}")
+            found = found.format(calling=calling_ae_title, called=destination.ae_title)
         message = f"{link.peer}: the association was refused: {found}"
         raise AssociationEndedError(message)
     answer = _decoded(link, A_ASSOCIATE_AC, kind, body)
