@@ -1,5 +1,7 @@
 """The gateway's TOML file: strict, one line for what is wrong."""
 
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from pacspark.gateway.config import (
     Tls,
     read_config,
 )
+from pacspark.gateway.web_config import WebConfig, WebLimits, WebUser
 from pacspark.tables.storage import open_storage
 
 WHOLE = """
@@ -82,6 +85,18 @@ def test_whole_file__is_read(tmp_path: Path) -> None:
     assert config.tls == Tls(*(tmp_path / f"{name}.pem" for name in ("cert", "key", "ca")))
     assert config.limits == Limits(associations=7, idle_s=2.0)
     assert config.reconstructions == ReconstructionConfig(2, 20, ("spark-submit", "pacspark.py"))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [GatewayConfig, Destination, Caller, Tls, Limits, ReconstructionConfig, WebConfig, WebUser,
+     WebLimits],
+)  # fmt: skip
+def test_documentation__has_every_key(kind: type) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    text = "".join((docs / name).read_text() for name in ("gateway.md", "dicomweb.md"))
+    written = set(re.findall(r"^\[*(?:web\.)?(\w+)(?: = |\])", text, re.MULTILINE))
+    assert {one.name for one in fields(kind)} <= written
 
 
 def test_callers__may_do_what_their_rows_say(tmp_path: Path) -> None:
