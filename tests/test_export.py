@@ -134,6 +134,16 @@ def test_a_failure__leaves_only_whole_files(catalog: Catalog, tmp_path: Path) ->
         assert whole.read_bytes() == catalog.read_object(catalog.instance(whole.stem))
 
 
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_the_archive_itself__takes_no_files(
+    catalog: Catalog, tmp_path: Path, file_format: str
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "archive")
+    for folder in (tmp_path / "archive", tmp_path / "archive" / "objects", tmp_path / "link" / "x"):
+        with pytest.raises(UsageError, match="expected a folder outside the archive"):
+            export(catalog, folder, "series", SERIES_UID, file_format)
+
+
 def test_a_file_instead_of_the_folder__is_one_line(catalog: Catalog, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("here")
     with pytest.raises(StorageError, match="cannot write") as caught:

@@ -84,13 +84,14 @@ def export(
     NotInArchiveError
         When the archive does not hold it.
     UsageError
-        When it is not one UID, the format does not exist or does not fit, or a file there holds
-        something else or stands in the place of the folder.
+        When it is not one UID, the format does not exist or does not fit, a file there holds
+        something else or stands in the place of the folder, or the folder is in the archive.
     """
     _require_choice("format", file_format, FORMATS)
     _require_choice("level", level, LEVELS)
     require_uid(level, uid)
     _require_folder(directory)
+    catalog.storage.require_outside(directory, "a folder")
     if file_format == "dicom":
         if resample or part is not None:
             message = "dicom: expected no part and no resampling: objects are written as received"

@@ -83,11 +83,12 @@ def write_headers(
     QueryError
         where an attribute is none
     UsageError
-        where the file is there, or there are more columns than `MAX_COLUMNS`
+        where the file is there or in the archive, or there are more columns than `MAX_COLUMNS`
     StorageError
         where it cannot be written
     """
     target = Path(path)
+    catalog.storage.require_outside(target, "a file")
     if target.exists():
         message = f"{target}: expected a file that is not there yet, found one"
         raise UsageError(message)

@@ -121,6 +121,20 @@ class Storage:
             raise StorageError(message)
         return "/".join([self.folder.rstrip("/"), *names])
 
+    def require_outside(self, path: Path, expected: str) -> None:
+        """Refuse to write a file of people's into the archive, where `compact` would delete it.
+
+        Raises
+        ------
+        UsageError
+            where a path leads into a root on a disk
+        """
+        if self.kind == "local" and path.resolve().is_relative_to(Path(self.folder).resolve()):
+            message = (
+                f"{path}: expected {expected} outside the archive {self.root}, found it inside"
+            )
+            raise UsageError(message)
+
     def is_same(self, other: "Storage") -> bool:
         """Tell whether two roots are one archive's; a folder may have several names."""
         if self.kind == other.kind == "local":

@@ -121,6 +121,13 @@ def test_headers__refuse_columns_without_end(
     assert not list(tmp_path.iterdir())
 
 
+def test_headers__go_nowhere_into_the_archive(archive: Archive) -> None:
+    path = Path(archive.root) / "objects" / "headers.parquet"
+    with pytest.raises(UsageError, match="expected a file outside the archive"):
+        archive.headers(path)
+    assert not path.exists()
+
+
 def test_tables__are_read_by_other_tools_as_they_are(archive: Archive) -> None:
     uri = archive.catalog.storage.table_uri("instances")
     table = DeltaTable(uri)
