@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 
@@ -34,10 +35,11 @@ from pacspark.gateway.dimse.services import STUDY_ROOT
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.creating import create_tables
 from pacspark.tables.storage import open_storage
-from tests.servers import Orthanc
+from tests.servers import Orthanc, answers, free_port, wait_until
 
 FIND = f"{STUDY_ROOT}.1"
 ASSOCIATIONS = 8
+HUNDRED = 100
 RETRIEVALS = 7
 SETTLED_S = 8.0
 """What was stored is committed by then, so that retrieval is measured alone."""
@@ -49,14 +51,18 @@ def no_delay(event: Any) -> None:
 
 @contextmanager
 def bare() -> Iterator[int]:
-    """Run a pynetdicom server that answers every query with one match from memory."""
+    """Run a pynetdicom server that answers queries from memory: with one match, or with 100."""
     answer = Dataset()
     answer.QueryRetrieveLevel, answer.StudyInstanceUID = "STUDY", "1.2.3"
     answer.PatientName, answer.StudyDate = "Doe^Jane", "20260101"
+
+    def matches(query: Dataset) -> int:
+        return HUNDRED if "*" in query.get("AccessionNumber", "") else 1
+
     entity = AE("BARE")
     entity.add_supported_context(FIND)
     handlers = [
-        (evt.EVT_C_FIND, lambda _e: iter([(0xFF00, answer)])),
+        (evt.EVT_C_FIND, lambda event: iter([(0xFF00, answer)] * matches(event.identifier))),
         (evt.EVT_CONN_OPEN, no_delay),
     ]
     server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
@@ -66,6 +72,19 @@ def bare() -> Iterator[int]:
         yield server.socket.getsockname()[1]
     finally:
         server.shutdown()
+
+
+@contextmanager
+def sink() -> Iterator[Server]:
+    """Run DCMTK's storescp, which keeps nothing: what the senders take of the time is left."""
+    port = free_port()
+    process = subprocess.Popen(["/usr/bin/storescp", "--ignore", "--fork", str(port)])
+    try:
+        wait_until(lambda: answers(port), "storescp", [process])
+        yield Server(port, 0, psutil.Process(process.pid))
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def storescu(port: int, folder: Path) -> None:
@@ -96,7 +115,7 @@ def all_at_once(port: int, folders: list[Path]) -> None:
 def stored(name: str, server: Server, work: Path, objects: int) -> None:
     """Record how fast objects are stored, over one association and over eight."""
     for case, associations in (("store", 1), ("store_8", ASSOCIATIONS)):
-        folder = work / f"{name}-{case}"
+        folder = work / f"{name.rsplit(maxsplit=1)[-1]}-{case}"
         folder.mkdir()
         size_bytes = write_slices(folder, objects, 512)
         for path in folder.iterdir():  # other UIDs than those of the first case
@@ -191,6 +210,14 @@ def first_study() -> dict[str, str]:
     }  # fmt: skip
 
 
+def wildcard(number: int) -> dict[str, str]:
+    """Ask for a hundred studies of `benchmarks.instances`."""
+    return {
+        "QueryRetrieveLevel": "STUDY", "AccessionNumber": f"A{number:06d}*",
+        "StudyInstanceUID": "", "PatientName": "", "StudyDate": "",
+    }  # fmt: skip
+
+
 def many(root: Path, queries: int) -> None:
     """Record start, memory and queries of an archive of many instances."""
     instances = Catalog(open_storage(root)).table("instances", ["size_bytes"]).num_rows
@@ -204,13 +231,6 @@ def many(root: Path, queries: int) -> None:
             "PatientName": "", "StudyDate": "", "NumberOfStudyRelatedInstances": "",
         }  # fmt: skip
 
-    def wildcard() -> dict[str, str]:
-        hundred = draw.randrange(max(instances // per_study // 100, 1))
-        return {
-            "QueryRetrieveLevel": "STUDY", "AccessionNumber": f"A{hundred:06d}*",
-            "StudyInstanceUID": "", "PatientName": "", "StudyDate": "",
-        }  # fmt: skip
-
     with pacspark(root) as server:
         record(
             "gateway", case="start", server="pacspark", instances=instances,
@@ -218,9 +238,11 @@ def many(root: Path, queries: int) -> None:
             cpu_s=round(server.cpu_s, 2),
         )  # fmt: skip
         asked("pacspark", server.port, study, queries, instances=instances)
+        hundreds = max(instances // per_study // HUNDRED, 1)
         asked(
-            "pacspark", server.port, wildcard, queries // 5, case="find_by_wildcard",
-            matches=min(instances // per_study, 100), instances=instances,
+            "pacspark", server.port, lambda: wildcard(draw.randrange(hundreds)), queries // 5,
+            case="find_by_wildcard", matches=min(instances // per_study, HUNDRED),
+            instances=instances,
         )  # fmt: skip
 
 
@@ -241,8 +263,14 @@ def main() -> None:
             stored("pacspark", server, work, given.objects)
             got("pacspark", server, work, given.objects)
             asked("pacspark", server.port, first_study, given.queries)
+        with sink() as server:
+            stored("a storescp that keeps nothing", server, work, given.objects)
         with bare() as port:
             asked("a bare pynetdicom handler", port, first_study, given.queries)
+            asked(
+                "a bare pynetdicom handler", port, lambda: wildcard(0), given.queries // 5,
+                case="find_by_wildcard", matches=HUNDRED,
+            )  # fmt: skip
         if Orthanc.program() is not None:
             with orthanc(work / "orthanc") as server:
                 stored("orthanc", server, work, given.objects)
