@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pacspark.dicom.encode import LENGTHS_IN_PIXELS
+from pacspark.dicom.encode import LENGTHS_IN_PIXELS, MM_PER_M, PER_M
 from pacspark.dicom.enhanced_xa import MANUFACTURER
 from pacspark.dicom.functional_groups import frame_attributes
 from pacspark.dicom.pixels import NATIVE_BITS, holds_floats
@@ -107,7 +107,7 @@ def read_images(catalog: Catalog, series_uid: str) -> list[dict[str, Any]]:
     -------
     list
         columns `HEADER_COLUMNS`, what the functional groups of a frame say laid over them, and
-        ``frame``, counted from 0
+        ``frame``, counted from 0; what the rescale has in 1/m is in 1/mm
 
     Raises
     ------
@@ -131,7 +131,18 @@ def read_images(catalog: Catalog, series_uid: str) -> list[dict[str, Any]]:
         images += [row | frame | {"frame": number} for number, frame in enumerate(frames)]
     for image in images:
         _require_image(series_uid, image)
-    return images
+    return [_in_per_mm(image) if image["rescale_type"] == PER_M else image for image in images]
+
+
+def _in_per_mm(image: dict[str, Any]) -> dict[str, Any]:
+    """Scale what makes values of stored pixels; attenuation is in 1/m in objects alone."""
+    scaled: dict[str, Any] = {
+        name: None if image[name] is None else image[name] / MM_PER_M
+        for name in ("rescale_slope", "rescale_intercept")
+    }
+    for name in ("window_center", "window_width"):
+        scaled[name] = [value / MM_PER_M for value in image[name] or ()]
+    return image | scaled
 
 
 def _no_places(series_uid: str, row: Mapping[str, Any]) -> UsageError:
@@ -298,7 +309,7 @@ def _unit(series_uid: str, rows: Sequence[Mapping[str, Any]], attenuation: str) 
     """Give the unit of rescaled values (PS3.3 C.11.1.1.2).
 
     CT that has no type is in HU. The standard has no name for the unit of attenuation: pacspark's
-    own series that say "unspecified" are in that.
+    own series say 1/m, and those of before "unspecified" for 1/mm.
     """
     types = {row["rescale_type"] for row in rows}
     if len(types) > 1:
@@ -306,6 +317,8 @@ def _unit(series_uid: str, rows: Sequence[Mapping[str, Any]], attenuation: str) 
     (rescale_type,) = types
     if rescale_type in {None, ""}:
         return "HU" if rows[0]["modality"] == "CT" else ""
+    if rescale_type == PER_M:
+        return attenuation
     if rescale_type == "US":
         return attenuation if rows[0]["manufacturer"] == MANUFACTURER else ""
     return str(rescale_type)

@@ -273,6 +273,7 @@ def test_images_of_two_sizes__are_refused(tmp_path: Path) -> None:
         ("US", "CT", ""),
         (None, "MR", ""),
         ("ED", "CT", "ED"),
+        ("1/m", "CT", "1/mm"),
     ],
 )
 def test_unit__is_what_the_rescale_says(
@@ -281,6 +282,17 @@ def test_unit__is_what_the_rescale_says(
     more = {} if rescale_type is None else {"RescaleType": rescale_type}
     catalog = archive_of(tmp_path, [image_at(1, (0, 0, 0), Modality=modality, **more)])
     assert Volume(catalog, SERIES_UID).unit == unit
+
+
+def test_attenuation__is_in_1_per_m_in_objects_and_in_1_per_mm_in_volumes(tmp_path: Path) -> None:
+    per_m = {"RescaleType": "1/m", "RescaleSlope": "0.5", "RescaleIntercept": "-10"}
+    image = image_at(1, (0, 0, 0), **per_m, WindowCenter=20, WindowWidth=40)
+    volume = Volume(archive_of(tmp_path, [image]), SERIES_UID)
+    stored = pixel_array(pydicom.dcmread(io.BytesIO(image)))
+    np.testing.assert_allclose(volume.to_numpy()[0], stored * 0.5e-3 - 0.01, rtol=1e-6)
+    window = volume.slice(z=0).window
+    assert window is not None
+    assert (window.center, window.width) == (0.02, 0.04)
 
 
 def test_window__is_the_series_own(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 The axes of the patient (L, P, S) are the scanner's x, y, z: rows of an image run along x, columns
 along y, slices along z. Values are Hounsfield units where the attenuation of water is known; else a
-linear map of 1/mm, with Rescale Type ``US`` (unspecified), whose slope and intercept give 1/mm
-back.
+linear map, whose slope and intercept give attenuation in 1/m: the Rescale Type says so, though the
+standard has no term for it.
 
 Objects derive from the run alone, without clock or chance: the same run gives the same bytes.
 """
@@ -34,6 +34,9 @@ from pacspark.dicom.uids import derived_uid
 from pacspark.errors import GeometryError
 
 HU_INTERCEPT: Final = -1024
+PER_M: Final = "1/m"
+"""The unit of attenuation in objects; everywhere else it is 1/mm."""
+MM_PER_M: Final = 1000
 MAX_EDGE: Final = 65535
 MOST_WATER_MU_PER_MM: Final = 500.0
 """Of rays of 1 keV water takes 408 (NIST, X-Ray Mass Attenuation Coefficients); with more, all
@@ -63,7 +66,7 @@ class ValueMap:
     Attributes
     ----------
     unit
-        ``HU`` or ``1/mm``: what ``stored * slope + intercept`` is in.
+        ``HU`` or ``1/m``: what ``stored * slope + intercept`` is in.
     slope, intercept
         As written, decimal strings that PS3.5 permits.
     signed
@@ -95,12 +98,20 @@ class ValueMap:
 
     @classmethod
     def linear(cls, lowest: float, highest: float, headroom: float) -> "ValueMap":
-        """Map a range of 1/mm, widened by `headroom` of its span at both ends, to 0..65535."""
+        """Map a range of 1/mm, widened by `headroom` of its span at both ends, to 0..65535.
+
+        What is written is in 1/m: tissue is about 20 then, and viewers whose windows are whole
+        numbers and not narrower than 1, as that of LINEAR is, show it (PS3.3 C.11.2.1.2).
+        """
         span = highest - lowest if highest > lowest else max(abs(highest), 1e-6)
-        slope = decimal_string((1 + 2 * headroom) * span / MAX_EDGE)
-        intercept = decimal_string(lowest - headroom * span)
-        center = decimal_string((lowest + highest) / 2)
-        return cls("1/mm", slope, intercept, False, 0.0, center, decimal_string(span))
+        per_mm = (
+            (1 + 2 * headroom) * span / MAX_EDGE,
+            lowest - headroom * span,
+            (lowest + highest) / 2,
+            span,
+        )
+        slope, intercept, center, width = (decimal_string(value * MM_PER_M) for value in per_mm)
+        return cls(PER_M, slope, intercept, False, 0.0, center, width)
 
     def stored(self, values: NDArray[np.float32]) -> NDArray[np.integer[Any]]:
         """Return 16-bit pixels of attenuation values in 1/mm; what does not fit is clamped."""
@@ -120,6 +131,8 @@ class ValueMap:
         wide = values.astype(np.float64)
         if self.unit == "HU":
             wide = 1000 * (wide / self.water_mu_per_mm - 1)
+        else:
+            wide *= MM_PER_M
         return (wide - float(self.intercept)) / float(self.slope)
 
 
@@ -268,10 +281,10 @@ class CTSeries:
         dataset.PixelRepresentation = int(signed)
         dataset.RescaleSlope = self.values.slope
         dataset.RescaleIntercept = self.values.intercept
-        dataset.RescaleType = "HU" if self.values.unit == "HU" else "US"
+        dataset.RescaleType = self.values.unit
         dataset.WindowCenter = self.values.window_center
         dataset.WindowWidth = self.values.window_width
-        dataset.VOILUTFunction = "LINEAR_EXACT"  # LINEAR permits no window narrower than 1
+        dataset.VOILUTFunction = "LINEAR_EXACT"  # LINEAR shows half a unit beside
         dataset.BurnedInAnnotation = "NO"
         dataset.LossyImageCompression = "00"
         dataset.DerivationDescription = self.derivation

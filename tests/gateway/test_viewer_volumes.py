@@ -59,11 +59,10 @@ def phantom() -> NDArray[np.float32]:
     return values
 
 
-def reconstructed() -> list[bytes]:
+def reconstructed(values: ValueMap) -> list[bytes]:
     """The phantom as a reconstruction is written."""
     instances = list(encode_scan(described(cone()), Memory(np.ones((1, 7, 4, 6)))))
     scan = scan_from_headers(rows_of(instances))
-    values = ValueMap.hounsfield(WATER)
     series = CTSeries.of_scan(scan, "run", GRID, values, energy_bin=0, how="ram-lak")
     return list(series.encode_slab(phantom(), 0))
 
@@ -89,8 +88,16 @@ def from_block(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("values", "layouts"),
+    [
+        (ValueMap.hounsfield(WATER), ["mpr", "mprAnd3DVolumeViewport"]),
+        (ValueMap.linear(0, 2 * WATER, 0.5), ["mpr"]),  # volumes are coloured by HU
+    ],
+    ids=["HU", "1/m"],
+)
 def test_ohif__shows_planes_and_a_volume_as_they_lie_in_the_patient(
-    start_gateway: Callable[..., Gateway], tmp_path: Path
+    values: ValueMap, layouts: list[str], start_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     playwright = cache_folder() / "node" / "node_modules" / "playwright-core"
     node = shutil.which("node")
@@ -101,21 +108,23 @@ def test_ohif__shows_planes_and_a_volume_as_they_lie_in_the_patient(
     gateway = start_gateway()
     assert gateway.web is not None
     with client_of(gateway) as client:
-        assert stow(client, *reconstructed()).status_code == 200
+        assert stow(client, *reconstructed(values)).status_code == 200
         (study,) = client.get("/dicom-web/studies").json()
     uid = study["0020000D"]["Value"][0]
     done = subprocess.run(
         [str(node), str(SCRIPT), str(playwright), str(CHROMIUM),
-         f"http://127.0.0.1:{gateway.web.port}", uid, str(GRID.shape[0]), str(tmp_path), *LAYOUTS],
+         f"http://127.0.0.1:{gateway.web.port}", uid, str(GRID.shape[0]), str(tmp_path), *layouts],
         capture_output=True, text=True, check=True, timeout=500,
         env=os.environ | {"PATIENCE_MS": "200000"},
     )  # fmt: skip
     seen = json.loads(done.stdout)
     assert seen["errors"] == []
     assert seen["failed"] == []
-    for layout, names in LAYOUTS.items():
+    for layout in layouts:
         page = np.asarray(Image.open(tmp_path / f"{layout}.png").convert("RGB")).astype(int)
-        for name, (left, top, right, bottom) in zip(names, seen["layouts"][layout], strict=True):
+        for name, (left, top, right, bottom) in zip(
+            LAYOUTS[layout], seen["layouts"][layout], strict=True
+        ):
             picture = page[top + 2 : bottom - 2, left + 2 : right - 2]
             is_shown(name, picture)
 
