@@ -21,7 +21,7 @@ from pacspark.cli import COMMANDS, main
 from pacspark.progress import SILENT
 from tests.ct_objects import SERIES_UID, archive_of, ct_image, encoded
 from tests.scan_files import write_phantom_scan
-from tests.tables.test_compaction import ingest
+from tests.tables.compacting import ingest
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pacspark.archive import create_archive
 from pacspark.progress import SILENT
 from pacspark.tables.deletion import delete
-from tests.tables.test_compaction import fill, read_all
+from tests.tables.compacting import fill, read_all
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
