@@ -1,5 +1,6 @@
 """Connections of the web door: TLS, and those who keep it waiting."""
 
+import logging
 import socket
 import ssl
 from collections.abc import Callable
@@ -66,8 +67,9 @@ def test_tls__is_for_http_too(start_gateway: Callable[..., Gateway], certificate
 
 
 def test_handshake__that_stops_is_given_up(
-    start_gateway: Callable[..., Gateway], certificates: Path
+    start_gateway: Callable[..., Gateway], certificates: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "pacspark.gateway")
     limits = WebLimits(first_request_s=0.2)
     gateway = start_gateway(tls=tls_of(certificates), web=WebConfig(limits=limits))
     assert gateway.web is not None
@@ -75,6 +77,7 @@ def test_handshake__that_stops_is_given_up(
         with socket.create_connection(("127.0.0.1", gateway.web.port), timeout=20) as silent:
             silent.sendall(said)
             assert silent.recv(1000) == b""  # the event loop's own patience is a minute
+    assert caplog.text.count("127.0.0.1: HTTPS: no TLS was agreed on: ") == 2
 
 
 def test_handshakes__that_stop_are_few_and_keep_nobody_out(

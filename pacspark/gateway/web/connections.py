@@ -1,14 +1,18 @@
 """Connections of the web door: who keeps the gateway waiting holds no place that others need."""
 
 import asyncio
+import logging
 import socket
 from collections import OrderedDict
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pacspark.gateway.limits import MOST_HALF_OPEN
+
+LOGGER: Final = logging.getLogger(__name__)
+_WHY: Final = "plain HTTP, silence, or no certificate that client_ca believes"
 
 
 class Listener(socket.socket):
@@ -22,16 +26,16 @@ class Listener(socket.socket):
         # with its protocol told, the event loop sets TCP_NODELAY: 40 ms less for each small answer
         super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._begin_s = begin_s
-        self._half_open: OrderedDict[int, socket.socket] = OrderedDict()
+        self._half_open: OrderedDict[int, tuple[socket.socket, str]] = OrderedDict()
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Take a connection; the event loop calls this."""
         connection, address = super().accept()
         place = connection.fileno()
-        self._half_open.pop(place, None)  # of one that was closed
-        self._half_open[place] = connection
+        self._forget(place)  # one that was closed
+        self._half_open[place] = (connection, str(address[0]))
         if len(self._half_open) > MOST_HALF_OPEN:
-            _end(self._half_open.popitem(last=False)[1])
+            self._forget(next(iter(self._half_open)))
         asyncio.get_running_loop().call_later(self._begin_s, self._require_begun, place, connection)
         return connection, address
 
@@ -46,15 +50,16 @@ class Listener(socket.socket):
         self._half_open.pop(place, None)
 
     def _require_begun(self, place: int, connection: socket.socket) -> None:
-        if self._half_open.get(place) is connection:
-            del self._half_open[place]
-            _end(connection)
+        if self._half_open.get(place, (None,))[0] is connection:
+            self._forget(place)
 
-
-def _end(connection: socket.socket) -> None:
-    """Let both ends see the end of a connection; who reads here closes it."""
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+    def _forget(self, place: int) -> None:
+        """Let both ends see the end of a connection that became none; who reads here closes it."""
+        connection, address = self._half_open.pop(place, (None, ""))
+        if connection is not None:
+            LOGGER.info("%s: HTTPS: no TLS was agreed on: %s", address, _WHY)
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class Connection(H11Protocol):
