@@ -131,7 +131,7 @@ class Access:
         host = headers.get(b"host", "")
         if self._names is not None and _name_of(host) not in self._names:
             # a page of somebody else whose name was turned to this address (DNS rebinding)
-            await problem(400, "this host name is not served here")(scope, receive, send)
+            await problem(400, "this host name is none of hosts under [web]")(scope, receive, send)
             return
         if not self._rates.takes(address):
             await too_many()(scope, receive, send)

@@ -39,7 +39,7 @@ async def submit(call: Call) -> Response:
     """Take a reconstruction: 202 with its job, 200 where the same already waits or runs."""
     kind = call.request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON:  # a page of somebody else cannot send it without being asked first
-        return problem(415, f"expected {JSON}")
+        return problem(415, f"expected Content-Type: {JSON}")
     text = b"".join([piece async for piece in body(call, _MOST_BYTES)])
     return await run_in_threadpool(_submit, call, text)
 
