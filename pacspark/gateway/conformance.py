@@ -62,6 +62,7 @@ def _dimse() -> Iterator[str]:
             ("Largest PDU that is taken", f"{Limits().pdu_bytes} bytes"),
             ("Associations at once", str(Limits().associations)),
             ("Asynchronous operations, user identity", "not negotiated"),
+            ("Called AE title", "any is answered"),
         ],
     )
     yield "## DIMSE services as SCP"

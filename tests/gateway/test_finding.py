@@ -6,8 +6,14 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage
-from pynetdicom import AE
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+)
+from pynetdicom import AE, build_context
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
 from pacspark.gateway import statuses
@@ -117,6 +123,32 @@ def test_negotiation__says_what_is_done(gateway: Gateway) -> None:
         MODALITY_WORKLIST: b"\x01\x01\x01\x00",
         CTImageStorage: b"\x02\x00\x03\x00\x00",
     }
+
+
+def test_context__is_refused_for_what_is_not_there(gateway: Gateway) -> None:
+    entity = AE("TEST")
+    entity.add_requested_context(FIND, DeflatedExplicitVRLittleEndian)
+    entity.add_requested_context("1.2.3.4")
+    entity.add_requested_context(MOVE, [DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian])
+    association = entity.associate("127.0.0.1", gateway.dimse.port)
+    refused = {str(one.abstract_syntax): one.result for one in association.rejected_contexts}
+    (accepted,) = association.accepted_contexts
+    association.release()
+    assert refused == {FIND: 4, "1.2.3.4": 3}  # of the transfer syntaxes, of the class
+    assert accepted.transfer_syntax == [ImplicitVRLittleEndian]
+
+
+def test_context__is_accepted_in_its_own_first_transfer_syntax(gateway: Gateway) -> None:
+    proposed: list[list[Any]] = [[JPEGBaseline8Bit], [ExplicitVRLittleEndian, JPEGBaseline8Bit]]
+    entity = AE("TEST")
+    association = entity.associate(
+        "127.0.0.1",
+        gateway.dimse.port,
+        contexts=[build_context(CTImageStorage, syntaxes) for syntaxes in proposed],
+    )
+    accepted = [one.transfer_syntax[0] for one in association.accepted_contexts]
+    association.release()
+    assert accepted == [JPEGBaseline8Bit, ExplicitVRLittleEndian]
 
 
 def test_names__are_fuzzy_where_that_was_agreed(gateway: Gateway, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def accept(
         what the peer is told, and how long it may take
     accepted_syntaxes
         gives, for a calling AE title, an abstract syntax and proposed transfer syntaxes, those that
-        are taken; none for a service that is not offered
+        are taken, also where none of them was proposed; none for a service that is not offered
     is_welcome
         gives, for a calling AE title, None or result, source and reason of a rejection
 
@@ -150,19 +150,20 @@ def accept(
     with _of_peer(link):
         proposed = request.presentation_context_definition_list[:_MOST_CONTEXTS]
         told = _Told.of(request.user_information)
-        offered: dict[str, PresentationContext] = {}
-        for context in proposed:
+        results: list[PresentationContext] = []
+        roles: dict[UID | None, Any] = {}
+        offered: set[str] = set()
+        for context in proposed:  # each alone, so that its own first transfer syntax is taken
             abstract = str(context.abstract_syntax)
             syntaxes = accepted_syntaxes(
                 calling, abstract, [str(s) for s in context.transfer_syntax]
             )
-            if not syntaxes:
-                continue
-            known = offered.setdefault(abstract, _context(1, abstract, []))
-            for syntax in syntaxes:
-                known.add_transfer_syntax(UID(syntax))
-            known.scu_role = known.scp_role = True
-        results, roles = negotiate_as_acceptor(proposed, list(offered.values()), told.roles)
+            own = _context(1, abstract, syntaxes)
+            own.scu_role = own.scp_role = True
+            answers, items = negotiate_as_acceptor([context], [own] if syntaxes else [], told.roles)
+            results += answers
+            roles |= {item.sop_class_uid: item for item in items}
+            offered |= {abstract} if syntaxes else set()
         extended = {
             uid: done
             for uid, info in told.extended.items()
@@ -176,7 +177,11 @@ def accept(
         )
         reply.result, reply.result_source = 0, 1
         reply.presentation_context_definition_results_list = results
-        reply.user_information = [*_own_information(limits), *roles, *_extended_items(extended)]
+        reply.user_information = [
+            *_own_information(limits),
+            *roles.values(),
+            *_extended_items(extended),
+        ]
         encoded = A_ASSOCIATE_AC(reply).encode()
     link.peer_pdu_bytes = usable_pdu_bytes(told.pdu_bytes)
     link.send_pdu(ASSOCIATE_AC, encoded[6:])

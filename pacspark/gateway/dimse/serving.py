@@ -243,7 +243,7 @@ class DimseServer:
                 if service is not None:
                     denied.add(service)
                 return ()
-            return [one for one in proposed if one in PLAIN_SYNTAXES]
+            return PLAIN_SYNTAXES
 
         return syntaxes
 
