@@ -63,6 +63,7 @@ def _dimse() -> Iterator[str]:
             ("Associations at once", str(Limits().associations)),
             ("Asynchronous operations, user identity", "not negotiated"),
             ("Called AE title", "any is answered"),
+            ("Priority", "not processed; sub-operations have that of their C-MOVE or C-GET"),
         ],
     )
     yield "## DIMSE services as SCP"

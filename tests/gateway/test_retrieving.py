@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
-from pynetdicom import AE
+from pynetdicom import AE, build_role, evt
 
 from pacspark.dicom.decode import data_set_start, index_instance
 from pacspark.gateway import statuses
@@ -32,7 +33,7 @@ from tests.gateway.peers import BIN, dcmtk
 from tests.gateway.test_dimse import written
 from tests.servers import free_port, wait_until
 
-GET = f"{STUDY_ROOT}.3"
+MOVE, GET = f"{STUDY_ROOT}.2", f"{STUDY_ROOT}.3"
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
@@ -227,6 +228,48 @@ def test_move__sends_to_a_configured_destination(
         assert "MoveDestinationUnknown" in said
     got = sorted(data_set(path.read_bytes()) for path in (tmp_path / "out").iterdir())
     assert got == sorted(data_set(path.read_bytes()) for path in paths)
+
+
+@pytest.mark.parametrize("priority", [0, 1, 2])
+def test_suboperations__have_the_priority_of_their_request(
+    start_gateway: Callable[..., Gateway], tmp_path: Path, priority: int
+) -> None:
+    seen: list[int] = []
+
+    def taken(event: Any) -> int:
+        seen.append(event.request.Priority)
+        return 0
+
+    sink = AE("SINK")
+    sink.add_supported_context(CT)
+    server = sink.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, taken)]
+    )
+    assert server is not None
+    try:
+        port = server.server_address[1]
+        gateway = start_gateway(destinations={"SINK": Destination("SINK", "127.0.0.1", port)})
+        for path in written(tmp_path / "in", 1):
+            gateway.store.store(path.read_bytes(), "x")
+        query = pydicom.Dataset()
+        query.QueryRetrieveLevel, query.StudyInstanceUID = "STUDY", STUDY_UID
+        peer = AE("TEST")
+        for uid in (GET, MOVE):
+            peer.add_requested_context(uid)
+        peer.add_requested_context(CT)
+        association = peer.associate(
+            "127.0.0.1", gateway.dimse.port, ext_neg=[build_role(CT, scp_role=True)],
+            evt_handlers=[(evt.EVT_C_STORE, taken)],
+        )  # fmt: skip
+        told = [
+            *association.send_c_move(query, "SINK", MOVE, priority=priority),
+            *association.send_c_get(query, GET, priority=priority),
+        ]
+        association.release()
+    finally:
+        server.shutdown()
+    assert [status.Status for status, _ in told if status.Status != statuses.PENDING] == [0, 0]
+    assert seen == [priority, priority]
 
 
 def dcmtk_tls(folder: Path, name: str) -> tuple[str, ...]:

@@ -20,6 +20,9 @@ from pacspark.gateway.storing import Store
 _LOCATED_AT_ONCE = 256
 _MOST_SUBOPERATIONS = 0xFFFF
 _FAILED_UIDS = 0x00080058
+_MEDIUM = 0
+_PRIORITIES = (_MEDIUM, 1, 2)
+"""And high and low (PS3.7 E.1)."""
 TOLD_EVERY_S = 0.1
 """No oftener are counts told: each pending answer wakes the peer beside the object it takes."""
 
@@ -29,13 +32,13 @@ def get(session: Session, message: Message) -> None:
     instances = _wanted(session, message)
     message_id = message.command.get("MessageID", 0)
     sent, told_s = Sent(len(instances)), 0.0
-    link = session.association.link
+    link, priority = session.association.link, _priority(message)
     for number, one in enumerate(read_ahead(outgoing(session.store, instances)), 1):
         if link.is_cancelled(message_id):
             _finish(session, message, "get", sent, cancelled=True)
             return
         try:
-            status = send_one(session.association, one, (message_id + number) & 0xFFFF, {})
+            status = send_one(session.association, one, (message_id + number) & 0xFFFF, priority)
             sent.took(status, one)
         except (AssociationEndedError, ProtocolError) as error:
             session.record("get", f"failed: {error}", **sent.counts())
@@ -60,6 +63,7 @@ def move(session: Session, message: Message) -> None:
     originator = {
         "MoveOriginatorApplicationEntityTitle": session.association.calling_ae_title,
         "MoveOriginatorMessageID": message_id,
+        **_priority(message),
     }
     sent, told_s = Sent(len(instances)), 0.0
     steps = send_to(
@@ -80,6 +84,12 @@ def move(session: Session, message: Message) -> None:
     finally:
         steps.close()
     _finish(session, message, "move", sent)
+
+
+def _priority(message: Message) -> dict[str, Any]:
+    """Give the priority of a request, which its sub-operations have too (C.4.2.1.3, C.4.3.1.3)."""
+    priority = message.command.get("Priority", _MEDIUM)
+    return {"Priority": priority if priority in _PRIORITIES else _MEDIUM}
 
 
 def outgoing(store: Store, instances: Sequence[StoredInstance]) -> Iterator[Outgoing]:

@@ -178,7 +178,7 @@ def send_one(
     message_id
         of the request
     originator
-        command elements that tell of the C-MOVE behind it
+        command elements that tell of the C-MOVE or C-GET behind it
 
     Returns
     -------
@@ -288,7 +288,7 @@ def send_to(
     tls
         for a destination that wants it
     originator
-        command elements that tell of the C-MOVE behind it
+        command elements that tell of the C-MOVE or C-GET behind it
 
     Yields
     ------
