@@ -15,6 +15,17 @@ from pacspark.printing import say, show_json
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
+class OneLine(logging.Formatter):
+    """Shows what a peer wrote as one line, so that it neither makes up lines nor moves a cursor."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
+        """Give the line of a record; a traceback follows it as it is."""
+        text = super().formatMessage(record)
+        return "".join(
+            one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+        )
+
+
 def serve(
     root: Root,
     ae_title: Annotated[
@@ -63,7 +74,9 @@ def serve(
     }
     told = GatewayConfig() if config is None else read_config(config)
     told = replace(told, **{name: value for name, value in given.items() if value is not None})
-    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine(_LOG_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     # pynetdicom has a line for each PDU, pydicom several for each value of a stranger that is none
     for name in ("pynetdicom", "pydicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

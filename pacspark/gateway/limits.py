@@ -1,7 +1,9 @@
 """How many may come in, and how often: the counts that the limits of a gateway speak of."""
 
 from collections import Counter, OrderedDict, deque
-from threading import Lock
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Condition, Lock, local
 from time import monotonic
 from typing import Final
 
@@ -41,6 +43,51 @@ class Rates:
             while len(self._left) > _MOST_ADDRESSES:
                 self._left.popitem(last=False)
         return allowed
+
+
+class Room:
+    """Memory for what is decoded: who finds too little waits for others; safe for threads.
+
+    Parameters
+    ----------
+    size_bytes
+        of all together; who needs more than that is alone
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = self._left_bytes = size_bytes
+        self._first, self._changed = Lock(), Condition()
+        self._own = local()
+
+    @contextmanager
+    def hold(self, size_bytes: int | None) -> Iterator[None]:
+        """Have room while something is done; a thread that has some already needs no more.
+
+        Parameters
+        ----------
+        size_bytes
+            None where nobody knows before: all of it
+        """
+        if getattr(self._own, "holds", False):
+            yield
+            return
+        wanted = self._size_bytes if size_bytes is None else min(size_bytes, self._size_bytes)
+        # one waits at a time: who needs much is not passed for ever by those who need little
+        with self._first, self._changed:
+            self._changed.wait_for(lambda: self._left_bytes >= wanted)
+            self._left_bytes -= wanted
+        self._own.holds = True
+        try:
+            yield
+        finally:
+            self._own.holds = False
+            with self._changed:
+                self._left_bytes += wanted
+                self._changed.notify_all()
+
+
+DECODING: Final = Room(2 << 30)
+"""Of this process: pictures, frames and objects that are decoded for peers."""
 
 
 class Doorkeeper:

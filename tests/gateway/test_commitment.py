@@ -1,5 +1,6 @@
 """Storage commitment, over the association that asked and over one of its own."""
 
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,15 +13,34 @@ from pydicom.uid import CTImageStorage
 from pynetdicom import AE, build_role, evt
 
 from pacspark.gateway.config import Destination
+from pacspark.gateway.dimse.commands import C_ECHO, N_ACTION, N_EVENT_REPORT, RESPONSE, response
+from pacspark.gateway.dimse.commitment import MOST_REPORTS
 from pacspark.gateway.dimse.identifiers import write_identifier
 from pacspark.gateway.dimse.negotiation import request
-from pacspark.gateway.dimse.services import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from pacspark.gateway.dimse.services import (
+    STORAGE_COMMITMENT,
+    STORAGE_COMMITMENT_INSTANCE,
+    VERIFICATION,
+)
 from pacspark.gateway.server import Gateway
 from pacspark.tables.deletion import delete
 from tests.gateway.conftest import LIMITS
+from tests.gateway.served import LITTLE
 from tests.gateway.test_dimse import written
+from tests.servers import wait_until
 
 UID = "1.2.826.0.1.3680043.8.498.1.1.1"
+ASKED = {
+    "RequestedSOPClassUID": STORAGE_COMMITMENT, "CommandField": N_ACTION, "MessageID": 1,
+    "RequestedSOPInstanceUID": STORAGE_COMMITMENT_INSTANCE, "ActionTypeID": 1,
+}  # fmt: skip
+REFERENCES = [
+    (0x00081195, "UI", "1.2.3.99"),
+    (0x00081199, "SQ", [{
+        "00081150": {"vr": "UI", "Value": [str(CTImageStorage)]},
+        "00081155": {"vr": "UI", "Value": [UID]},
+    }]),
+]  # fmt: skip
 
 
 def references(*pairs: tuple[str, str]) -> Dataset:
@@ -113,20 +133,8 @@ def test_commitment__reaches_a_peer_that_did_not_wait(
         gateway = start_gateway(destinations={"CT1": Destination("CT1", "127.0.0.1", port)})
         gateway.store.store(written(tmp_path / "in", 1)[0].read_bytes(), "x")
         here = Destination("PACSPARK", "127.0.0.1", gateway.dimse.port)
-        syntax = "1.2.840.10008.1.2.1"
-        association = request(here, "CT1", [(STORAGE_COMMITMENT, [syntax])], LIMITS)
-        item = {
-            "00081150": {"vr": "UI", "Value": [str(CTImageStorage)]},
-            "00081155": {"vr": "UI", "Value": [UID]},
-        }
-        data = write_identifier(
-            [(0x00081195, "UI", "1.2.3.99"), (0x00081199, "SQ", [item])], syntax
-        )
-        command = {
-            "RequestedSOPClassUID": STORAGE_COMMITMENT, "CommandField": 0x0130, "MessageID": 1,
-            "RequestedSOPInstanceUID": STORAGE_COMMITMENT_INSTANCE, "ActionTypeID": 1,
-        }  # fmt: skip
-        association.link.send(command, 1, data)
+        association = request(here, "CT1", [(STORAGE_COMMITMENT, [LITTLE])], LIMITS)
+        association.link.send(ASKED, 1, write_identifier(REFERENCES, LITTLE))
         answer = association.link.receive()
         assert answer is not None
         assert answer.command["Status"] == 0
@@ -136,6 +144,43 @@ def test_commitment__reaches_a_peer_that_did_not_wait(
         assert reports.data_set.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == UID
     finally:
         server.shutdown()
+
+
+def test_commitment__for_a_peer_that_never_answers_holds_few_threads(
+    start_gateway: Callable[..., Gateway],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        gateway = start_gateway(destinations={"CT1": Destination("CT1", "127.0.0.1", port)})
+        here = Destination("PACSPARK", "127.0.0.1", gateway.dimse.port)
+        for _ in range(MOST_REPORTS + 4):
+            association = request(here, "CT1", [(STORAGE_COMMITMENT, [LITTLE])], LIMITS)
+            association.link.send(ASKED, 1, write_identifier(REFERENCES, LITTLE))
+            answer = association.link.receive()
+            assert answer is not None
+            assert answer.command["Status"] == 0
+            association.link.release()
+        wait_until(lambda: any("not reported" in row["outcome"] for row in gateway.audit._rows),
+                   "no report was given up", [])  # fmt: skip
+        names = [thread.name for thread in threading.enumerate()]
+        assert names.count("pacspark-commitment CT1") == MOST_REPORTS
+
+
+def test_request__that_comes_before_the_answer_to_a_report_is_answered(gateway: Gateway) -> None:
+    here = Destination("PACSPARK", "127.0.0.1", gateway.dimse.port)
+    classes = [(uid, [LITTLE]) for uid in (STORAGE_COMMITMENT, VERIFICATION)]
+    link = request(here, "CT1", classes, LIMITS).link
+    link.send(ASKED, 1, write_identifier(REFERENCES, LITTLE))
+    link.send({"AffectedSOPClassUID": VERIFICATION, "CommandField": C_ECHO, "MessageID": 7}, 3)
+    fields = []
+    for _ in range(3):
+        message = link.receive()
+        assert message is not None
+        fields.append(message.command["CommandField"])
+        if fields[-1] == N_EVENT_REPORT:
+            link.send(response(message.command, 0), 1)
+    link.release()
+    assert fields == [N_ACTION | RESPONSE, N_EVENT_REPORT, C_ECHO | RESPONSE]
 
 
 def test_commitment__of_nothing_is_refused(gateway: Gateway) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pacspark.cli.serving import OneLine
 from pacspark.errors import AssociationEndedError
 from pacspark.gateway.config import Destination, cannot_listen
 from pacspark.gateway.dimse.negotiation import request
@@ -37,6 +39,12 @@ def serve(root: Path, *arguments: str) -> "subprocess.Popen[str]":
         [sys.executable, "-m", "pacspark", "serve", str(root), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
     )  # fmt: skip
+
+
+def test_log__shows_what_a_peer_wrote_as_one_line() -> None:
+    told = ("A\nERROR \x1b[31mfake", "Jürgen")
+    record = logging.LogRecord("x", logging.INFO, "", 0, "%s %s", told, None)
+    assert OneLine("%(message)s").format(record) == r"A\nERROR \x1b[31mfake Jürgen"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -137,10 +137,10 @@ def test_credential__is_what_the_configuration_takes(tmp_path: Path) -> None:
     assert "--scope: expected some of read, write, delete" in str(wrong.exception)
     credentials = Credentials(users)
     basic = b64encode(b"radiology:see").decode()
-    assert credentials.user_of(f"Basic {basic}") == users[0]
-    assert credentials.user_of(f"Basic {b64encode(b'radiology:no').decode()}") is None
+    assert credentials.proven(f"Basic {basic}") == users[0]
+    assert credentials.proven(f"Basic {b64encode(b'radiology:no').decode()}") is None
     secret = token.stderr.rpartition(" ")[2].strip()
-    assert credentials.user_of(f"Bearer {secret}") == users[1]
+    assert credentials.known(f"Bearer {secret}") == users[1]
     assert secret not in token.stdout
 
 

@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 
 from pacspark.dicom.decode import data_set_start
 from pacspark.gateway.server import Gateway
+from pacspark.gateway.storing import Store
 from pacspark.gateway.web_config import WebConfig, WebLimits
 from pacspark.tables.catalog import Catalog
 from tests.ct_objects import SERIES_UID, STUDY_UID, ct_image, encoded
@@ -150,6 +151,7 @@ def test_retrieve__by_range_and_by_tag(filled: httpx.Client) -> None:
         (f"{instance(1)}/bulkdata/passwd", 400),
         (f"{instance(1)}/rendered?viewport=1", 400),
         (f"{instance(1)}/rendered?viewport=99999,99999", 400),
+        (f"{instance(1)}/rendered?viewport=1,1,1e308,1e308,1e308,1e308", 400),
         (f"{instance(1)}/rendered?window=a,b", 400),
         ("/dicom-web/nothing", 404),
         ("/wado?requestType=NONE", 400),
@@ -174,6 +176,16 @@ def test_request__that_cannot_be_answered_has_a_status(
 def test_retrieve__of_a_form_that_is_not_there_is_406(filled: httpx.Client, accept: str) -> None:
     for path in (STUDY, f"{SERIES}/metadata", f"{instance(1)}/frames/1"):
         assert filled.get(path, headers={"Accept": accept}).status_code == 406
+
+
+def test_object_by_uri__is_read_as_it_is_taken(
+    filled: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Store, "read")  # nobody has all of it in memory
+    asked = f"/wado?requestType=WADO&studyUID={STUDY_UID}&seriesUID={SERIES_UID}"
+    asked += f"&objectUID={SERIES_UID}.1&contentType=application/dicom"
+    assert filled.get(asked).content == ct(1, **NAMED)
+    assert filled.get(asked, headers={"Range": "bytes=128-131"}).content == b"DICM"
 
 
 def test_metadata__has_all_but_bulk_data(filled: httpx.Client) -> None:

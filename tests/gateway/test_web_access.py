@@ -59,6 +59,7 @@ def test_delete__is_not_for_anybody(filled: httpx.Client) -> None:
 
 USERS = (
     WebUser("reader", password=hashed_password("see"), scopes=("read",)),
+    WebUser("other", password=hashed_password("too")),
     WebUser("station", token=hashed_token("secret-token"), scopes=("read", "write")),
 )
 
@@ -98,11 +99,29 @@ def test_users__do_what_their_scopes_say(start_gateway: Callable[..., Gateway]) 
 def test_guesses__of_credentials_are_few(start_gateway: Callable[..., Gateway]) -> None:
     gateway = start_gateway(web=WebConfig(users=USERS))
     with client_of(gateway) as client:
-        guesses = [{"Authorization": f"Bearer guess-{number}"} for number in range(14)]
-        statuses = [client.get("/dicom-web/studies", headers=one).status_code for one in guesses]
-        assert statuses[:10] == [401] * 10
-        assert set(statuses[10:]) == {429}
-        assert client.get("/dicom-web/studies", auth=("reader", "see")).status_code == 204
+
+        def status(password: str, name: str = "reader", **headers: str) -> int:
+            answer = client.get("/dicom-web/studies", auth=(name, password), headers=headers)
+            return answer.status_code
+
+        assert status("see") == 204
+        assert [status(f"guess-{number}") for number in range(10)] == [401] * 10
+        assert {status(f"guess-{number}") for number in range(4)} == {429}
+        # nor is it another address because it says so, nor the password that was guessed at last
+        assert status("guess", **{"X-Forwarded-For": "10.1.2.3"}) == 429
+        assert status("too", "other") == 429
+        assert status("see") == 204
+        token = {"Authorization": "Bearer secret-token"}
+        assert client.get("/dicom-web/studies", headers=token).status_code == 204
+
+
+def test_address__is_that_of_the_connection(start_gateway: Callable[..., Gateway]) -> None:
+    gateway = start_gateway()
+    with client_of(gateway, headers={"X-Forwarded-For": "10.1.2.3"}) as client:
+        assert stow(client, ct(1)).status_code == 200
+    gateway.audit.flush()
+    (row,) = Catalog(gateway.storage).table("audit").to_pylist()
+    assert row["address"] == "127.0.0.1"
 
 
 def test_rates__are_bounded_for_each_address(start_gateway: Callable[..., Gateway]) -> None:

@@ -7,8 +7,8 @@ destination that has the peer's AE title, tried again for some minutes.
 
 import logging
 import ssl
+import threading
 from collections.abc import Sequence
-from threading import Thread
 from time import sleep
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from pacspark.dicom.uids import is_uid
 from pacspark.errors import AssociationEndedError, ProtocolError, QueryError
 from pacspark.gateway import statuses
 from pacspark.gateway.config import Destination, Limits
-from pacspark.gateway.dimse.commands import N_EVENT_REPORT, RESPONSE, Command
+from pacspark.gateway.dimse.commands import N_EVENT_REPORT, Command
 from pacspark.gateway.dimse.identifiers import Elements, text_of, write_identifier
 from pacspark.gateway.dimse.link import Message
 from pacspark.gateway.dimse.negotiation import request
@@ -39,6 +39,8 @@ _NO_SUCH_OBJECT, _CLASS_CONFLICT = 0x0112, 0x0119
 _MOST_REFERENCES: Final = 65535
 _PAUSES_S: Final = (0, 5, 30, 120, 300)
 _ANSWER_S: Final = 10.0
+MOST_REPORTS: Final = 16
+"""That wait for one destination: each is a thread until it is taken, or given up."""
 
 
 def commit(session: Session, message: Message) -> None:
@@ -140,8 +142,7 @@ def _send_here(
         _send_later(session, event, data)
         return
     link.send(_event(event), message.context_id, write_identifier(data, syntax))
-    answer = link.receive(_ANSWER_S)
-    if answer is None or answer.command["CommandField"] != N_EVENT_REPORT | RESPONSE:
+    if link.answer_to(N_EVENT_REPORT, _ANSWER_S) is None:
         _send_later(session, event, data)
 
 
@@ -151,11 +152,16 @@ def _send_later(session: Session, event: int, data: list[tuple[int, str, Any]]) 
     if destination is None:
         session.record("commit", f"not reported: no [[destinations]] has the AE title {peer}")
         return
-    Thread(
+    name = f"pacspark-commitment {destination.ae_title}"
+    if sum(thread.name == name for thread in threading.enumerate()) >= MOST_REPORTS:
+        LOGGER.warning("%s: %d reports wait for %s already", session.peer, MOST_REPORTS, peer)
+        session.record("commit", "not reported: too many reports wait")
+        return
+    threading.Thread(
         target=_send_there,
         args=(destination, session.config.ae_title, session.config.limits, session.client_tls,
               event, data),
-        name="pacspark-commitment",
+        name=name,
         daemon=True,
     ).start()  # fmt: skip
 

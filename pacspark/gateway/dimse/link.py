@@ -26,6 +26,7 @@ from pacspark.gateway.dimse.commands import (
     C_STORE,
     DATA_SET,
     NO_DATA_SET,
+    RESPONSE,
     Command,
     decode_command,
     encode_command,
@@ -42,7 +43,9 @@ _MOST_PARTS: Final = 512
 """The system takes no more in one call."""
 _LEAST_PDU_BYTES: Final = 4096
 _UNLIMITED_PDU_BYTES: Final = 1 << 20
-_MOST_WAITING: Final = 64
+_MOST_WAITING: Final = 8
+"""Requests of a peer that has not been told that it may send more than one; each has its bytes."""
+_MOST_CANCELLED: Final = 64
 _UNEXPECTED_PDU, _UNRECOGNIZED_PDU, _INVALID_PARAMETER = 2, 1, 6
 
 
@@ -258,6 +261,31 @@ class Link:
             self._take_pdu(self.limits.idle_s if wait_s is None else wait_s)
         return self._ready.popleft() if self._ready else None
 
+    def answer_to(self, request: int, wait_s: float) -> Message | None:
+        """Wait for the answer to what this side asked; requests that come first go on waiting.
+
+        Parameters
+        ----------
+        request
+            its command field
+        wait_s
+            for the answer; errors are those of :meth:`receive`
+
+        Returns
+        -------
+        Message
+            None where the peer released the association
+        """
+        deadline = monotonic() + wait_s
+        while True:
+            for place, message in enumerate(self._ready):
+                if message.command["CommandField"] == request | RESPONSE:
+                    del self._ready[place]
+                    return message
+            if self.released:
+                return None
+            self._take_pdu(max(deadline - monotonic(), 0.0))
+
     def poll(self) -> None:
         """Take what has come in without waiting for it: C-CANCEL, mostly."""
         while not self.released and self._is_readable():
@@ -358,7 +386,7 @@ class Link:
 
     def _take_message(self, message: Message) -> None:
         if message.command["CommandField"] == C_CANCEL:
-            if len(self.cancelled) < _MOST_WAITING:
+            if len(self.cancelled) < _MOST_CANCELLED:
                 self.cancelled.add(message.command.get("MessageIDBeingRespondedTo", 0))
             return
         self._ready.append(message)

@@ -64,27 +64,27 @@ class Credentials:
         self._lock = Lock()
         self._proven: OrderedDict[bytes, WebUser] = OrderedDict()
 
-    def user_of(self, authorization: str) -> WebUser | None:
-        """Give the user that an Authorization header proves; None where it proves none."""
-        scheme, _, proof = authorization.partition(" ")
-        proof = proof.strip()
-        if scheme.lower() == "bearer":
+    def known(self, authorization: str) -> WebUser | None:
+        """Give the user of a token, or of a password that was proven before; None for all else."""
+        scheme, proof = _parts(authorization)
+        if scheme == "bearer":
             return self._by_token.get(hashed_token(proof))
-        if scheme.lower() != "basic":
-            return None
-        # scrypt takes 50 ms: once for each password, not once for each frame
-        seen = hmac.digest(self._key, proof.encode(), "sha256")
         with self._lock:
-            known = self._proven.get(seen)
-        if known is not None:
-            return known
-        user = self._user_of_basic(proof)
-        if user is not None:
+            return self._proven.get(self._seen(proof)) if scheme == "basic" else None
+
+    def proven(self, authorization: str) -> WebUser | None:
+        """Give the user whose password an Authorization header has; that takes 50 ms."""
+        scheme, proof = _parts(authorization)
+        user = self._user_of_basic(proof) if scheme == "basic" else None
+        if user is not None:  # once for each password, not once for each frame
             with self._lock:
-                self._proven[seen] = user
+                self._proven[self._seen(proof)] = user
                 while len(self._proven) > _KEPT_PROOFS:
                     self._proven.popitem(last=False)
         return user
+
+    def _seen(self, proof: str) -> bytes:
+        return hmac.digest(self._key, proof.encode(), "sha256")
 
     def _user_of_basic(self, proof: str) -> WebUser | None:
         try:
@@ -139,15 +139,18 @@ class Access:
         user, scopes = ANYBODY, self._config.web.anonymous_scopes
         authorization = headers.get(b"authorization")
         if authorization is not None and self._config.web.users:
-            # scrypt takes 50 ms, in which the event loop goes on
-            known = await run_in_threadpool(self._credentials.user_of, authorization)
+            known = self._credentials.known(authorization)
             if known is None:
-                guesses = not self._failures.takes(address)
-                if not guesses:
+                # who guesses may not go on, right or wrong, and has no more time of a processor
+                if not self._failures.takes(address):
+                    await too_many()(scope, receive, send)
+                    return
+                known = await run_in_threadpool(self._credentials.proven, authorization)
+                if known is None:
                     self._audit.record(ANYBODY, address, "sign in", "failed: unknown credentials")
-                answer = too_many() if guesses else unauthorized("these credentials are nobody's")
-                await answer(scope, receive, send)
-                return
+                    await unauthorized("these credentials are nobody's")(scope, receive, send)
+                    return
+                self._failures.takes(address, -1.0)
             person = _person(known, headers)
             if person is None:
                 if self._failures.takes(address):
@@ -159,6 +162,11 @@ class Access:
         scope.setdefault("state", {})
         scope["state"] |= {"user": user, "scopes": scopes, "address": address}
         await self._app(scope, receive, send)
+
+
+def _parts(authorization: str) -> tuple[str, str]:
+    scheme, _, proof = authorization.partition(" ")
+    return scheme.lower(), proof.strip()
 
 
 def _person(user: WebUser, headers: dict[bytes, str]) -> str | None:

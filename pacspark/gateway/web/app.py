@@ -20,7 +20,6 @@ import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -164,7 +163,7 @@ class _Endpoint:
             if asyncio.iscoroutinefunction(self._handler):
                 found: Response = await self._handler(call)
                 return found
-            return await run_in_threadpool(self._handler, call)  # type: ignore[arg-type]
+            return await call.work(self._handler, call)  # type: ignore[arg-type]
         except ClientDisconnect:  # nobody reads this, but it is counted
             return problem(400, "expected the whole request, found the connection closed")
         except PacsparkError as error:
@@ -306,6 +305,7 @@ class WebServer:
                 log_level="warning",  # the gateway says itself where it is, and that it ends
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # anybody writes X-Forwarded-For, and a proxy passes it on
                 limit_concurrency=limits.connections + 1,
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=_DRAIN_S,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -37,6 +37,7 @@ from pacspark.gateway.web.media import (
 )
 from pacspark.gateway.web.native_model import native_model
 from pacspark.gateway.web.recent import Places, Pulse, RecentAccesses
+from pacspark.gateway.web.turns import Turns
 
 ROOT: Final = "/dicom-web"
 """The path under which DICOMweb is served."""
@@ -49,6 +50,7 @@ _TAKES_GZIP: Final = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))", re.IGN
 _WRITE_BYTES: Final = 256 << 10
 _WRITTEN_AT_ONCE: Final = 4
 
+_T = TypeVar("_T")
 Level = Literal["study", "series", "instance"]
 
 
@@ -75,6 +77,8 @@ class Door:
     writers
         has a place for each request that may hold parsed metadata and an object that is written
         from them: many times the bytes that came
+    turns
+        in which threads work for an address
     large_writer
         is held by the one of these that may have many metadata
     """
@@ -86,6 +90,7 @@ class Door:
     places: Places = field(init=False)
     recent: RecentAccesses = field(default_factory=RecentAccesses)
     pulse: Pulse = field(default_factory=Pulse)
+    turns: Turns = field(default_factory=Turns)
     writers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_WRITTEN_AT_ONCE))
     large_writer: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -111,6 +116,21 @@ class Call:
     door: Door
     user: str
     address: str
+
+    async def work(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """Run a function in a thread, when it is this client's turn."""
+        return await self.door.turns.run(self.address, function, *arguments)
+
+    def streamed(
+        self,
+        pieces: Iterable[bytes],
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
+        status: int = 200,
+    ) -> Response:
+        """Answer piece by piece."""
+        turns = self.door.turns.pieces(self.address, pieces)
+        return StreamingResponse(turns, status, media_type=media_type, headers=headers)
 
     @property
     def store(self) -> Store:
@@ -281,14 +301,14 @@ def data_sets_answer(
     first = list(_first(pieces))
     if media_type == DICOM_XML:
         each = (Part(DICOM_XML, partial(_as_xml, piece)) for piece in chain(first, pieces))
-        return parts_answer(DICOM_XML, each, headers=headers)
+        return parts_answer(call, DICOM_XML, each, headers=headers)
     parts: Iterable[bytes] = _array(chain(first, pieces))
     told = {"Vary": "Accept, Accept-Encoding", "Cache-Control": "private, no-cache"}
     told |= headers or {}
     if _TAKES_GZIP.search(call.request.headers.get("accept-encoding", "")):
         parts = _compressed(parts)
         told["Content-Encoding"] = "gzip"
-    return StreamingResponse(_gathered(parts), media_type=media_type, headers=told)
+    return call.streamed(_gathered(parts), media_type, told)
 
 
 def _as_xml(document: str) -> list[bytes]:
@@ -352,6 +372,7 @@ class Part:
 
 
 def parts_answer(
+    call: Call,
     media_type: str,
     parts: Iterator[Part],
     *,
@@ -362,6 +383,8 @@ def parts_answer(
 
     Parameters
     ----------
+    call
+        that is answered
     media_type
         of the first part
     parts
@@ -379,7 +402,7 @@ def parts_answer(
     pieces = _parts(boundary, parts)
     if is_small:
         return Response(b"".join(pieces), media_type=kind, headers=told)
-    return StreamingResponse(_gathered(pieces), media_type=kind, headers=told)
+    return call.streamed(_gathered(pieces), kind, told)
 
 
 def _parts(boundary: str, parts: Iterator[Part]) -> Iterator[bytes]:

@@ -4,6 +4,8 @@ What is done here is done on the way out only, for clients that ask for it.
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Final
 
@@ -21,9 +23,11 @@ from pacspark.dicom.decode import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     data_set_start,
 )
+from pacspark.dicom.frames import is_deflated
 from pacspark.dicom.stream import InflatedStream, MemoryStream
 from pacspark.errors import QueryError, RequestTooLargeError, StorageError, TranscodingError
 from pacspark.gateway.groups import StoredInstance
+from pacspark.gateway.limits import DECODING
 from pacspark.gateway.part10 import file_header, with_header
 from pacspark.gateway.storing import Store
 from pacspark.gateway.transcoding import TARGETS, packed, transcoded
@@ -43,6 +47,8 @@ _PIXEL_TAGS: Final = {
     "FloatPixelData": 0x7FE00008,
     "DoubleFloatPixelData": 0x7FE00009,
 }
+_DECODED_BYTES: Final = 16
+"""Of memory, for a sample of a frame that is decoded and drawn, with what is between."""
 _MOST_HEADER_BYTES: Final = 256 << 20
 
 
@@ -161,24 +167,37 @@ class FrameSource:
         RequestTooLargeError
             where it has more pixels than one request may ask for
         """
-        header = self.header
         n_pixels = (self.instance.rows or 0) * (self.instance.columns or 0)
         if not n_pixels:
             message = f"{self.instance.sop_instance_uid}: expected an image, found none"
             raise TranscodingError(message)
-        if n_pixels * self._number("SamplesPerPixel", 1) > self._most_pixels:
-            message = f"expected frames of at most {self._most_pixels} pixels, found {n_pixels}"
-            raise RequestTooLargeError(message)
+        with self.decoding():
+            if n_pixels * self._number("SamplesPerPixel", 1) > self._most_pixels:
+                message = f"expected frames of at most {self._most_pixels} pixels, found {n_pixels}"
+                raise RequestTooLargeError(message)
+            return self._decoded(number)
+
+    def _decoded(self, number: int) -> NDArray[Any]:
         codecs.register()
         try:
             if self.is_deflated:
-                return np.asarray(pixel_array(header, index=number))
+                return np.asarray(pixel_array(self.header, index=number))
             return np.asarray(pixel_array(self._single(number), index=0))
         except Exception as error:
             # decoders are many, and each has its own errors
             told = " ".join(str(error).split())[:200]
             message = f"{self.instance.sop_instance_uid}: its pixels cannot be decoded: {told}"
             raise TranscodingError(message) from error
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Have room for a frame while it is decoded."""
+        size_bytes = None  # all of an object is inflated, however much that is
+        if not self.is_deflated:
+            n_pixels = (self.instance.rows or 0) * (self.instance.columns or 0)
+            size_bytes = _DECODED_BYTES * n_pixels * self._number("SamplesPerPixel", 1)
+        with DECODING.hold(size_bytes):
+            yield
 
     def _number(self, keyword: str, otherwise: int) -> int:
         """Read a number of the header, in which anything may stand."""
@@ -248,9 +267,17 @@ def transcoded_object(call: Call, instance: StoredInstance, transfer_syntax_uid:
     if max(instance.size_bytes, 2 * cells) > most:
         message = f"expected objects of at most {most} bytes to transcode, found a larger one"
         raise RequestTooLargeError(message)
+    is_known = not is_deflated(instance.transfer_syntax_uid)
+    with DECODING.hold(_DECODED_BYTES * max(instance.size_bytes, cells) if is_known else None):
+        return _transcoded(call, instance, transfer_syntax_uid, has_pixels=cells > 0)
+
+
+def _transcoded(
+    call: Call, instance: StoredInstance, transfer_syntax_uid: str, *, has_pixels: bool
+) -> bytes:
     names = (instance.sop_class_uid, instance.sop_instance_uid)
     data = with_header(call.store.read(instance), *names, instance.transfer_syntax_uid)
-    encodes = transfer_syntax_uid in ENCODED_TARGETS and cells
+    encodes = transfer_syntax_uid in ENCODED_TARGETS and has_pixels
     plain = transfer_syntax_uid if transfer_syntax_uid in TARGETS else EXPLICIT_VR_LITTLE_ENDIAN
     whole = file_header(*names, plain) + transcoded(data, plain)
     return _encoded(whole, UID(transfer_syntax_uid)) if encodes else whole

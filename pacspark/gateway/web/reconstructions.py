@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from pacspark.dicom.uids import require_uid
@@ -41,7 +40,7 @@ async def submit(call: Call) -> Response:
     if kind != JSON:  # a page of somebody else cannot send it without being asked first
         return problem(415, f"expected Content-Type: {JSON}")
     text = b"".join([piece async for piece in body(call, _MOST_BYTES)])
-    return await run_in_threadpool(_submit, call, text)
+    return await call.work(_submit, call, text)
 
 
 def _submit(call: Call, text: bytes) -> Response:

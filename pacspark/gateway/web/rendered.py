@@ -8,6 +8,7 @@
 import io
 import math
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +23,7 @@ from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.web.call import Call, etag_of, not_modified
 from pacspark.gateway.web.frames import FrameSource
 from pacspark.gateway.web.media import DICOM
-from pacspark.gateway.web.retrieve import frame_numbers, given_in
+from pacspark.gateway.web.retrieve import frame_numbers, given_in, ranged
 
 JPEG, PNG, GIF = "image/jpeg", "image/png", "image/gif"
 _FORMATS: Final = {JPEG: "JPEG", PNG: "PNG", GIF: "GIF"}
@@ -33,6 +34,7 @@ Window = tuple[float, float, str]
 """Center, width and function."""
 _THUMBNAIL_PIXELS: Final = 128
 _MOST_SIDE: Final = 8192
+_STRIP_PIXELS: Final = 1 << 20
 _KEYS_OF_WINDOW: Final = ("WindowCenter", "WindowWidth", "VOILUTFunction")
 _KEYS_OF_SCALE: Final = ("RescaleIntercept", "RescaleSlope", "RescaleType")
 
@@ -65,7 +67,9 @@ def uri(call: Call) -> Response:
     syntax = told.get("transferSyntax")
     call.record("retrieve", "success", transfer_syntax=syntax)
     _, data = given_in(call, instance, syntax)
-    return Response(call.store.read(instance) if data is None else data, media_type=DICOM)
+    if data is None:
+        return ranged(call, instance, 0, instance.size_bytes, DICOM, {})
+    return Response(data, media_type=DICOM)
 
 
 def _middle(instances: list[StoredInstance]) -> StoredInstance:
@@ -102,9 +106,10 @@ def _picture(
             message = "frames: expected one frame in one picture, found several"
             raise UnacceptableError(message)
     viewport = asked.get("viewport") or _pair(asked, "columns", "rows")
-    picture = _drawn(source, number, _window(asked))
-    picture = _region(picture, asked.get("region"))
-    picture = _in_viewport(picture, viewport, thumbnail=thumbnail)
+    with source.decoding():
+        picture = _drawn(source, number, _window(asked))
+        picture = _region(picture, asked.get("region"))
+        picture = _in_viewport(picture, viewport, thumbnail=thumbnail)
     quality = _count(asked.get("quality") or asked.get("imageQuality") or "90", "quality", 100)
     buffer = io.BytesIO()
     if media_type == GIF:
@@ -201,19 +206,37 @@ def _grey_or_rgb(source: FrameSource, number: int, window: Window | None) -> NDA
         shift = max(int(header.get("BitsStored", 8)) - 8, 0)
         return np.ascontiguousarray((pixels >> shift).astype(np.uint8)[..., :3])
     values = _of_frame(header, number)
-    scaled = apply_modality_lut(pixels, values).astype(np.float64)
     if window is not None:
         values.WindowCenter, values.WindowWidth, values.VOILUTFunction = window
-    if "WindowCenter" in values and _is_window(values):
-        grey = _windowed(scaled, values)
-    else:
+    has_window = "WindowCenter" in values and _is_window(values)
+    low, high = (0.0, 1.0) if has_window else _extent(pixels, values)
+    drawn = np.empty(pixels.shape, np.uint8)
+    for rows in _strips(pixels):  # as floating point, all of it takes many times its memory
+        scaled = _scaled(pixels[rows], values)
+        grey = _windowed(scaled, values) if has_window else (scaled - low) / max(high - low, 1e-12)
+        grey = np.clip(np.nan_to_num(grey), 0.0, 1.0)
+        drawn[rows] = np.rint((1.0 - grey if kind == "MONOCHROME1" else grey) * 255)
+    return drawn
+
+
+def _strips(pixels: NDArray[Any]) -> Iterator[slice]:
+    count = max(_STRIP_PIXELS // max(pixels[:1].size, 1), 1)
+    return (slice(start, start + count) for start in range(0, len(pixels), count))
+
+
+def _scaled(pixels: NDArray[Any], values: Dataset) -> NDArray[np.float64]:
+    return apply_modality_lut(pixels, values).astype(np.float64, copy=False)
+
+
+def _extent(pixels: NDArray[Any], values: Dataset) -> tuple[float, float]:
+    """Give the least and the greatest value that is finite."""
+    found = []
+    for rows in _strips(pixels):
+        scaled = _scaled(pixels[rows], values)
         finite = scaled[np.isfinite(scaled)]
-        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-        grey = (scaled - low) / max(high - low, 1e-12)
-    grey = np.clip(np.nan_to_num(grey), 0.0, 1.0)
-    if kind == "MONOCHROME1":
-        grey = 1.0 - grey
-    return np.rint(grey * 255).astype(np.uint8)
+        if finite.size:
+            found += [float(finite.min()), float(finite.max())]
+    return (min(found), max(found)) if found else (0.0, 1.0)
 
 
 def _is_window(values: Dataset) -> bool:
@@ -292,8 +315,8 @@ def _in_viewport(picture: Image.Image, text: str | None, *, thumbnail: bool) -> 
                      strict=True)]  # fmt: skip
         x, y, w, h = _numbers(",".join(given), "viewport", 4) or []
         mirrored = (w < 0, h < 0)
-        box = (max(int(x), 0), max(int(y), 0), min(int(x + abs(w)), picture.width),
-               min(int(y + abs(h)), picture.height))  # fmt: skip
+        box = (max(int(x), 0), max(int(y), 0), int(min(x + abs(w), picture.width)),
+               int(min(y + abs(h), picture.height)))  # fmt: skip
         if box[0] >= box[2] or box[1] >= box[3]:
             message = f"viewport: expected a part of the image, found {text[:64]!r}"
             raise QueryError(message)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from pacspark.errors import (
     QueryError,
@@ -71,12 +71,12 @@ def objects(call: Call) -> Response:
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     call.record("retrieve", "success", instances=len(instances), transfer_syntax=syntax)
     if form.multipart is not False:
-        return parts_answer(DICOM, _object_parts(call, instances, syntax), headers=headers)
+        return parts_answer(call, DICOM, _object_parts(call, instances, syntax), headers=headers)
     (one,) = instances
     given, data = given_in(call, one, syntax)
     media_type = f"{DICOM}; transfer-syntax={given}"
     if data is None:
-        return _ranged(call, one, 0, one.size_bytes, media_type, headers)
+        return ranged(call, one, 0, one.size_bytes, media_type, headers)
     return Response(data, media_type=media_type, headers=headers)
 
 
@@ -213,7 +213,7 @@ def _frames_answer(call: Call, source: FrameSource, numbers: Sequence[int]) -> R
         for place, number in enumerate(numbers)
     )
     is_small = len(numbers) == 1 and len(first) <= _SMALL_BYTES
-    return parts_answer(media_type, parts, headers=headers, is_small=is_small)
+    return parts_answer(call, media_type, parts, headers=headers, is_small=is_small)
 
 
 def _one(known: bytes | None, read: Callable[[int], bytes], number: int) -> list[bytes]:
@@ -290,7 +290,7 @@ def bulk_data(call: Call) -> Response:
         message = f"bulk data: expected a place within {instance.size_bytes} bytes"
         raise QueryError(message)
     if any(form.multipart is not True and form.takes(OCTETS) for form in forms[:1]):
-        return _ranged(call, instance, start, length, OCTETS, headers)
+        return ranged(call, instance, start, length, OCTETS, headers)
     read = partial(_pieces, call, instance, start, length)
     return _bulk_answer(call, headers, read, length)
 
@@ -302,9 +302,9 @@ def _bulk_answer(
         if not form.takes(OCTETS):
             continue
         if form.multipart:
-            return parts_answer(OCTETS, iter([Part(OCTETS, read)]), headers=headers)
+            return parts_answer(call, OCTETS, iter([Part(OCTETS, read)]), headers=headers)
         headers = headers | {"Content-Length": str(length)}
-        return StreamingResponse(read(), media_type=OCTETS, headers=headers)
+        return call.streamed(read(), OCTETS, headers)
     raise _unacceptable(call, OCTETS)
 
 
@@ -325,7 +325,7 @@ def read_part(
         return call.store.read_range(call.store.instance(instance.sop_instance_uid), start, length)
 
 
-def _ranged(
+def ranged(
     call: Call,
     instance: StoredInstance,
     start: int,
@@ -346,7 +346,7 @@ def _ranged(
             if whole
             else _pieces(call, instance, start, length)
         )  # fmt: skip
-        return StreamingResponse(pieces, media_type=media_type, headers=told)
+        return call.streamed(pieces, media_type, told)
     if match[1]:
         first, last = int(match[1]), min(int(match[2] or length - 1), length - 1)
     else:
@@ -358,4 +358,4 @@ def _ranged(
         "Content-Length": str(last - first + 1),
     }
     pieces = _pieces(call, instance, start + first, last - first + 1)
-    return StreamingResponse(pieces, 206, media_type=media_type, headers=told)
+    return call.streamed(pieces, media_type, told, 206)

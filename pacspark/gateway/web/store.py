@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, MultipartState
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from pacspark.dicom.decode import InstanceIndex
@@ -128,7 +127,7 @@ async def store(call: Call) -> Response:
             told = await _store_parts(call, match[1])
     if not told:
         return problem(400, "expected at least one part")
-    return await run_in_threadpool(_answer, call, told)
+    return await call.work(_answer, call, told)
 
 
 async def _store_one(call: Call) -> list[_Outcome]:
@@ -138,7 +137,7 @@ async def _store_one(call: Call) -> list[_Outcome]:
         async for data in body(call, call.door.config.web.limits.body_bytes):
             reader._data(data, 0, len(data))  # noqa: SLF001
         reader._end()  # noqa: SLF001
-        return [await run_in_threadpool(_store_part, call, one) for one in reader.ready]
+        return [await call.work(_store_part, call, one) for one in reader.ready]
     finally:
         reader.close()
 
@@ -157,7 +156,7 @@ async def _store_parts(call: Call, boundary: str) -> list[_Outcome]:
         async for _ in _parsed(call, boundary, reader.callbacks()):
             while reader.ready:
                 part = reader.ready.pop(0)
-                running.append(asyncio.create_task(run_in_threadpool(_store_part, call, part)))
+                running.append(asyncio.create_task(call.work(_store_part, call, part)))
                 if len(running) >= _AT_ONCE:
                     outcomes.append(await running.pop(0))
         while running:
@@ -197,8 +196,8 @@ async def _store_metadata(call: Call, boundary: str) -> list[_Outcome]:
         # as Python objects, metadata take some thirty times as much
         large = parts.metadata_bytes > _LARGE_METADATA_BYTES
         async with call.door.large_writer if large else nullcontext(), call.door.writers:
-            instances = await run_in_threadpool(parts.instances)
-            return [await run_in_threadpool(_store_written, call, parts, one) for one in instances]
+            instances = await call.work(parts.instances)
+            return [await call.work(_store_written, call, parts, one) for one in instances]
     finally:
         parts.close()
 
