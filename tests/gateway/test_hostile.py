@@ -171,7 +171,7 @@ def test_associations__beyond_the_limit_are_rejected_for_now(
     limits = Limits(associations=3, commit_s=3600, reserve_bytes=LIMITS.reserve_bytes)
     gateway = start_gateway(limits=limits)
     held = [associated(gateway, VERIFICATION) for _ in range(3)]
-    with pytest.raises(AssociationEndedError, match=r"\(2, 3, 2\)"):
+    with pytest.raises(AssociationEndedError, match="too many associations"):
         associated(gateway, VERIFICATION)
     held.pop().link.release()
     for _ in range(100):  # the thread of the one that ended has to end, too

@@ -3,12 +3,14 @@
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
-from pacspark.errors import StorageError
+from pacspark.errors import ProtocolError, StorageError
 from pacspark.gateway.config import Limits
-from pacspark.gateway.dimse.commands import C_STORE
+from pacspark.gateway.dimse.commands import C_FIND, C_STORE
+from pacspark.gateway.dimse.identifiers import write_identifier
 from pacspark.gateway.dimse.link import Link
 from pacspark.gateway.dimse.sending import Outgoing, read_ahead
 from pacspark.tables.landing import LARGE_BYTES
@@ -83,3 +85,15 @@ def test_read_ahead__fails_where_the_object_is_taken() -> None:
     with pytest.raises(StorageError, match="2"):
         next(other.pieces())
     assert list(third.pieces()) == [b"z"]
+
+
+def test_requests__that_wait_are_few() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        link, peer = Link(ours, Limits(), "peer"), Link(theirs, Limits(), "gateway")
+        large = write_identifier([(0x00104000, "LT", "x" * 60_000)], "1.2.840.10008.1.2.1")
+        for number in range(9):
+            peer.send({"CommandField": C_FIND, "MessageID": number}, 1, large)
+            with pytest.raises(ProtocolError) if number == 8 else nullcontext():
+                link.poll()
+        link.discard()

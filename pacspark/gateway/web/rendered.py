@@ -68,7 +68,8 @@ def uri(call: Call) -> Response:
     call.record("retrieve", "success", transfer_syntax=syntax)
     _, data = given_in(call, instance, syntax)
     if data is None:
-        return ranged(call, instance, 0, instance.size_bytes, DICOM, {})
+        headers = {"ETag": etag_of([instance], DICOM, "*")}
+        return ranged(call, instance, 0, instance.size_bytes, DICOM, headers)
     return Response(data, media_type=DICOM)
 
 
