@@ -159,6 +159,18 @@ def test_names__are_fuzzy_where_that_was_agreed(gateway: Gateway, tmp_path: Path
     assert answer.PatientName == "Doe^Jane Mary"
 
 
+def test_answer__has_the_time_zone_of_its_times(gateway: Gateway, tmp_path: Path) -> None:
+    zoned = {"TimezoneOffsetFromUTC": "+0200", "StudyInstanceUID": "1.2.3"}
+    store(gateway, *written(tmp_path / "in", 1))
+    store(gateway, *written(tmp_path / "zoned", 1, series_uid="1.2.3.1", **zoned))
+    query = item(QueryRetrieveLevel="STUDY", StudyInstanceUID="", StudyTime="")
+    told = {
+        answer.StudyInstanceUID: answer.get("TimezoneOffsetFromUTC")
+        for answer in found(gateway, query)[0]
+    }
+    assert told == {STUDY_UID: None, "1.2.3": "+0200"}
+
+
 def test_key__that_nothing_is_held_against_is_passed_over(gateway: Gateway, tmp_path: Path) -> None:
     store(gateway, *written(tmp_path / "in", 2))
     (answer,), told = found(gateway, series(NumberOfSeriesRelatedInstances="7", Modality=""))

@@ -104,6 +104,14 @@ def test_json__is_compressed_where_that_is_taken(
     assert answer.headers.get("content-encoding") == encoding
 
 
+def test_wildcard__is_nothing_that_is_refused_by_name(filled: httpx.Client) -> None:
+    accept = {"Accept": "application/dicom+json;q=0, */*"}
+    answer = filled.get("/dicom-web/studies", headers=accept)
+    assert answer.headers["content-type"] == "application/json"
+    nothing = {"Accept": "*/*, image/jpeg;q=0, image/png;q=0, image/gif;q=0"}
+    assert filled.get(f"{instance(1)}/rendered", headers=nothing).status_code == 406
+
+
 @pytest.mark.parametrize(
     ("asked", "size"),
     [

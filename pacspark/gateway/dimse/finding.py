@@ -27,6 +27,7 @@ from pacspark.gateway.searching import answers, fuzzy_keys, search
 
 _RETRIEVE_AE_TITLE: Final = 0x00080054
 _AVAILABILITY: Final = 0x00080056
+_OFFSET: Final = "00080201"
 _ANSWERED_ANYWAY: Final = frozenset({"00080054", "00080056"})
 _COMPUTED: Final = _ANSWERED_ANYWAY | {
     f"{tag_for_keyword(keyword):08X}" for counts in COUNTS.values() for keyword in counts
@@ -132,6 +133,7 @@ def _keys(elements: Elements) -> tuple[dict[str, str], bool]:
             text = ""
         if tag not in _ANSWERED_ANYWAY:
             keys[tag] = text
+    keys[_OFFSET] = ""  # no key, but times are of its zone (C.4.1.1.3.2)
     return keys, passed_over
 
 
@@ -142,7 +144,7 @@ def _answer_elements(
     yield _RETRIEVE_AE_TITLE, "AE", session.config.ae_title
     yield _AVAILABILITY, "CS", "ONLINE"
     for key in query.requested:
-        if key.sequences:
+        if key.sequences or (key.json_tag == _OFFSET and answer[key.keyword] is None):
             continue
         value = answer[key.keyword]
         if isinstance(value, Mapping):

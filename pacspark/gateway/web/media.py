@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pacspark.dicom.uids import is_uid
@@ -45,15 +45,20 @@ class Form:
         a UID; ``*`` for whatever is stored; None where it is not said
     weight
         0 to 1, the more the better
+    refused
+        media types that a wildcard does not mean, since the client says that it takes none of them
     """
 
     media_type: str
     multipart: bool | None = None
     transfer_syntax: str | None = None
     weight: float = 1.0
+    refused: frozenset[str] = field(default=frozenset(), repr=False)
 
     def takes(self, media_type: str) -> bool:
         """Tell whether a media type is meant."""
+        if media_type in self.refused:
+            return False
         if self.media_type == "*/*":
             return True
         kind, _, name = self.media_type.partition("/")
@@ -86,7 +91,13 @@ def read_accept(text: str) -> list[Form]:
     if not text.strip():
         return [Form("*/*")]
     forms = list(_forms(text))
-    return sorted((form for form in forms if form.weight > 0), key=lambda form: -form.weight)
+    refused = frozenset(form.media_type for form in forms if form.weight == 0)
+    taken = (
+        replace(form, refused=refused) if "*" in form.media_type else form
+        for form in forms
+        if form.weight > 0
+    )
+    return sorted(taken, key=lambda form: -form.weight)
 
 
 def _forms(text: str) -> Iterator[Form]:
