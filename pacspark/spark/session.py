@@ -8,9 +8,11 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -179,8 +181,29 @@ def local_session(
     builder = SparkSession.builder.appName(app_name).master(master)
     for name, value in (properties | dict(conf or {})).items():
         builder = builder.config(name, value)
-    with _chatter_aside():
+    with _interrupts_wait(), _chatter_aside():
         return builder.getOrCreate()
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait until Spark's process has begun.
+
+    PySpark, interrupted before, takes the file away in which that process is about to say where it
+    is, and the process then stays for ever.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _is_not_of_py4j(record: logging.LogRecord) -> bool:

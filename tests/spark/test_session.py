@@ -1,16 +1,21 @@
 """Which session is used, what a session made here is like, and what is said when none can be."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
+from pacspark.archive import create_archive
 from pacspark.errors import MissingDependencyError, UsageError
 from pacspark.spark import session as sessions
 from pacspark.spark.session import (
@@ -201,3 +206,27 @@ def test_cache__is_in_the_home_folder_unless_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("PACSPARK_CACHE", raising=False)
     monkeypatch.setenv("HOME", os.sep + "somewhere")
     assert sessions.jar_folder("s3") == Path("/somewhere/.cache/pacspark/jars/s3")
+
+
+def test_interrupt__while_spark_begins_leaves_no_process(tmp_path: Path) -> None:
+    create_archive(tmp_path / "archive")
+    command = [sys.executable, "-m", "pacspark", "sql", str(tmp_path / "archive"), "SELECT 1"]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        while not (begun := _sparks_of(process.pid)):
+            assert process.poll() is None, "the command ended before it could be interrupted"
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.wait(120) == 130
+    _, left = psutil.wait_procs(begun, timeout=60)
+    for one in left:
+        one.kill()
+    assert not left
+
+
+def _sparks_of(pid: int) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            if "org.apache.spark.deploy.SparkSubmit" in child.cmdline():
+                found.append(child)
+    return found
