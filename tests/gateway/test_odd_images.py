@@ -87,3 +87,14 @@ def test_pictures__are_drawn_or_refused(
                 assert status < 500, (number, form)
                 seen[status] += 1
     assert min(seen[200], seen[406]) > count
+
+
+def test_picture__of_a_number_that_is_none_is_refused(gateway: Gateway) -> None:
+    data = encoded(ct_image(PIXELS, 1, (0.0, 0.0, 0.0)))
+    samples = b"\x28\x00\x02\x00US\x02\x00"
+    assert samples in data
+    with client_of(gateway) as client:
+        answer = stow(client, data.replace(samples, samples.replace(b"US", b"FD")))
+        (row,) = answer.json()["00081199"]["Value"]
+        for form in ("/rendered", "/thumbnail", "/frames/1/rendered"):
+            assert client.get(row["00081190"]["Value"][0] + form).status_code == 406

@@ -25,7 +25,13 @@ from pacspark.dicom.decode import (
 )
 from pacspark.dicom.frames import is_deflated
 from pacspark.dicom.stream import InflatedStream, MemoryStream
-from pacspark.errors import QueryError, RequestTooLargeError, StorageError, TranscodingError
+from pacspark.errors import (
+    PacsparkError,
+    QueryError,
+    RequestTooLargeError,
+    StorageError,
+    TranscodingError,
+)
 from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.limits import DECODING
 from pacspark.gateway.part10 import file_header, with_header
@@ -201,7 +207,12 @@ class FrameSource:
 
     def _number(self, keyword: str, otherwise: int) -> int:
         """Read a number of the header, in which anything may stand."""
-        value = self.header.get(keyword)
+        try:
+            value = self.header.get(keyword)
+        except PacsparkError:
+            raise
+        except Exception:  # noqa: BLE001 -- of a VR that its bytes are none of: decoding says so
+            return otherwise
         return value if isinstance(value, int) and value > 0 else otherwise
 
     def _single(self, number: int) -> Dataset:
