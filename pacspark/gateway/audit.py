@@ -122,6 +122,9 @@ class AuditLog:
             where the table cannot be written; the rows go on waiting
         """
         with self._lock:
+            if len(self._rows) > _MOST_WAITING_ROWS:
+                LOGGER.warning("audit: %d rows wait; the oldest are let go", len(self._rows))
+                del self._rows[:-_MOST_WAITING_ROWS]
             rows = self._rows[:]
         if rows:
             table = pa.Table.from_pylist(
@@ -134,9 +137,6 @@ class AuditLog:
             )
         with self._lock:
             del self._rows[: len(rows)]
-            if len(self._rows) > _MOST_WAITING_ROWS:
-                LOGGER.warning("audit: %d rows wait; the oldest are let go", len(self._rows))
-                del self._rows[:-_MOST_WAITING_ROWS]
             self._written_s = monotonic()
             with suppress(OSError):
                 self._file.truncate(0)
