@@ -111,6 +111,7 @@ class Store:
         self._committing = Lock()
         self._taking: list[_Pending] = []
         self._unfinished: tuple[list[_Pending], IntakeResult] | None = None
+        self._committed: list[_Pending] = []
         self._closing = False
         self._pause_s = 0.0
         self.every_turn: Callable[[], None] = lambda: None
@@ -396,15 +397,20 @@ class Store:
                 self._kept_bytes -= sum(
                     len(one.index.dicom_json) for one in batch if one.index is not None
                 )
-            # what the tables show now is shown from there, before the landing forgets it
-            self.index.refresh()
-            self.index.forget_landed(one.uid for one in batch if one.uid is not None)
-            self.landing.remove([one.landed for one in batch])
             LOGGER.info(
                 "committed: stored %d, duplicate %d, conflict %d, rejected %d",
                 report.stored, report.duplicate, report.conflict, report.rejected,
             )  # fmt: skip
+            self._committed += batch
+            self._follow()
             return len(batch)
+
+    def _follow(self) -> None:
+        """Show what the tables show now from there; only then the landing forgets it."""
+        self.index.refresh()
+        done, self._committed = self._committed, []
+        self.index.forget_landed(one.uid for one in done if one.uid is not None)
+        self.landing.remove([one.landed for one in done])
 
     def _put_back(self, batch: list[_Pending]) -> None:
         """Let a batch wait again that cannot be taken in, the next time in smaller parts.
@@ -470,7 +476,8 @@ class Store:
                 if due:
                     self._commit()
                 else:
-                    self.index.refresh()
+                    with self._committing:
+                        self._follow()
                 self.every_turn()
                 self._pause_s = 0.0
             except Exception as error:  # noqa: BLE001 -- tried again: nothing acknowledged is lost

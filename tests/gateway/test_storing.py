@@ -214,6 +214,27 @@ def test_commit__that_fails_is_tried_again(
     assert len(Catalog(store.storage).known([uid_of(1), uid_of(2)])) == 2
 
 
+def test_landing__forgets_what_was_committed_before_the_tables_could_not_be_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail() -> None:
+        message = "the tables are away"
+        raise StorageError(message)
+
+    store.store(ct(1), "x")
+    store.store(ct(1, PatientName="other"), "x")
+    with monkeypatch.context() as patch:
+        patch.setattr(store.index, "refresh", fail)
+        with pytest.raises(StorageError, match="away"):
+            store.flush()
+    assert store.read(store.instance(uid_of(1))) == ct(1)
+    assert len(landed_files(tmp_path)) == 1
+    with store._committing:
+        store._follow()
+    assert landed_files(tmp_path) == []
+    assert store.instance(uid_of(1)).landed is None
+
+
 def test_object__that_cannot_be_taken_in_stops_no_other(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
