@@ -64,6 +64,17 @@ USERS = (
 )
 
 
+@pytest.mark.parametrize(
+    "told", [b"Basic \xe9\xe9", b"Basic !", b"Basic /w==", b"Basic", b"Bearer \xe9"]
+)
+def test_credentials__that_are_none_are_nobodys(
+    start_gateway: Callable[..., Gateway], told: bytes
+) -> None:
+    with client_of(start_gateway(web=WebConfig(users=USERS))) as client:
+        headers = {b"Authorization": told}
+        assert client.get("/dicom-web/studies", headers=headers).status_code == 401
+
+
 def test_users__do_what_their_scopes_say(start_gateway: Callable[..., Gateway]) -> None:
     gateway = start_gateway(web=WebConfig(users=USERS))
     with client_of(gateway) as nobody:
