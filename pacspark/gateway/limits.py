@@ -129,20 +129,18 @@ class Doorkeeper:
             oldest.close()
         return True
 
-    def has_room(self, address: str) -> bool:
-        """Tell whether one more association, from an address, is within the limits."""
+    def associates(self, link: Link, address: str) -> bool:
+        """Count a connection as an association from now on, or refuse it beyond the limits."""
         with self._lock:
             counts = Counter(self._associated.values())
-            return (
-                counts.total() < self._limits.associations
-                and counts[address] < self._limits.associations_per_address
-            )
-
-    def associated(self, link: Link) -> None:
-        """Count a connection as an association from now on."""
-        with self._lock:
-            address = self._half_open.pop(link, "")
+            if (
+                counts.total() >= self._limits.associations
+                or counts[address] >= self._limits.associations_per_address
+            ):
+                return False
+            self._half_open.pop(link, None)
             self._associated[link] = address
+        return True
 
     def lets_out(self, link: Link) -> None:
         """Forget a connection that has ended."""

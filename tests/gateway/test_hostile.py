@@ -7,6 +7,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,11 @@ from pacspark.gateway import statuses
 from pacspark.gateway.config import Destination, GatewayConfig, Limits, Tls
 from pacspark.gateway.dimse.commands import C_ECHO, C_FIND, C_STORE, decode_command, encode_command
 from pacspark.gateway.dimse.identifiers import read_identifier, write_identifier
-from pacspark.gateway.dimse.link import ABORT
+from pacspark.gateway.dimse.link import ABORT, Link
 from pacspark.gateway.dimse.negotiation import Association, request
 from pacspark.gateway.dimse.services import STUDY_ROOT, VERIFICATION
 from pacspark.gateway.dimse.serving import server_context
-from pacspark.gateway.limits import MOST_HALF_OPEN
+from pacspark.gateway.limits import MOST_HALF_OPEN, Doorkeeper
 from pacspark.gateway.server import Gateway
 from pacspark.tables.landing import LARGE_BYTES
 from tests.ct_objects import SERIES_UID, ct_image, encoded
@@ -163,6 +164,29 @@ def test_half_open_connections__make_room_for_the_newest(gateway: Gateway) -> No
             echo(gateway)
         assert end_of(peers[0]) == b""
     echo(gateway)
+
+
+def test_half_open_connections__of_tls_make_room_for_the_newest_too(
+    start_gateway: Callable[..., Gateway], certificates: Path
+) -> None:
+    tls = Tls(certificates / "gateway.pem", certificates / "gateway.key")
+    gateway = start_gateway(tls=tls, limits=replace(LIMITS, negotiate_s=3600))
+    with ExitStack() as stack:
+        peers = [stack.enter_context(connected(gateway)) for _ in range(MOST_HALF_OPEN + 20)]
+        assert [end_of(peer) for peer in peers[:20]] == [b""] * 20
+        gateway.dimse.close()
+        assert {end_of(peer) for peer in peers} == {b""}
+
+
+def test_associations__of_two_that_are_welcome_at_once_are_counted() -> None:
+    doorkeeper = Doorkeeper(Limits(associations=1))
+    with ExitStack() as stack:
+        pairs = [[stack.enter_context(one) for one in socket.socketpair()] for _ in range(2)]
+        links = [Link(ours, Limits(), "peer") for ours, _ in pairs]
+        assert [doorkeeper.lets_in(link, "10.0.0.1") for link in links] == [True, True]
+        assert [doorkeeper.associates(link, "10.0.0.1") for link in links] == [True, False]
+        doorkeeper.lets_out(links[0])
+        assert doorkeeper.associates(links[1], "10.0.0.1")
 
 
 def test_associations__beyond_the_limit_are_rejected_for_now(

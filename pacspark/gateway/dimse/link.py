@@ -107,6 +107,7 @@ class Link:
         self.released = False
         self.begin_object: Callable[[Command, int], Spool] = lambda _command, _context_id: Spool()
         self._connection = connection
+        self._shakes_hands = False
         self._incoming: _Incoming | None = None
         self._ready: deque[Message] = deque()
         with suppress(OSError):  # or each exchange waits for a delayed acknowledgement
@@ -120,13 +121,22 @@ class Link:
         OSError
             where the peer does not, or has no certificate that is wanted
         """
-        self._connection = context.wrap_socket(self._connection, server_side=True)
+        self._shakes_hands = True
+        try:
+            secured = context.wrap_socket(
+                self._connection, server_side=True, do_handshake_on_connect=False
+            )
+            self._connection = secured
+            secured.do_handshake()
+        finally:
+            self._shakes_hands = False
 
     def close(self) -> None:
         """Close the connection; safe to repeat, and from another thread."""
         with suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
+            socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
+        if not self._shakes_hands:  # else the thread that does sees the end, and closes it
+            self._connection.close()
 
     def discard(self) -> None:
         """Let go of what has come in; for the thread that reads, once the connection is closed."""
@@ -228,8 +238,9 @@ class Link:
         """Send A-ABORT, as far as that is possible, and close the connection."""
         source = 2 if reason else 0
         with suppress(OSError):
-            self._connection.settimeout(1)
-            self._connection.sendall(_PDU_HEADER.pack(ABORT, 4) + bytes([0, 0, source, reason]))
+            if not self._shakes_hands:
+                self._connection.settimeout(1)
+                self._connection.sendall(_PDU_HEADER.pack(ABORT, 4) + bytes([0, 0, source, reason]))
         self.close()
 
     def release(self) -> None:

@@ -184,9 +184,8 @@ class DimseServer:
                 address,
                 self._config.limits,
                 self._syntaxes(address, denied),
-                self._welcome(address),
+                self._welcome(link, address),
             )
-            self._doorkeeper.associated(link)
             said = f"{association.calling_ae_title} -> {association.called_ae_title}"
             session = Session(association, self._store, self._config, self._audit, self._worklist)
             link.begin_object = _beginning_of(association, self._store)
@@ -218,13 +217,13 @@ class DimseServer:
             monotonic() - started, end,
         )  # fmt: skip
 
-    def _welcome(self, address: str) -> Callable[[str], tuple[int, int, int] | None]:
+    def _welcome(self, link: Link, address: str) -> Callable[[str], tuple[int, int, int] | None]:
         def welcome(ae_title: str) -> tuple[int, int, int] | None:
             if not self._config.services_of(ae_title, address):
                 why = "rejected: no [[callers]] has this AE title and address"
                 self._audit.record(ae_title, address, "associate", why)
                 return REJECTED_CALLER
-            return None if self._doorkeeper.has_room(address) else REJECTED_BUSY
+            return None if self._doorkeeper.associates(link, address) else REJECTED_BUSY
 
         return welcome
 
