@@ -78,7 +78,10 @@ def bare() -> Iterator[int]:
 def sink() -> Iterator[Server]:
     """Run DCMTK's storescp, which keeps nothing: what the senders take of the time is left."""
     port = free_port()
-    process = subprocess.Popen(["/usr/bin/storescp", "--ignore", "--fork", str(port)])
+    process = subprocess.Popen(
+        ["/usr/bin/storescp", "--ignore", "--fork", str(port)],
+        env=os.environ | {"TCP_NODELAY": "1"},
+    )
     try:
         wait_until(lambda: answers(port), "storescp", [process])
         yield Server(port, 0, psutil.Process(process.pid))

@@ -81,7 +81,7 @@ class WebLimits:
     first_request_s
         from the connection to a whole request head
     idle_s
-        without a byte of a body that is awaited
+        without a byte of a body that is awaited, or of an answer that is to be taken
     rendered_pixels
         of one frame that is rendered or transcoded
     transcoded_bytes

@@ -3,12 +3,14 @@
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from pacspark.gateway.config import Tls
@@ -17,6 +19,7 @@ from pacspark.gateway.server import Gateway
 from pacspark.gateway.web_config import WebConfig, WebLimits
 from tests.ct_objects import STUDY_UID, ct_image, encoded
 from tests.gateway.http import BOUNDARY, STORE_TYPE, client_of, stow, values
+from tests.servers import wait_until
 
 PIXELS = np.arange(24, dtype=np.int16).reshape(4, 6)
 STUDY = f"/dicom-web/studies/{STUDY_UID}"
@@ -50,6 +53,36 @@ def test_body__that_stops_is_given_up(start_gateway: Callable[..., Gateway]) -> 
     with socket.create_connection(("127.0.0.1", gateway.web.port), timeout=20) as slow:
         slow.sendall(head.encode())
         assert slow.recv(1000).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system tells it on Linux alone")
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_answer__that_is_not_taken_is_given_up(
+    is_tls: bool, start_gateway: Callable[..., Gateway], certificates: Path
+) -> None:
+    web = WebConfig(limits=WebLimits(idle_s=0.5))
+    gateway = start_gateway(web=web, tls=tls_of(certificates) if is_tls else None)
+    assert gateway.web is not None
+    pixels = np.zeros((4096, 4096), np.int16)  # more than the system holds for both ends
+    gateway.store.store(encoded(ct_image(pixels, 1, (0.0, 0.0, 0.0))), "x")
+    connection = socket.create_connection(("127.0.0.1", gateway.web.port), timeout=20)
+    if is_tls:
+        context = ssl.create_default_context(cafile=certificates / "ca.pem")
+        connection = context.wrap_socket(connection, server_hostname="127.0.0.1")
+    with connection:
+        connection.sendall(f"GET {STUDY} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+        here, peer = (connection.getpeername()[1], connection.getsockname()[1])
+        wait_until(lambda: (here, peer) not in open_connections(), "the end", [])
+
+
+def open_connections() -> set[tuple[int, int]]:
+    """Give the ports of this end and of the other of the connections of this process."""
+    return {
+        (one.laddr.port, one.raddr.port)
+        for one in psutil.Process().net_connections("tcp")
+        if one.raddr
+    }
 
 
 def test_tls__is_for_http_too(start_gateway: Callable[..., Gateway], certificates: Path) -> None:

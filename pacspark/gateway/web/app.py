@@ -341,7 +341,8 @@ class WebServer:
 
 def _listening(config: GatewayConfig) -> Listener:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listening = Listener(family, config.web.limits.first_request_s)
+    limits = config.web.limits
+    listening = Listener(family, limits.first_request_s, limits.idle_s)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((config.host, config.http_port))

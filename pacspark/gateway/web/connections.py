@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import sys
 from collections import OrderedDict
 from contextlib import suppress
 from typing import Any, Final
@@ -20,17 +21,29 @@ class Listener(socket.socket):
 
     The loop tells of a connection when its TLS handshake is over. It lets that take a minute, and
     has any number of them at once; here the time is told, and the oldest makes room for the newest.
+    Who takes nothing of an answer for a while is cut off, which only the system sees through TLS.
+
+    Parameters
+    ----------
+    family
+        of addresses
+    begin_s
+        for a handshake
+    idle_s
+        without a byte of an answer that is taken
     """
 
-    def __init__(self, family: int, begin_s: float) -> None:
+    def __init__(self, family: int, begin_s: float, idle_s: float) -> None:
         # with its protocol told, the event loop sets TCP_NODELAY: 40 ms less for each small answer
         super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._begin_s = begin_s
+        self._begin_s, self._idle_ms = begin_s, max(1, round(1000 * idle_s))
         self._half_open: OrderedDict[int, tuple[socket.socket, str]] = OrderedDict()
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Take a connection; the event loop calls this."""
         connection, address = super().accept()
+        if sys.platform == "linux":
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._idle_ms)
         place = connection.fileno()
         self._forget(place)  # one that was closed
         self._half_open[place] = (connection, str(address[0]))
