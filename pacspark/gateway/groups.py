@@ -43,6 +43,7 @@ HELD_COLUMNS: Final = (
     "sha256",
 )
 """The columns of each instance that are in memory."""
+_ORDER: Final = pa.schema({"instance_number": pa.int64(), _UID: pa.string()})
 _REPEATED: Final = ("sop_class_uid", "transfer_syntax_uid")
 _LISTS: Final = {a.column: a.kind == "string" for a in GROUP_ATTRIBUTES if a.multiple}
 _LOADED_BYTES: Final = 64 << 20
@@ -162,11 +163,21 @@ class Group:
             return self._rows.get(uid)
         return next(self._made(self._table.slice(int(self._numbers[place]), 1)))
 
-    def instances(self) -> list[StoredInstance]:
-        """Give all instances."""
+    def numbers_and_uids(self) -> pa.Table:
+        """Give what instances of a series are ordered by, in the order of :meth:`instance`."""
         if self._table is None:
-            return list(self._rows.values())
-        return list(self._made(self._table.take(self._numbers)))
+            rows = [(one.instance_number, one.sop_instance_uid) for one in self.instances()]
+            columns = zip(*rows, strict=True) if rows else ((), ())
+            return pa.table(dict(zip(_ORDER.names, columns, strict=True)), schema=_ORDER)
+        return self._table.select(_ORDER.names).take(self._numbers).cast(_ORDER)
+
+    def instances(self, places: NDArray[np.int64] | None = None) -> list[StoredInstance]:
+        """Give all instances, or those at some places of :meth:`numbers_and_uids`."""
+        if self._table is None or self._numbers is None:
+            held = list(self._rows.values())
+            return held if places is None else [held[place] for place in places]
+        numbers = self._numbers if places is None else self._numbers[places]
+        return list(self._made(self._table.take(numbers)))
 
     def _made(self, rows: pa.Table) -> Iterator[StoredInstance]:
         study, series = self["study_instance_uid"], self["series_instance_uid"]

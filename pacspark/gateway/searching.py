@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, permutations, product
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, overload
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydicom.datadict import dictionary_VR
 
 from pacspark.dicom.attributes import COUNTS, LEVELS, STUDY_LISTS, UNIQUE_KEYS, Level
@@ -73,7 +76,62 @@ class Match:
         return self.groups[0]
 
 
-def search(index: Index, query: Query) -> list[Match]:
+class _BySeries(Sequence[Match]):
+    """All instances of groups: none is made before it is asked for, nor sorted before its series.
+
+    A million instances are some ten thousand series, and an answer shows a page of them.
+    """
+
+    def __init__(self, groups: Iterable[Group]) -> None:
+        by_series: dict[str, list[Group]] = {}
+        for group in groups:
+            by_series.setdefault(group["series_instance_uid"], []).append(group)
+        self._series = [by_series[uid] for uid in sorted(by_series)]
+        self._counts = [sum(map(len, of_one)) for of_one in self._series]
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def __iter__(self) -> Iterator[Match]:
+        return (match for of_one in self._series for match in _in_series(of_one))
+
+    @overload
+    def __getitem__(self, item: int) -> Match: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[Match]: ...
+    def __getitem__(self, item: int | slice) -> Match | list[Match]:
+        wanted = range(len(self))[item]
+        if isinstance(wanted, int):
+            return self[wanted : wanted + 1][0]
+        found: list[Match] = []
+        ends = sorted((wanted[0], wanted[-1])) if wanted else (0, -1)
+        start, stop = ends[0], ends[1] + 1
+        for of_one, count in zip(self._series, self._counts, strict=True):
+            if start < count and stop > 0:
+                found += _in_series(of_one, max(start, 0), min(stop, count))
+            start, stop = start - count, stop - count
+        return found[:: wanted.step]
+
+
+def _in_series(groups: Sequence[Group], start: int = 0, stop: int | None = None) -> Iterator[Match]:
+    """Give the instances of one series, or some of them, in order."""
+    keys = [group.numbers_and_uids() for group in groups]
+    order = pc.sort_indices(
+        pa.concat_tables(keys),
+        sort_keys=[("instance_number", "ascending"), ("sop_instance_uid", "ascending")],
+    ).to_numpy()[start:stop].astype(np.int64)
+    ends = np.cumsum([len(table) for table in keys])
+    of_group = np.searchsorted(ends, order, side="right")
+    made = [
+        iter(group.instances(order[of_group == number] - (ends[number] - len(keys[number]))))
+        for number, group in enumerate(groups)
+    ]
+    for number in of_group:
+        one = next(made[number])
+        yield Match("instance", one.sop_instance_uid, (groups[number],), one)
+
+
+def search(index: Index, query: Query) -> Sequence[Match]:
     """Find what matches a query, in the order of `Catalog.find`.
 
     Parameters
@@ -96,6 +154,8 @@ def search(index: Index, query: Query) -> list[Match]:
         candidates = _candidates(index, query)
     groups = _groups_meeting(index, candidates, query)
     if query.level == "instance":
+        if not _own(query):
+            return _BySeries(groups)
         kept = set(groups)
         pairs = (
             ((group, one) for group in groups for one in group.instances())
@@ -274,11 +334,16 @@ def _entities(index: Index, query: Query, groups: Sequence[Group]) -> Iterator[M
 # which instances
 
 
+def _own(query: Query) -> list[Condition]:
+    """Give the conditions on what no group has."""
+    return [c for c in query.conditions if c.column not in PLACE and not c.any_of_study]
+
+
 def _meeting(
     index: Index, query: Query, pairs: Iterable[tuple[Group, StoredInstance]]
 ) -> Iterator[tuple[Group, StoredInstance]]:
     """Keep the instances that meet the conditions on what no group has."""
-    own = [c for c in query.conditions if c.column not in PLACE and not c.any_of_study]
+    own = _own(query)
     columns = {_column(part) for c in own for part in (c, c.time) if part is not None}
     held = {column for column in columns if column in HELD_COLUMNS}
     read = 0

@@ -13,6 +13,7 @@ from pacspark.dicom.attributes import BY_KEYWORD, LEVELS
 from pacspark.dicom.matching import parse_query
 from pacspark.errors import QueryTooLargeError
 from pacspark.gateway import searching
+from pacspark.gateway.groups import Group, StoredInstance
 from pacspark.gateway.index import Index
 from pacspark.gateway.searching import answers, search
 from pacspark.gateway.storing import Store
@@ -215,6 +216,37 @@ def test_instances__come_in_reading_order(store: Store) -> None:
     assert len(of_study) == 6
     assert len(store.index.instances("patient", ["P1"])) == 12
     assert store.index.instances("instance", ["1.2.3.1.1.1", "0"])[0].instance_number == 3
+
+
+def test_page_of_instances__makes_no_others(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Series lie in two data files and in the landing; pages follow each other all the same."""
+    objects = population()
+    for some in (objects[:10], objects[10:20], objects[20:]):
+        store.flush()
+        for data in some:
+            store.store(data, "x")
+    made = 0
+
+    def counted(group: Group, *places: Any) -> list[StoredInstance]:
+        nonlocal made
+        found = all_of(group, *places)
+        made += len(found) if group.file else 0
+        return found
+
+    all_of = Group.instances
+    monkeypatch.setattr(Group, "instances", counted)
+    query = parse_query({}, "instance")
+    matches = search(store.index, query)
+    first = matches[:1]
+    assert (len(matches), made <= 1) == (30, True)
+    wanted = store.index.instances("series", {one.group["series_instance_uid"] for one in matches})
+    assert [one.instance for one in matches] == wanted
+    assert [one.instance for one in first] == wanted[:1]
+    for size in (4, 7, 30):
+        pages = [matches[start : start + size] for start in range(0, 35, size)]
+        assert [one.instance for page in pages for one in page] == wanted
+    assert matches[-1].instance == wanted[-1]
+    assert [one.instance for one in matches[20:3:-4]] == wanted[20:3:-4]
 
 
 def test_index__is_made_again_from_the_tables(store: Store, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """C-FIND: queries of the patient root and study root models (PS3.4 C.4.1, C.6)."""
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -58,7 +59,7 @@ def find(session: Session, message: Message) -> None:
     message_id = message.command.get("MessageID", 0)
     status = statuses.PENDING_WITH_WARNING if passed_over else statuses.PENDING
     sent = 0
-    for answer in answers(index, matches[:most], requested):
+    for answer in answers(index, islice(matches, most), requested):
         if session.association.link.is_cancelled(message_id):
             session.record("find", "cancelled", level=level, matches=sent)
             session.answer(message, statuses.CANCELLED)

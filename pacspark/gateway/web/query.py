@@ -51,10 +51,10 @@ def query(call: Call, level: Level) -> Response:
     asked = _Asked(call, level)
     matches = search(call.store.index, asked.query)
     most = call.door.config.limits.answers
-    shown = matches[asked.offset :]
     wanted = most if asked.limit is None else min(asked.limit, most)
-    left = max(len(shown) - wanted, 0) if asked.limit is None or asked.limit > most else 0
-    shown = shown[:wanted]
+    end = asked.offset + wanted
+    left = max(len(matches) - end, 0) if asked.limit is None or asked.limit > most else 0
+    shown = matches[asked.offset : end]
     call.door.audit.record(
         call.user, call.address, "find", "success", level=level,
         detail={"matches": len(shown), "keys": len(asked.query.conditions)},
