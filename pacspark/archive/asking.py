@@ -1,6 +1,7 @@
 """What is asked of an archive."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 from pacspark.archive.opened import OpenedArchive
 from pacspark.dicom.matching import parse_query
 from pacspark.dicom.uids import require_uid
+from pacspark.tables.audit import accesses
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.changes import CHANGE_COLUMNS, Changes, follow
 from pacspark.tables.search import columns_to_show
@@ -161,6 +163,41 @@ class Asking(OpenedArchive):
         """List the versions of the tables: which run made each, and when."""
         versions: pd.DataFrame = self.catalog.versions().to_pandas()
         return versions
+
+    def audit(
+        self,
+        *,
+        patient: str | None = None,
+        user: str | None = None,
+        action: str | None = None,
+        since: datetime | None = None,
+        most: int | None = None,
+    ) -> pd.DataFrame:
+        """Tell who did what, the latest first: ``archive.audit(patient="P1", action="delete")``.
+
+        Parameters
+        ----------
+        patient
+            PatientID: what was done to what the archive has of this patient.
+        user
+            An AE title, or a user of the gateway or of this machine.
+        action
+            What was done: find, get, move, store, retrieve, frames, delete, ...
+        since
+            Not before; UTC where it names no zone.
+        most
+            Rows; None for all.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The columns of the table `audit`.
+        """
+        found = accesses(
+            self.catalog, patient_id=patient, actor=user, action=action, since=since, most=most
+        )
+        shown: pd.DataFrame = found.to_pandas()
+        return shown
 
     def changes(
         self, since: int, until: int | None = None, columns: Sequence[str] = CHANGE_COLUMNS

@@ -46,6 +46,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "sql archive 'SELECT KVP, count(*) FROM instances GROUP BY ALL'": asking.sql,
         "headers archive headers.parquet --attributes KVP,AnatomicRegionSequence": asking.headers,
         "history archive": asking.history,
+        "audit archive --patient P1 --since 2026-11-01": asking.audit,
         "changes archive --since 12 --follow --json": asking.changes,
     },
     "Give out": {

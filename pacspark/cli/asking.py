@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -159,3 +160,31 @@ def history(root: Root, as_of: AsOf = None, as_json: AsJson = False) -> None:
         show_json(versions.to_dict("records"))
     else:
         show_table(list(versions.columns), versions.to_numpy().tolist())
+
+
+def audit(
+    root: Root,
+    patient: Annotated[
+        str | None, typer.Option("--patient", help="PatientID: what was done to their objects.")
+    ] = None,
+    user: Annotated[str | None, typer.Option("--user", help="An AE title or a user.")] = None,
+    action: Annotated[
+        str | None, typer.Option("--action", help="find, get, store, retrieve, delete, ...")
+    ] = None,
+    since: Annotated[datetime | None, typer.Option("--since", help="Not before; UTC.")] = None,
+    most: Annotated[int, typer.Option("--most", help="Rows, the latest first.", min=1)] = 100,
+    as_of: AsOf = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell who did what, the latest first, by DICOM, HTTP and commands; times are UTC.
+
+    A gateway writes what its peers do about once a minute.
+    """
+    archive = open_archive(root, as_of=as_of)
+    rows = archive.audit(patient=patient, user=user, action=action, since=since, most=most)
+    if as_json:
+        show_json(rows.to_dict("records"))
+        return
+    names = ["occurred_at", "actor", "address", "action", "level", "uid", "outcome"]
+    rows["occurred_at"] = rows["occurred_at"].dt.strftime("%Y-%m-%d %H:%M:%S")
+    show_table(names, rows[names].to_numpy().tolist())
