@@ -304,20 +304,15 @@ class Store:
         self, instance: StoredInstance, row: dict[str, Any] | None = None
     ) -> Iterator[bytes]:
         """Read an object piece by piece; as :meth:`read`, the digest is checked at the end."""
-        if instance.landed is not None and instance.size_bytes <= LARGE_BYTES:
+        if instance.landed is not None:
             try:
-                yield self.landing.read(instance.landed)
+                stream = self.landing.open_stream(instance.landed)
             except StorageError:
                 instance = self._moved(instance)
             else:
-                return
-        elif instance.landed is not None:
-            with suppress(StorageError):
-                stream = self.landing.open_stream(instance.landed)
                 with stream:
-                    yield from iter(lambda: stream.read(1 << 20), b"")
+                    yield from _checked(instance, stream)
                 return
-            instance = self._moved(instance)
         yield from self._catalog.stream_object(self._row(instance, row))
 
     def read_range(
@@ -443,7 +438,10 @@ class Store:
                 landed = one.landed
                 if landed.size_bytes <= LARGE_BYTES:
                     data = self.landing.read(landed)
-                    intake.add(landed.source, data, index=one.index, received_at=landed.received_at)
+                    intake.add(
+                        landed.source, data, index=one.index, received_at=landed.received_at,
+                        sha256=landed.sha256,
+                    )  # fmt: skip
                 else:
                     with self.landing.open_stream(landed) as stream:
                         intake.add_stream(
@@ -451,6 +449,7 @@ class Store:
                             stream,
                             landed.size_bytes,
                             received_at=landed.received_at,
+                            sha256=landed.sha256,
                         )
             return intake.finish()
 
@@ -483,6 +482,21 @@ class Store:
             except Exception as error:  # noqa: BLE001 -- tried again: nothing acknowledged is lost
                 self._pause_s = min(max(1.0, 2 * self._pause_s), _LONGEST_PAUSE_S)
                 LOGGER.warning("%s; trying again in %.0f s", error, self._pause_s)
+
+
+def _checked(instance: StoredInstance, stream: BinaryIO) -> Iterator[bytes]:
+    """Read an object of the landing; one that is small is checked before any of it is given."""
+    digest = hashlib.sha256()
+    step = LARGE_BYTES if instance.size_bytes <= LARGE_BYTES else _STEP_BYTES
+    piece = stream.read(step)
+    while piece:
+        digest.update(piece)
+        following = stream.read(step)
+        if not following and digest.hexdigest() != instance.sha256:
+            message = f"{instance.sop_instance_uid}: a disk has changed its bytes since they came"
+            raise StorageError(message)
+        yield piece
+        piece = following
 
 
 def _sha256(data: bytes | BinaryIO) -> str:

@@ -176,6 +176,7 @@ class Intake:
         *,
         index: InstanceIndex | None = None,
         received_at: datetime | None = None,
+        sha256: str | None = None,
     ) -> None:
         """Take in one object that is in memory.
 
@@ -189,9 +190,11 @@ class Intake:
             What `index_instance` gives for it, where that is known.
         received_at
             When it arrived; None: now.
+        sha256
+            Of the bytes as they arrived: others are kept in `rejects`. None: whatever there is.
         """
         self._since = time.perf_counter()
-        self._take_bytes(source, data, index, received_at)
+        self._take_bytes(source, data, index, received_at, sha256)
 
     def add_stream(
         self,
@@ -200,11 +203,12 @@ class Intake:
         size_bytes: int,
         *,
         received_at: datetime | None = None,
+        sha256: str | None = None,
     ) -> None:
         """Take in one object from a seekable stream that stands at its start; see `add`."""
         self._since = time.perf_counter()
         try:
-            self._take_stream(source, stream, size_bytes, received_at)
+            self._take_stream(source, stream, size_bytes, received_at, sha256)
         except StorageError:
             raise
         except OSError as error:
@@ -255,11 +259,16 @@ class Intake:
         self._since = now
 
     def _take_bytes(
-        self, source: str, data: bytes, index: InstanceIndex | None, received_at: datetime | None
+        self,
+        source: str,
+        data: bytes,
+        index: InstanceIndex | None,
+        received_at: datetime | None,
+        arrived: str | None = None,
     ) -> None:
         digest = hashlib.sha256(data).hexdigest()
         self._lap("hash")
-        read = index or _read(data)
+        read = _damaged(arrived, digest) or index or _read(data)
         self._lap("index")
         self._hold(_Input(source, read, digest, len(data), data, received_at))
 
@@ -269,6 +278,7 @@ class Intake:
         stream: BinaryIO,
         size_bytes: int,
         received_at: datetime | None = None,
+        arrived: str | None = None,
     ) -> None:
         if size_bytes <= STREAMED_BYTES:
             data = b""
@@ -277,7 +287,7 @@ class Intake:
             if len(data) != size_bytes:
                 raise _changed(size_bytes, "more" if data[size_bytes:] else f"{len(data)}")
             self._lap("read")
-            self._take_bytes(source, data, None, received_at)
+            self._take_bytes(source, data, None, received_at, arrived)
             return
         read = _read(stream)
         self._lap("index")
@@ -291,9 +301,10 @@ class Intake:
             raise _changed(size_bytes, f"{stream.tell()}")
         stream.seek(0)
         self._lap("hash")
+        sha256 = digest.hexdigest()
+        read = _damaged(arrived, sha256) or read
         kept = isinstance(read, InstanceIndex) or size_bytes <= KEPT_REJECT_BYTES
         content = stream if kept else None
-        sha256 = digest.hexdigest()
         self._take([_Input(source, read, sha256, size_bytes, content, received_at)])
 
     def _take(self, items: Sequence[_Input]) -> None:
@@ -388,6 +399,16 @@ def _changed(expected_bytes: int, found: str) -> DicomDecodeError:
     return DicomDecodeError(
         f"expected {expected_bytes} bytes as listed, found {found}: it changed while it was read; "
         "ingest it again"
+    )
+
+
+def _damaged(arrived: str | None, found: str) -> DicomDecodeError | None:
+    """Tell of bytes that are not those that arrived; what they show is nobody's."""
+    if arrived in {None, found}:
+        return None
+    return DicomDecodeError(
+        f"expected bytes of SHA-256 {arrived}, found {found}: a disk has changed them since they "
+        "came; send the object again"
     )
 
 

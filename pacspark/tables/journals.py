@@ -7,7 +7,6 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -95,36 +94,80 @@ def open_record(path: Path, offset: int, size_bytes: int) -> BinaryIO:
     return io.BufferedReader(FilePart(io.FileIO(path), offset, size_bytes), _STEP_BYTES)
 
 
-def read_journal(path: Path, number: int) -> Iterator[Landed]:
-    """Yield the whole records of a journal, up to the first that is not whole."""
+def read_journal(path: Path, number: int) -> tuple[list[Landed], int]:
+    """Read the whole records of a journal, also those behind bytes that a disk has changed.
+
+    Returns
+    -------
+    tuple
+        the records, and how many bytes were one or several once but are damaged: all that are in
+        no whole record, but for a last one that is cut off, which nobody was told is stored
+    """
     size_bytes = path.stat().st_size
+    landed: list[Landed] = []
+    at = end = damaged = 0
     with path.open("rb") as stream:
-        while True:
-            header = stream.read(HEADER.size)
-            if len(header) < HEADER.size:
-                return
-            magic, notes_bytes, object_bytes, digest, checksum = HEADER.unpack(header)
-            if magic != MAGIC or notes_bytes > _MAX_NOTES_BYTES:
-                return
-            notes = stream.read(notes_bytes)
-            offset = stream.tell()
-            if zlib.crc32(notes) != checksum or offset + object_bytes > size_bytes:
-                return
-            found, left = hashlib.sha256(), object_bytes
-            while left:
-                part = stream.read(min(left, _STEP_BYTES))
-                if not part:
-                    return
-                found.update(part)
-                left -= len(part)
-            if found.digest() != digest:
-                return
-            told = json.loads(notes)
-            yield Landed(
-                digest.hex(),
-                object_bytes,
-                told["source"],
-                datetime.fromisoformat(told["received_at"]),
-                number,
-                offset,
-            )
+        while at < size_bytes:
+            one = _record_at(stream, at, size_bytes, number)
+            if one is not None:
+                landed.append(one)
+                damaged += at - end
+                at = end = one.offset + one.size_bytes
+                continue
+            found = _next_magic(stream, at + 1)
+            if found is None:
+                break
+            at = found
+        if end < size_bytes and not _is_cut_off(stream, end, size_bytes):
+            damaged += size_bytes - end
+    return landed, damaged
+
+
+def _record_at(stream: BinaryIO, at: int, size_bytes: int, number: int) -> Landed | None:
+    """Read the record at a place; None where it is not whole."""
+    stream.seek(at)
+    header = stream.read(HEADER.size)
+    if len(header) < HEADER.size:
+        return None
+    magic, notes_bytes, object_bytes, digest, checksum = HEADER.unpack(header)
+    if magic != MAGIC or notes_bytes > _MAX_NOTES_BYTES:
+        return None
+    notes = stream.read(notes_bytes)
+    offset = stream.tell()
+    if zlib.crc32(notes) != checksum or offset + object_bytes > size_bytes:
+        return None
+    found, left = hashlib.sha256(), object_bytes
+    while left and (part := stream.read(min(left, _STEP_BYTES))):
+        found.update(part)
+        left -= len(part)
+    if left or found.digest() != digest:
+        return None
+    told = json.loads(notes)
+    received_at = datetime.fromisoformat(told["received_at"])
+    return Landed(digest.hex(), object_bytes, told["source"], received_at, number, offset)
+
+
+def _next_magic(stream: BinaryIO, at: int) -> int | None:
+    """Find where a record may begin, from a place on."""
+    kept = b""
+    stream.seek(at)
+    while part := stream.read(_STEP_BYTES):
+        place = (kept + part).find(MAGIC)
+        if place >= 0:
+            return at - len(kept) + place
+        at += len(part)
+        kept = (kept + part)[1 - len(MAGIC) :]
+    return None
+
+
+def _is_cut_off(stream: BinaryIO, at: int, size_bytes: int) -> bool:
+    """Tell whether a file ends within the record at a place, or before anything was written."""
+    stream.seek(at)
+    header = stream.read(HEADER.size)
+    if len(header) < HEADER.size:
+        return True
+    magic, notes_bytes, object_bytes, _, _ = HEADER.unpack(header)
+    if magic == MAGIC:
+        return bool(at + HEADER.size + notes_bytes + object_bytes > size_bytes)
+    stream.seek(at)
+    return not any(map(any, iter(lambda: stream.read(_STEP_BYTES), b"")))

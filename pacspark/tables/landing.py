@@ -9,13 +9,15 @@ journals; nothing that a peer sent names a file::
 Whoever appends while a journal is being written waits and is then written together with all others
 that wait: one write and one ``fdatasync`` for all of them. An object of more than 8 MiB gets a
 journal of its own, so that small ones do not wait for it. A journal is removed once the tables have
-all that it holds. After a crash :meth:`Landing.open` reads the journals again; a record that is not
-whole was never acknowledged, and ends its journal.
+all that it holds. After a crash :meth:`Landing.open` reads the journals again; a last record that
+is cut off was never acknowledged. A journal that a disk has damaged is not removed: once its whole
+records are in the tables it is ``000000000007.landing.damaged``, for people.
 """
 
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,6 +38,8 @@ from pacspark.tables.journals import (
     read_journal,
     record_header,
 )
+
+LOGGER: Final = logging.getLogger(__name__)
 
 __all__ = ["Landed", "Landing"]
 
@@ -66,6 +70,7 @@ class _Journal:
     descriptor: int
     size_bytes: int = 0
     live: set[int] = field(default_factory=set)
+    is_damaged: bool = False
 
 
 class Landing:
@@ -137,7 +142,7 @@ class Landing:
         Returns
         -------
         list of Landed
-            all whole objects, oldest first. A journal that holds none is removed
+            all whole objects, oldest first. A journal that never held any is removed
         """
         found: list[Landed] = []
         with disk_errors(self.folder, "read the landing"):
@@ -147,13 +152,19 @@ class Landing:
                     continue
                 number = int(match[1])
                 self._next = max(self._next, number + 1)
-                landed = list(read_journal(path, number))
-                if not landed:
-                    path.unlink()
-                    continue
+                landed, damaged_bytes = read_journal(path, number)
                 live = {one.offset for one in landed}
-                self._journals[number] = _Journal(number, -1, path.stat().st_size, live)
+                journal = _Journal(number, -1, path.stat().st_size, live, damaged_bytes > 0)
+                self._journals[number] = journal
                 found += landed
+                if damaged_bytes:
+                    LOGGER.warning(
+                        "%s: the disk has damaged %d bytes of it: objects that were acknowledged "
+                        "may be lost; it stays, as %s, and %d whole objects are taken from it",
+                        path, damaged_bytes, _aside(path).name, len(landed),
+                    )  # fmt: skip
+                if not landed:
+                    self._drop(journal)
         return found
 
     def append(
@@ -387,10 +398,19 @@ class Landing:
         if journal is self._active:
             self._active = None
         self._journals.pop(journal.number, None)
-        self._path(journal.number).unlink(missing_ok=True)
+        path = self._path(journal.number)
+        if journal.is_damaged:
+            with suppress(FileNotFoundError):
+                path.rename(_aside(path))
+        else:
+            path.unlink(missing_ok=True)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:012d}.landing"
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.damaged")
 
 
 def _digest(data: bytes | BinaryIO) -> bytes:

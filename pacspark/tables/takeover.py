@@ -78,7 +78,8 @@ def _records(path: Path) -> Iterator[Source]:
     end = 0
     try:
         size_bytes = path.stat().st_size
-        for landed in read_journal(path, 0):
+        found, damaged_bytes = read_journal(path, 0)
+        for landed in found:
             end = landed.offset + landed.size_bytes
             yield Source(
                 str(path), landed.size_bytes, landed.source, landed.offset, landed.received_at
@@ -88,6 +89,8 @@ def _records(path: Path) -> Iterator[Source]:
     except OSError:
         yield Source(str(path), 0)  # becomes a reject that says why
         return
-    if end < size_bytes:
+    if damaged_bytes:
+        LOGGER.warning("%s: the disk has damaged %d bytes of it", path, damaged_bytes)
+    elif end < size_bytes:
         message = "%s: its last %d bytes are no whole object, so were not acknowledged"
         LOGGER.warning(message, path, size_bytes - end)

@@ -27,6 +27,7 @@ from pacspark.tables.creating import create_tables
 from pacspark.tables.deletion import delete
 from pacspark.tables.intake import Intake, IntakeResult
 from pacspark.tables.landing import LARGE_BYTES, Landing
+from pacspark.tables.snapshot import Snapshot
 from pacspark.tables.storage import Storage, open_storage
 from tests.ct_objects import SERIES_UID, ct_image, encoded
 from tests.gateway.conftest import LIMITS
@@ -260,6 +261,28 @@ def test_object__that_cannot_be_taken_in_stops_no_other(
     store.flush()
     assert len(Catalog(store.storage).known([uid_of(n) for n in range(6)])) == 6
     assert store._kept_bytes == 0
+
+
+@pytest.mark.parametrize("edge", [4, 2100, 3000])
+def test_bytes__that_the_disk_changes_before_the_commit_are_not_taken_for_the_object(
+    store: Store, tmp_path: Path, edge: int
+) -> None:
+    whole = encoded(ct_image(np.zeros((edge, edge), np.int16), 1, (0.0, 0.0, 0.0)))
+    landed = store.store(whole, "x").instance.landed
+    assert landed is not None
+    (journal,) = landed_files(tmp_path)
+    with journal.open("r+b") as file:
+        file.seek(landed.offset + landed.size_bytes - 4)
+        file.write(b"rot!")
+    with pytest.raises(StorageError, match="changed its bytes"):
+        store.read(store.instance(uid_of(1)))
+    store.store(ct(2), "x")
+    store.flush()
+    assert Catalog(store.storage).known([uid_of(1), uid_of(2)]).keys() == {uid_of(2)}
+    (reject,) = Snapshot(store.storage, "rejects").read(["message"]).to_pylist()
+    assert "send the object again" in reject["message"]
+    assert store.store(whole, "x").outcome == "stored"
+    assert store.read(store.instance(uid_of(1))) == whole
 
 
 @pytest.mark.parametrize("limits", [{"commit_objects": 2}, {"commit_bytes": 1}, {"commit_s": 0.01}])

@@ -100,15 +100,29 @@ def test_open__finds_the_whole_records_before_a_tear(
     assert [one for _, one in reopened(folder)] == objects[: sum(end <= cut for end in ends)]
 
 
-def test_open__stops_at_bytes_that_changed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, 3, 40, 60, 150])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_open__finds_whole_records_behind_bytes_that_changed_and_keeps_their_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: int, which: int
+) -> None:
+    starts, objects, end = [], [noise(100, seed) for seed in range(3)], 0
     with Landing(tmp_path) as landing:
-        kept, changed, _ = (landing.append(noise(100, seed), "x") for seed in range(3))
+        for one in objects:
+            starts.append(end)
+            landed = landing.append(one, "x")
+            end = landed.offset + landed.size_bytes
     (journal,) = journals(tmp_path)
     content = bytearray(journal.read_bytes())
-    content[changed.offset + 5] ^= 1
+    content[starts[which] + place] ^= 1
     journal.write_bytes(content)
     with Landing(tmp_path) as landing:
-        assert landing.open() == [kept]
+        found = landing.open()
+        assert [landing.read(one) for one in found] == objects[:which] + objects[which + 1 :]
+        landing.remove(found)
+    assert [path.name for path in tmp_path.glob("*.landing*")] == [f"{journal.name}.damaged"]
+    assert f"has damaged {len(content) // 3} bytes" in caplog.text
+    with Landing(tmp_path) as landing:
+        assert landing.open() == []
 
 
 def test_many_threads__share_what_makes_them_durable(

@@ -87,7 +87,7 @@ def test_landing__is_left_to_a_gateway_that_lives(
 def test_gateway__cannot_begin_with_what_is_read(folder: Path) -> None:
     with Takeover() as one, Takeover() as other:
         assert len(found(one, folder)) == len(found(other, folder)) == 3
-        with pytest.raises(UsageError, match="wait for the ingest of it"):
+        with pytest.raises(UsageError, match="wait, where an ingest reads it"):
             Landing(folder)
     with Landing(folder) as landing:
         assert len(landing.open()) == 3
