@@ -31,6 +31,7 @@
     [reconstructions]              # those that are asked for over HTTP
     at_once = 1
     waiting = 20
+    voxels = 68719476736
     command = ["spark-submit", "--master", "yarn", "/opt/pacspark/pacspark/__main__.py"]
 
     [web]                          # see `pacspark.gateway.web_config`
@@ -172,11 +173,14 @@ class ReconstructionConfig:
     command
         that stands for ``pacspark``, such as a ``spark-submit`` with its options; this Python's
         own unless given
+    voxels
+        of the grid of one job; that of a detector of 4096 x 4096 pixels is within it
     """
 
     at_once: int = 1
     waiting: int = 20
     command: tuple[str, ...] = ()
+    voxels: int = 1 << 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,7 +424,7 @@ def _tls(path: Path, table: TomlTable) -> Tls:
 
 def _reconstructions(table: TomlTable) -> ReconstructionConfig:
     given: dict[str, Any] = {
-        key: table.count(key) for key in ("at_once", "waiting") if key in table
+        key: table.count(key) for key in ("at_once", "waiting", "voxels") if key in table
     }
     if "command" in table:
         given["command"] = tuple(table.texts("command"))

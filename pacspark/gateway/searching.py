@@ -116,10 +116,11 @@ class _BySeries(Sequence[Match]):
 def _in_series(groups: Sequence[Group], start: int = 0, stop: int | None = None) -> Iterator[Match]:
     """Give the instances of one series, or some of them, in order."""
     keys = [group.numbers_and_uids() for group in groups]
-    order = pc.sort_indices(
+    by_both = pc.sort_indices(
         pa.concat_tables(keys),
         sort_keys=[("instance_number", "ascending"), ("sop_instance_uid", "ascending")],
-    ).to_numpy()[start:stop].astype(np.int64)
+    )
+    order = by_both.to_numpy().astype(np.int64)[start:stop]
     ends = np.cumsum([len(table) for table in keys])
     of_group = np.searchsorted(ends, order, side="right")
     made = [

@@ -53,6 +53,7 @@ client_ca = "ca.pem"
 associations = 7
 idle_s = 2
 [reconstructions]
+voxels = 1000000000
 at_once = 2
 command = ["spark-submit", "pacspark.py"]
 """
@@ -84,7 +85,9 @@ def test_whole_file__is_read(tmp_path: Path) -> None:
     )
     assert config.tls == Tls(*(tmp_path / f"{name}.pem" for name in ("cert", "key", "ca")))
     assert config.limits == Limits(associations=7, idle_s=2.0)
-    assert config.reconstructions == ReconstructionConfig(2, 20, ("spark-submit", "pacspark.py"))
+    assert config.reconstructions == ReconstructionConfig(
+        2, 20, ("spark-submit", "pacspark.py"), 10**9
+    )
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,8 @@ def refusing(
         ({"size": [8, 8]}, 400, "size: expected three numbers"),
         ({"size": [8, 0, 8]}, 400, r"size[1]: expected a whole number >= 1"),
         ({"size": ["8", 8, 8]}, 400, r"size[0]: expected a whole number >= 1"),
+        ({"size": [100_000] * 3}, 400, "size: expected at most 68719476736 voxels, as reconstruct"),
+        ({"voxel_mm": 1e-3}, 400, "voxel_mm: expected at most 68719476736 voxels, as reconstruct"),
         ({"voxel_mm": -1}, 400, "voxel_mm: expected a number > 0"),
         ({"voxel_mm": 1e400}, 400, "voxel_mm: expected a number"),
         ({"center": [0, 0, "--help"]}, 400, r"center[2]: expected a number"),

@@ -12,6 +12,7 @@ before anything runs.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -138,7 +139,15 @@ def _require_possible(call: Call, series_uid: str, options: Mapping[str, Any]) -
     told = {key: options[key] for key in ("filter", "cutoff", "extrapolation") if key in options}
     FDKOptions(**told)
     center = options.get("center")
-    refit(scan.geometry.fit_grid(), options.get("size"), options.get("voxel_mm"), center)
+    grid = refit(scan.geometry.fit_grid(), options.get("size"), options.get("voxel_mm"), center)
+    most = call.door.config.reconstructions.voxels
+    if math.prod(grid.shape) > most:
+        size = " x ".join(map(str, reversed(grid.shape)))
+        message = (
+            f"{'size' if 'size' in options else 'voxel_mm'}: expected at most {most} voxels, as "
+            f"reconstructions.voxels of the gateway says, found {size}"
+        )
+        raise UsageError(message)
     for energy_bin in options.get("energy_bins", ()):
         scan.require_energy_bin(energy_bin)
 
