@@ -22,7 +22,7 @@ import pyarrow as pa
 from pacspark.errors import PacsparkError
 from pacspark.tables.schema import AUDIT
 from pacspark.tables.storage import Storage
-from pacspark.tables.writer import append_rows
+from pacspark.tables.writer import append_rows, append_unseen
 
 LOGGER: Final = logging.getLogger(__name__)
 _MOST_ROWS: Final = 1000
@@ -57,6 +57,8 @@ class AuditLog:
         self._storage, self._path, self._run_id = storage, path, run_id
         self._lock = Lock()
         self._rows: list[dict[str, Any]] = _read(path)
+        # the table may have some of them: their gateway was killed, or heard nothing of its commit
+        self._may_be_there = bool(self._rows)
         self._file = path.open("a", encoding="utf-8")
         self._written_s = monotonic()
         self.counts: Counter[tuple[str, bool]] = Counter()
@@ -126,16 +128,17 @@ class AuditLog:
                 LOGGER.warning("audit: %d rows wait; the oldest are let go", len(self._rows))
                 del self._rows[:-_MOST_WAITING_ROWS]
             rows = self._rows[:]
+            append = append_unseen if self._may_be_there else append_rows
+            self._may_be_there = bool(rows)
         if rows:
             table = pa.Table.from_pylist(
                 [row | {"occurred_at": datetime.fromisoformat(row["occurred_at"])} for row in rows],
                 schema=AUDIT.arrow_schema,
             )
             batch = uuid.uuid4().hex
-            append_rows(
-                self._storage, "audit", table, run_id=self._run_id, operation=f"audit {batch}"
-            )
+            append(self._storage, "audit", table, run_id=self._run_id, operation=f"audit {batch}")
         with self._lock:
+            self._may_be_there = False
             del self._rows[: len(rows)]
             self._written_s = monotonic()
             with suppress(OSError):
