@@ -133,8 +133,8 @@ class Limits:
     reserve_bytes
         of the landing's disk that stay free
     refused_bytes_per_hour
-        of what is no DICOM that are kept in `rejects`: who may store is not to fill the disk with
-        what nobody can find or delete
+        of what is no DICOM and of conflicts that are kept in `rejects`: who may store is not to
+        fill the disk with what nobody can find or delete
     commit_objects, commit_bytes, commit_s
         whichever is reached first, the landing is committed to the tables
     follow_s

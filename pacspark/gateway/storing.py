@@ -24,6 +24,7 @@ from pacspark.dicom.decode import InstanceIndex, data_set_start, index_instance
 from pacspark.errors import (
     DicomDecodeError,
     InstanceNotFoundError,
+    LandingFullError,
     PacsparkError,
     StorageError,
 )
@@ -166,7 +167,7 @@ class Store:
             where it is no DICOM object; its bytes are durable all the same and go to `rejects`, as
             far as the limits allow
         LandingFullError
-            where there is no room; nothing of it is kept
+            where there is no room, or none in this hour for a conflict; nothing of it is kept
         StorageError
             where the disk fails otherwise
         """
@@ -185,6 +186,12 @@ class Store:
                 known.sha256 == sha256 or self._is_same_data_set(known, index, data)
             ):
                 return Stored("duplicate", known)
+            if known is not None and not self._may_keep(data):
+                message = (
+                    f"{uid}: expected the data set that is stored, found another that is not kept: "
+                    "limits.refused_bytes_per_hour is reached; send it again later"
+                )
+                raise LandingFullError(message)
             landed = self.landing.append(_rewound(data), source, sha256=sha256)
             if known is None:
                 known = self.index.add_landed(landed, index)
@@ -205,14 +212,17 @@ class Store:
     def _keep_refused(
         self, data: bytes | BinaryIO, source: str, sha256: str, error: DicomDecodeError
     ) -> None:
-        size_bytes = len(data) if isinstance(data, bytes) else data.seek(0, io.SEEK_END)
-        if self._refused.takes("", size_bytes + _REFUSED_ROW_BYTES):
+        if self._may_keep(data):
             self._wait_for_commit(self.landing.append(_rewound(data), source, sha256=sha256))
         else:
             LOGGER.warning(
                 "%s: refused %d bytes, SHA-256 %s, which are not kept: the limit of this hour is "
-                "reached: %s", source, size_bytes, sha256, error,
+                "reached: %s", source, _size_bytes(data), sha256, error,
             )  # fmt: skip
+
+    def _may_keep(self, data: bytes | BinaryIO) -> bool:
+        """Tell whether `rejects` may have this too in this hour; nobody can delete it there."""
+        return self._refused.takes("", _size_bytes(data) + _REFUSED_ROW_BYTES)
 
     def _is_same_data_set(
         self, known: StoredInstance, index: InstanceIndex, data: bytes | BinaryIO
@@ -497,6 +507,10 @@ def _checked(instance: StoredInstance, stream: BinaryIO) -> Iterator[bytes]:
             raise StorageError(message)
         yield piece
         piece = following
+
+
+def _size_bytes(data: bytes | BinaryIO) -> int:
+    return len(data) if isinstance(data, bytes) else data.seek(0, io.SEEK_END)
 
 
 def _sha256(data: bytes | BinaryIO) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from pacspark.dicom.decode import data_set_start
 from pacspark.dicom.matching import parse_query
-from pacspark.errors import DicomDecodeError, StorageError
+from pacspark.errors import DicomDecodeError, LandingFullError, StorageError
 from pacspark.gateway import storing
 from pacspark.gateway.config import Limits
 from pacspark.gateway.index import Index
@@ -158,6 +158,28 @@ def test_bytes_of_no_dicom__are_kept_within_the_limit_of_an_hour(
         assert store.read(kept.instance) == ct(1)
         store.flush()
         assert 5 <= Catalog(storage).rejects().num_rows <= 8
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_conflicts__are_kept_within_the_limit_of_an_hour(
+    storage: Storage, tmp_path: Path, *, as_file: bool
+) -> None:
+    """More of them are failures that may be sent again: nobody is told that they were kept."""
+    other = [ct(1, SeriesDescription=f"other {number}") for number in range(40)]
+    limits = replace(LIMITS, refused_bytes_per_hour=5 * (len(other[0]) + 4096) + 1000)
+    with Store(storage, Landing(tmp_path / "landing"), limits) as store:
+        store.store(ct(1), "peer")
+        for number, data in enumerate(other):
+            given = io.BytesIO(data) if as_file else data
+            if number < 5:
+                assert store.store(given, "peer").outcome == "conflict"
+                continue
+            with pytest.raises(LandingFullError, match=r"limits\.refused_bytes_per_hour"):
+                store.store(given, "peer")
+        assert store.store(ct(1), "peer").outcome == "duplicate"
+        assert store.store(ct(2), "peer").outcome == "stored"
+        store.flush()
+    assert Catalog(storage).rejects().num_rows == 5
 
 
 def test_objects__that_a_killed_gateway_left_are_there_and_committed_once(
