@@ -192,7 +192,7 @@ def _send_there(
                 continue
             encoded = write_identifier(data, contexts[0].transfer_syntax)
             association.link.send(_event(event), contexts[0].context_id, encoded)
-            answer = association.link.receive()
+            answer = association.link.receive(most_s=limits.idle_s)
             association.link.release()
         except (AssociationEndedError, ProtocolError) as error:
             LOGGER.warning("storage commitment: %s", error)

@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final
 
 import numpy as np
@@ -48,6 +49,8 @@ _MOST_COPIES: Final = 100
 _DEPTH: Final = 4
 _WARNINGS: Final = frozenset({0x0001, 0x0107, 0x0116, *range(0xB000, 0xC000)})
 _CONTEXT_ID: Final = 1
+_PATIENCE_S: Final = 600.0
+"""For one answer, however much a printer tells of itself meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,7 @@ class FilmSession:
         }
         made = self._ask("create a film box", N_CREATE, _FILM_BOX, film_uid, film)
         boxes = made.get("20100510", {}).get("Value") or []
-        if len(boxes) != 1:
+        if len(boxes) != 1 or not isinstance(boxes[0], dict):
             message = f"{self._peer}: expected a film box of one image, found {len(boxes)}"
             raise ProtocolError(message)
         box_uid = text_of(boxes[0].get("00081155"))
@@ -200,11 +203,12 @@ class FilmSession:
         }
         data = None if told is None else write_identifier(_tagged(told), self._syntax)
         self._link.send(command, _CONTEXT_ID, data)
-        answer = self._link.receive()
+        deadline = monotonic() + _PATIENCE_S
+        answer = self._link.receive(most_s=_PATIENCE_S)
         while answer is not None and answer.command["CommandField"] == N_EVENT_REPORT:
             # printers tell of themselves whenever they like
             self._link.send(response(answer.command, SUCCESS), _CONTEXT_ID)
-            answer = self._link.receive()
+            answer = self._link.receive(most_s=deadline - monotonic())
         if answer is None:
             message = f"{self._peer}: expected the printer to {what}, found no answer"
             raise AssociationEndedError(message)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from math import inf
 from time import monotonic
 from typing import Final
 
@@ -245,16 +246,24 @@ class Link:
 
     def release(self) -> None:
         """Ask for the release of the association, wait for it, and close."""
+        deadline, answers = monotonic() + self.limits.negotiate_s, {RELEASE_RP, RELEASE_RQ, ABORT}
         with suppress(AssociationEndedError, ProtocolError):
             self.send_pdu(RELEASE_RQ, bytes(4))
-            while self.read_pdu(self.limits.negotiate_s)[0] not in {RELEASE_RP, RELEASE_RQ, ABORT}:
+            while self.read_pdu(max(deadline - monotonic(), 0.0))[0] not in answers:
                 pass
         self.close()
 
     # messages
 
-    def receive(self, wait_s: float | None = None) -> Message | None:
+    def receive(self, wait_s: float | None = None, most_s: float = inf) -> Message | None:
         """Wait for the next message.
+
+        Parameters
+        ----------
+        wait_s
+            for each of its PDUs; None for the limit
+        most_s
+            for the whole of it: where this side asked, a peer may not keep it for ever
 
         Returns
         -------
@@ -268,8 +277,10 @@ class Link:
         ProtocolError
             where it broke the protocol; the association is aborted
         """
+        deadline = monotonic() + most_s
+        each_s = self.limits.idle_s if wait_s is None else wait_s
         while not self._ready and not self.released:
-            self._take_pdu(self.limits.idle_s if wait_s is None else wait_s)
+            self._take_pdu(min(each_s, max(deadline - monotonic(), 0.0)))
         return self._ready.popleft() if self._ready else None
 
     def answer_to(self, request: int, wait_s: float) -> Message | None:

@@ -27,6 +27,7 @@ from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 from pacspark.dicom.enhanced_xa import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacspark.errors import AssociationEndedError, PacsparkError, ProtocolError
 from pacspark.gateway.config import Destination, Limits
+from pacspark.gateway.dimse.commands import Command
 from pacspark.gateway.dimse.link import (
     ASSOCIATE_AC,
     ASSOCIATE_RJ,
@@ -35,6 +36,7 @@ from pacspark.gateway.dimse.link import (
     usable_pdu_bytes,
 )
 from pacspark.gateway.dimse.services import agreed
+from pacspark.tables.spool import Spool
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 REJECTED_CALLER: Final = (1, 1, 3)
@@ -214,7 +216,7 @@ def request(
     contexts: Iterable[tuple[str, Sequence[str]]],
     limits: Limits,
     tls: ssl.SSLContext | None = None,
-    scp_roles: Iterable[str] = (),
+    scp_roles: Sequence[str] = (),
 ) -> Association:
     """Connect to an application entity and agree on an association.
 
@@ -260,6 +262,7 @@ def request(
         message = f"{peer}: cannot connect: {error.strerror or error}"
         raise AssociationEndedError(message) from error
     link = Link(connection, limits, peer)
+    link.begin_object = _taking(link, frozenset(scp_roles))
     try:
         return _request(link, destination, calling_ae_title, contexts, limits, scp_roles)
     except BaseException:
@@ -273,7 +276,7 @@ def _request(
     calling_ae_title: str,
     contexts: Iterable[tuple[str, Sequence[str]]],
     limits: Limits,
-    scp_roles: Iterable[str],
+    scp_roles: Sequence[str],
 ) -> Association:
     proposed = {
         2 * number + 1: _context(2 * number + 1, abstract, syntaxes)
@@ -295,17 +298,31 @@ def _request(
         message = f"{link.peer}: the association was refused: {found}"
         raise AssociationEndedError(message)
     answer = _decoded(link, A_ASSOCIATE_AC, kind, body)
-    link.peer_pdu_bytes = usable_pdu_bytes(_Told.of(answer.user_information).pdu_bytes)
-    accepted = {
-        int(context.context_id): Context(
-            int(context.context_id),
-            str(proposed[context.context_id].abstract_syntax),
-            str(context.transfer_syntax[0]),
-        )
-        for context in answer.presentation_context_definition_results_list
-        if context.result == 0 and context.context_id in proposed
-    }
+    with _of_peer(link):
+        link.peer_pdu_bytes = usable_pdu_bytes(_Told.of(answer.user_information).pdu_bytes)
+        accepted = {
+            int(context.context_id): Context(
+                int(context.context_id),
+                str(proposed[context.context_id].abstract_syntax),
+                str(context.transfer_syntax[0]),
+            )
+            for context in answer.presentation_context_definition_results_list
+            if context.result == 0 and context.context_id in proposed
+        }
     return Association(link, calling_ae_title, destination.ae_title, destination.host, accepted)
+
+
+def _taking(link: Link, scp_roles: frozenset[str]) -> Callable[[Command, int], Spool]:
+    """Take objects of those classes alone that this side asked to be given."""
+
+    def begin(command: Command, _context_id: int) -> Spool:
+        sop_class = command.get("AffectedSOPClassUID", "")
+        if sop_class not in scp_roles:
+            message = f"{link.peer}: expected answers, found a C-STORE of {sop_class[:64]!r}"
+            raise ProtocolError(message)
+        return Spool()
+
+    return begin
 
 
 def _decoded(link: Link, pdu_class: type, kind: int, body: bytes | bytearray) -> Any:

@@ -220,7 +220,7 @@ def send_one(
     except PacsparkError:
         association.link.abort()
         raise
-    answer = association.link.receive()
+    answer = association.link.receive(most_s=association.link.limits.idle_s)
     if answer is None:
         message = f"{association.link.peer}: expected an answer, found the association released"
         raise AssociationEndedError(message)
