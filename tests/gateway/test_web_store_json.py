@@ -187,6 +187,7 @@ def test_data_set__that_is_none_is_a_failure_of_its_own(
         (b"{}", [], 400, "expected an array of data sets"),
         (b"[]", [], 400, "expected an array of data sets"),
         (b"[" * 100_000, [], 400, "body: expected DICOM JSON"),
+        ([{}] * 10_001, [], 413, "expected metadata of at most 10000 instances, found 10001"),
         ([{}], [("", OCTETS, b"x")], 400, "expected a Content-Location"),
         ([{}], [("x" * 2000, OCTETS, b"x")], 400, "expected a Content-Location"),
         ([{}], [("x" * 9000, OCTETS, b"x")], 400, "Maximum header size"),
