@@ -98,7 +98,8 @@ class Index:
             where the tables cannot be read; the index stays as it was
         """
         with self._refreshing:
-            self._snapshot.refresh()
+            if self._snapshot.refresh():
+                self._version = -1  # of another archive, it may have the same number
             if self._snapshot.version == self._version:
                 return False
             active = {file.path: file for file in self._snapshot.files()}

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from pacspark.errors import UsageError
+from pacspark.tables.logentries import entry_path
 from pacspark.tables.logstatistics import changed_since_sealed
 from pacspark.tables.schema import TABLES
 from pacspark.tables.storage import Storage
@@ -78,6 +80,7 @@ class Snapshot:
                 self._go_back(as_of)
             elif as_of is not None:
                 self._go_back(as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC))
+        self._known_entry = self._entry()
 
     def _go_back(self, as_of: int | datetime) -> None:
         try:
@@ -124,13 +127,35 @@ class Snapshot:
         """The version that this snapshot shows."""
         return int(self.delta.version())
 
-    def refresh(self) -> None:
-        """Move on to the newest version."""
-        before = self.version
+    def refresh(self) -> bool:
+        """Move on to the newest version; tell whether that is another one.
+
+        A root may be another archive's since: a replica that was moved to its place, say. Its log
+        is read from the start then, whatever its versions.
+        """
+        before, entry = self.version, self._entry()
+        is_replaced = entry != self._known_entry
         with self.storage.errors(f"read the log of {self.spec.name}"):
-            self.delta.update_incremental()
-        if self.version != before:
+            if is_replaced:
+                uri, options = self.storage.table_uri(self.spec.name), self.storage.delta_options
+                self.delta = DeltaTable(uri, storage_options=options)
+            else:
+                self.delta.update_incremental()
+        is_other = is_replaced or self.version != before
+        if is_other:
             self._actions = self._unsealed = None
+            self._known_entry = self._entry()
+        return is_other
+
+    def _entry(self) -> tuple[int, ...] | None:
+        """Give what tells the log's entry of this version from another archive's."""
+        if self.storage.kind != "local":
+            return None
+        try:
+            status = Path(entry_path(self.storage, self.spec.name, self.version)).stat()
+        except OSError:
+            return ()
+        return (status.st_ino, status.st_mtime_ns, status.st_size)
 
     def files(self, where: Mapping[str, Sequence[Any]] | None = None) -> list[ActiveFile]:
         """List the active files that can hold rows with these values, judged by statistics.

@@ -351,6 +351,27 @@ def test_object__that_another_writer_has_just_deleted_is_stored_again(
         assert store.read(store.instance(uid_of(1))) == newcomer
 
 
+@pytest.mark.parametrize("n_commits", [0, 1, 2])
+def test_root__that_is_another_archive_now_is_followed(
+    store: Store, storage: Storage, tmp_path: Path, n_commits: int
+) -> None:
+    store.store(ct(1), "x")
+    store.flush()
+    other = open_storage(tmp_path / "other")
+    create_tables(other)
+    with Store(other, Landing(tmp_path / "other-landing"), LIMITS) as second:
+        for number in range(2, 2 + n_commits):
+            second.store(ct(number), "x")
+            second.flush()
+    Path(storage.folder).rename(tmp_path / "before")
+    Path(other.folder).rename(storage.folder)
+    assert store.store(ct(1), "x").outcome == "stored"
+    store.flush()
+    assert len(store.index) == 1 + n_commits
+    for number in range(1, 2 + n_commits):
+        assert store.read(store.instance(uid_of(number))) == ct(number)
+
+
 def test_flush__commits_all_in_however_many_parts(storage: Storage, tmp_path: Path) -> None:
     told = replace(LIMITS, commit_bytes=1)
     with Store(storage, Landing(tmp_path / "landing"), told) as store:
