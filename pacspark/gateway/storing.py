@@ -329,11 +329,17 @@ class Store:
         self, instance: StoredInstance, start: int, length: int, row: dict[str, Any] | None = None
     ) -> bytes:
         """Read a part of an object: one range read; parameters are those of :meth:`read`."""
+        try:
+            return self._read_range(instance, start, length, row)
+        except StorageError:  # its bytes have moved, into the tables or within them
+            now = self.instance(instance.sop_instance_uid)
+            return self._read_range(now, start, length, None)
+
+    def _read_range(
+        self, instance: StoredInstance, start: int, length: int, row: dict[str, Any] | None
+    ) -> bytes:
         if instance.landed is not None:
-            try:
-                return self.landing.read_range(instance.landed, start, length)
-            except StorageError:
-                instance, row = self._moved(instance), None
+            return self.landing.read_range(instance.landed, start, length)
         return self._catalog.read_range(self._row(instance, row), start, length)
 
     def _moved(self, instance: StoredInstance) -> StoredInstance:

@@ -288,3 +288,4 @@ def test_limits__of_a_query_are_told(start_gateway: Callable[..., Gateway], tmp_
     )  # fmt: skip
     assert "OutOfResources" in said
     assert len(responses(said)) == 1
+    assert gateway.audit.counts["find", False] == 1

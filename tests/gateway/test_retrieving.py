@@ -19,7 +19,7 @@ from pacspark.dicom.decode import data_set_start, index_instance
 from pacspark.gateway import statuses
 from pacspark.gateway.config import Caller, Destination, Tls
 from pacspark.gateway.dimse import retrieving
-from pacspark.gateway.dimse.commands import C_CANCEL, C_GET, C_STORE, RESPONSE
+from pacspark.gateway.dimse.commands import C_CANCEL, C_GET, C_MOVE, C_STORE, RESPONSE
 from pacspark.gateway.dimse.identifiers import write_identifier
 from pacspark.gateway.dimse.negotiation import Association, request
 from pacspark.gateway.dimse.sending import client_context
@@ -183,6 +183,52 @@ def test_get__is_cancelled(gateway: Gateway, tmp_path: Path) -> None:
     assert last.command["Status"] == statuses.CANCELLED
     assert last.command["NumberOfRemainingSuboperations"] == 19
     association.link.release()
+
+
+def test_get__whose_peer_is_gone_has_its_row(gateway: Gateway, tmp_path: Path) -> None:
+    for path in written(tmp_path / "in"):
+        gateway.store.store(path.read_bytes(), "x")
+    association = getting(gateway, [(CT, [ExplicitVRLittleEndian])])
+    ask(association, {0x0020000D: STUDY_UID})
+    assert association.link.receive() is not None
+    association.link.abort()
+    wait_until(lambda: gateway.audit.counts["get", False] == 1, "no row for C-GET", [])
+
+
+def test_move__whose_peer_is_gone_has_its_row(
+    start_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    associations: list[Association] = []
+
+    def taken(_event: Any) -> int:
+        associations[0].link.abort()
+        return 0
+
+    sink = AE("SINK")
+    sink.add_supported_context(CT)
+    server = sink.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, taken)]
+    )
+    assert server is not None
+    try:
+        port = server.server_address[1]
+        gateway = start_gateway(destinations={"SINK": Destination("SINK", "127.0.0.1", port)})
+        for path in written(tmp_path / "in"):
+            gateway.store.store(path.read_bytes(), "x")
+        here = Destination("PACSPARK", "127.0.0.1", gateway.dimse.port)
+        associations += [request(here, "TEST", [(MOVE, [ExplicitVRLittleEndian])], LIMITS)]
+        elements = [(0x00080052, "CS", "STUDY"), (0x0020000D, "UI", STUDY_UID)]
+        command = {
+            "AffectedSOPClassUID": MOVE, "CommandField": C_MOVE, "MessageID": 7, "Priority": 0,
+            "MoveDestination": "SINK",
+        }  # fmt: skip
+        identifier = write_identifier(elements, ExplicitVRLittleEndian)
+        associations[0].link.send(command, 1, identifier)
+        wait_until(lambda: gateway.audit.counts["move", False] == 1, "no row for C-MOVE", [])
+    finally:
+        server.shutdown()
+    (row,) = (row for row in gateway.audit._rows if row["action"] == "move")
+    assert json.loads(row["detail"])["NumberOfCompletedSuboperations"] == 1
 
 
 def test_get__of_nothing_is_a_success_of_none(gateway: Gateway) -> None:

@@ -88,12 +88,12 @@ def send(
     if not objects:
         message = f"{catalog.storage.root}: no {level} {uid[:64]!r}"
         raise NotInArchiveError(message)
-    last = None
+    told = 0
     with progress.stage("send", len(objects), "objects") as stage:
         for sent in send_to(destination, calling_ae_title, objects, Limits(), tls):
             done = len(objects) - sent.remaining
-            stage.advance(done - (0 if last is None else last))
-            last = done
+            stage.advance(done - told)
+            told = done
     return SendReport(sent.completed, sent.warned, len(sent.failed), tuple(sent.reasons))
 
 

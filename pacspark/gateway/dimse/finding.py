@@ -69,12 +69,13 @@ def find(session: Session, message: Message) -> None:
         )
         session.answer(message, status, identifier)
         sent += 1
-    session.record("find", "success", level=level, matches=sent, keys=len(query.conditions))
+    status, text, outcome = statuses.SUCCESS, None, "success"
     if len(matches) > most:
+        status = statuses.OUT_OF_RESOURCES
         text = f"expected at most {most} matches, found {len(matches)}"
-        session.answer(message, statuses.OUT_OF_RESOURCES, ErrorComment=text)
-        return
-    session.answer(message, statuses.SUCCESS)
+        outcome = f"failed: {text}"
+    session.record("find", outcome, level=level, matches=sent, keys=len(query.conditions))
+    session.answer(message, status, ErrorComment=text)
 
 
 def level_of(elements: Elements, sop_class_uid: str) -> Level:

@@ -6,12 +6,12 @@ from typing import Any
 
 from pacspark.dicom.attributes import LEVELS, UNIQUE_KEYS
 from pacspark.dicom.matching import parse_query
-from pacspark.errors import AssociationEndedError, PacsparkError, ProtocolError, QueryError
+from pacspark.errors import AssociationEndedError, ProtocolError, QueryError
 from pacspark.gateway import statuses
 from pacspark.gateway.dimse.finding import level_of, require_hierarchy
 from pacspark.gateway.dimse.identifiers import text_of, write_identifier
 from pacspark.gateway.dimse.link import Message
-from pacspark.gateway.dimse.sending import Outgoing, Sent, read_ahead, send_one, send_to
+from pacspark.gateway.dimse.sending import Outgoing, Sent, read_ahead, send_counted, send_to
 from pacspark.gateway.dimse.session import Session
 from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.searching import search
@@ -33,19 +33,16 @@ def get(session: Session, message: Message) -> None:
     message_id = message.command.get("MessageID", 0)
     sent, told_s = Sent(len(instances)), 0.0
     link, priority = session.association.link, _priority(message)
-    for number, one in enumerate(read_ahead(outgoing(session.store, instances)), 1):
-        if link.is_cancelled(message_id):
-            _finish(session, message, "get", sent, cancelled=True)
-            return
-        try:
-            status = send_one(session.association, one, (message_id + number) & 0xFFFF, priority)
-            sent.took(status, one)
-        except (AssociationEndedError, ProtocolError) as error:
-            session.record("get", f"failed: {error}", **sent.counts())
-            raise
-        except PacsparkError as error:
-            sent.took(statuses.dimse_status(error), one, str(error))
-        told_s = _tell(session, message, sent, told_s)
+    try:
+        for one in read_ahead(outgoing(session.store, instances)):
+            if link.is_cancelled(message_id):
+                _finish(session, message, "get", sent, cancelled=True)
+                return
+            send_counted(session.association, one, sent, priority, message_id)
+            told_s = _tell(session, message, sent, told_s)
+    except (AssociationEndedError, ProtocolError) as error:
+        session.record("get", f"failed: {error}", **sent.counts())
+        raise
     _finish(session, message, "get", sent)
 
 
@@ -81,6 +78,9 @@ def move(session: Session, message: Message) -> None:
                 return
             if sent.remaining:
                 told_s = _tell(session, message, sent, told_s)
+    except (AssociationEndedError, ProtocolError) as error:
+        session.record("move", f"failed: {error}", **sent.counts())
+        raise
     finally:
         steps.close()
     _finish(session, message, "move", sent)

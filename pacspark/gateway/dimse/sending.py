@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,14 +92,10 @@ class Sent:
         elif status in _WARNINGS:
             self.warned += 1
         else:
-            self.fail(one, why or f"the peer answered 0x{status:04X}", counted=True)
-
-    def fail(self, one: Outgoing, why: str, *, counted: bool = False) -> None:
-        """Count one object that was not stored."""
-        self.remaining -= not counted
-        self.failed.append(one.sop_instance_uid)
-        if why not in self.reasons and len(self.reasons) < 8:
-            self.reasons.append(why)
+            why = why or f"the peer answered 0x{status:04X}"
+            self.failed.append(one.sop_instance_uid)
+            if why not in self.reasons and len(self.reasons) < 8:
+                self.reasons.append(why)
 
 
 def read_ahead(objects: Iterable[Outgoing]) -> Iterator[Outgoing]:
@@ -214,7 +211,7 @@ def send_one(
     }
     first = next(data_set, b"")  # what cannot be read is known before anything is sent
     try:
-        association.link.send(command, context.context_id, _with(first, data_set))
+        association.link.send(command, context.context_id, chain((first,), data_set))
     except (AssociationEndedError, ProtocolError):
         raise
     except PacsparkError:
@@ -246,13 +243,6 @@ def _data_set(pieces: Iterator[bytes]) -> Iterator[bytes | memoryview]:
     first = next(pieces)
     yield memoryview(first)[data_set_start(first) :]
     yield from pieces
-
-
-def _with(
-    first: bytes | memoryview, rest: Iterator[bytes | memoryview]
-) -> Iterator[bytes | memoryview]:
-    yield first
-    yield from rest
 
 
 def contexts_for(objects: Iterable[Outgoing]) -> list[tuple[str, list[str]]]:
@@ -302,26 +292,31 @@ def send_to(
             association = request(destination, calling_ae_title, contexts_for(batch), limits, tls)
         except (AssociationEndedError, ProtocolError) as error:
             for one in batch:
-                sent.fail(one, str(error))
+                sent.took(dimse_status(error), one, str(error))
             yield sent
             continue
         try:
             for one in read_ahead(batch):
-                _send_counted(association, one, sent, originator or {})
+                send_counted(association, one, sent, originator or {})
                 left -= 1
                 yield sent
         except (AssociationEndedError, ProtocolError) as error:
             for other in batch[len(batch) - left :]:
-                sent.fail(other, str(error))
+                sent.took(dimse_status(error), other, str(error))
             yield sent
         finally:
             association.link.release()
 
 
-def _send_counted(
-    association: Association, one: Outgoing, sent: Sent, originator: Mapping[str, Any]
+def send_counted(
+    association: Association,
+    one: Outgoing,
+    sent: Sent,
+    originator: Mapping[str, Any],
+    after: int = 0,
 ) -> None:
-    number = (sent.completed + sent.warned + len(sent.failed)) % 0xFFFF + 1
+    """Send one object and count it; its message has the next number of those `after` one."""
+    number = (after + sent.completed + sent.warned + len(sent.failed)) % 0xFFFF + 1
     try:
         sent.took(send_one(association, one, number, originator), one)
     except (AssociationEndedError, ProtocolError):

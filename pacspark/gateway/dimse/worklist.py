@@ -131,25 +131,25 @@ def find_worklist(session: Session, message: Message) -> None:
     conditions, step_conditions = (_conditions(one, fuzzy=fuzzy) for one in (asked, steps[0]))
     entries = [] if session.worklist is None else session.worklist.entries()
     message_id = message.command.get("MessageID", 0)
-    sent = 0
+    sent, status, outcome = 0, statuses.SUCCESS, "success"
     for entry in entries:
         step = entry[STEPS]["Value"][0]
         if not (_meets(entry, conditions) and _meets(step, step_conditions)):
             continue
         if session.association.link.is_cancelled(message_id):
-            session.answer(message, statuses.CANCELLED)
-            return
+            status, outcome = statuses.CANCELLED, "cancelled"
+            break
         if sent >= session.config.limits.answers:
-            session.answer(message, statuses.OUT_OF_RESOURCES)
-            return
+            status, outcome = statuses.OUT_OF_RESOURCES, f"failed: more than {sent} matches"
+            break
         answer = shown(asked, entry)
         identifier = write_identifier(
             ((int(tag, 16), one["vr"], plain_value(one)) for tag, one in answer.items()), syntax
         )
         session.answer(message, statuses.PENDING, identifier)
         sent += 1
-    session.record("worklist", "success", matches=sent)
-    session.answer(message, statuses.SUCCESS)
+    session.record("worklist", outcome, matches=sent)
+    session.answer(message, status)
 
 
 def _conditions(asked: Elements, *, fuzzy: bool) -> list[Condition]:

@@ -168,6 +168,9 @@ class _Endpoint:
             return problem(400, "expected the whole request, found the connection closed")
         except PacsparkError as error:
             return _problem_of(error, self._door.store.storage.root)
+        except Exception:
+            LOGGER.exception("%s: an error of the gateway", call.source)
+            return problem(500, "an error of the gateway; its log says more")
 
 
 def _problem_of(error: PacsparkError, root: str) -> Response:

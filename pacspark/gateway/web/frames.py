@@ -29,7 +29,6 @@ from pacspark.errors import (
     PacsparkError,
     QueryError,
     RequestTooLargeError,
-    StorageError,
     TranscodingError,
 )
 from pacspark.gateway.groups import StoredInstance
@@ -119,7 +118,7 @@ class FrameSource:
         except IndexError as error:
             message = f"frames: expected numbers from 1 to {self.count}, found {number + 1}"
             raise QueryError(message) from error
-        data = b"".join(self._read(start, length) for start, length in ranges)
+        data = b"".join(self._read(*one) for one in ranges)
         if self._index.kind != "native":
             return data
         bits = self._index.frame_size_bits or 0
@@ -130,11 +129,7 @@ class FrameSource:
         return data
 
     def _read(self, start: int, length: int) -> bytes:
-        try:
-            return self._store.read_range(self.instance, start, length, self._row)
-        except StorageError:  # its bytes have moved
-            now = self._store.instance(self.instance.sop_instance_uid)
-            return self._store.read_range(now, start, length)
+        return self._store.read_range(self.instance, start, length, self._row)
 
     def inflated(self, start: int, length: int) -> bytes:
         """Read a part of a deflated object, by its place as if it were inflated."""
@@ -189,6 +184,8 @@ class FrameSource:
             if self.is_deflated:
                 return np.asarray(pixel_array(self.header, index=number))
             return np.asarray(pixel_array(self._single(number), index=0))
+        except PacsparkError:
+            raise
         except Exception as error:
             # decoders are many, and each has its own errors
             told = " ".join(str(error).split())[:200]
@@ -256,7 +253,7 @@ def _aligned(data: bytes, first_bit: int, bits: int) -> bytes:
 
 
 def _swapped(data: bytes, bits_allocated: int) -> bytes:
-    if bits_allocated <= 8:
+    if bits_allocated not in {16, 32, 64}:
         return data
     return (
         np.frombuffer(data, f">u{bits_allocated // 8}").astype(f"<u{bits_allocated // 8}").tobytes()

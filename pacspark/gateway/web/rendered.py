@@ -65,8 +65,8 @@ def uri(call: Call) -> Response:
     if DICOM not in kinds:
         return _picture(call, instance, told.get("frameNumber"), kinds=kinds)
     syntax = told.get("transferSyntax")
-    call.record("retrieve", "success", transfer_syntax=syntax)
     _, data = given_in(call, instance, syntax)
+    call.record("retrieve", "success", transfer_syntax=syntax)
     if data is None:
         headers = {"ETag": etag_of([instance], DICOM, "*")}
         return ranged(call, instance, 0, instance.size_bytes, DICOM, headers)

@@ -7,14 +7,13 @@ Objects and frames go out byte for byte as they came in where the client takes t
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from starlette.responses import Response
 
 from pacspark.errors import (
     QueryError,
     RequestTooLargeError,
-    StorageError,
     TranscodingError,
     UnacceptableError,
 )
@@ -69,14 +68,14 @@ def objects(call: Call) -> Response:
     if call.has(etag):
         return not_modified(etag)
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    is_single = form.multipart is False
+    given, data = given_in(call, instances[0], syntax) if is_single else ("", None)
     call.record("retrieve", "success", instances=len(instances), transfer_syntax=syntax)
-    if form.multipart is not False:
+    if not is_single:
         return parts_answer(call, DICOM, _object_parts(call, instances, syntax), headers=headers)
-    (one,) = instances
-    given, data = given_in(call, one, syntax)
     media_type = f"{DICOM}; transfer-syntax={given}"
     if data is None:
-        return ranged(call, one, 0, one.size_bytes, media_type, headers)
+        return ranged(call, instances[0], 0, instances[0].size_bytes, media_type, headers)
     return Response(data, media_type=media_type, headers=headers)
 
 
@@ -188,8 +187,9 @@ def frames(call: Call) -> Response:
     source = FrameSource(call.store, instance, call.door.places.of(instance),
                          call.door.config.web.limits.rendered_pixels)  # fmt: skip
     numbers = frame_numbers(call.request.path_params["frames"], source.count)
+    answer = _frames_answer(call, source, numbers)
     call.record_reading(instance, "frames")
-    return _frames_answer(call, source, numbers)
+    return answer
 
 
 def _frames_answer(call: Call, source: FrameSource, numbers: Sequence[int]) -> Response:
@@ -312,17 +312,7 @@ def _pieces(call: Call, instance: StoredInstance, start: int, length: int) -> It
     row = call.door.places.of(instance)
     for at in range(start, start + length, _STEP_BYTES):
         size = min(_STEP_BYTES, start + length - at)
-        yield read_part(call, instance, at, size, row)
-
-
-def read_part(
-    call: Call, instance: StoredInstance, start: int, length: int, row: dict[str, Any]
-) -> bytes:
-    """Read a part of an object; once more with a fresh row where its bytes have moved."""
-    try:
-        return call.store.read_range(instance, start, length, row)
-    except StorageError:
-        return call.store.read_range(call.store.instance(instance.sop_instance_uid), start, length)
+        yield call.store.read_range(instance, at, size, row)
 
 
 def ranged(
