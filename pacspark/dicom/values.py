@@ -231,6 +231,12 @@ def person_name(groups: Mapping[str, object]) -> str:
     return "=".join(str(groups.get(key, "")) for key in _PERSON_NAME_GROUPS).rstrip("=")
 
 
+def person_name_groups(text: str) -> dict[str, str]:
+    """Part a value of VR PN into the component groups of DICOM JSON; empty ones are left out."""
+    groups = zip(_PERSON_NAME_GROUPS, text.split("="), strict=False)
+    return {name: group for name, group in groups if group}
+
+
 def _number(text: str) -> int | float:
     if len(text) <= _NUMBER_CHARACTERS:
         if _INTEGER.fullmatch(text):

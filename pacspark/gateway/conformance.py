@@ -37,13 +37,6 @@ _COMMANDS: Final = {
     "echo": "C-ECHO", "store": "C-STORE", "find": "C-FIND", "move": "C-MOVE", "get": "C-GET",
     "commit": "N-ACTION, N-EVENT-REPORT", "worklist": "C-FIND",
 }  # fmt: skip
-_STATUSES: Final = (
-    "SUCCESS", "PENDING", "PENDING_WITH_WARNING", "CANCELLED", "SUBOPERATIONS_FAILED",
-    "NO_SUBOPERATION_WORKED", "OUT_OF_RESOURCES", "UNKNOWN_DESTINATION", "DOES_NOT_MATCH",
-    "CANNOT_UNDERSTAND", "UNABLE_TO_PROCESS", "DUPLICATE_INSTANCE", "SOP_CLASS_NOT_SUPPORTED",
-    "NOT_AUTHORIZED", "UNRECOGNIZED_OPERATION", "PROCESSING_FAILURE", "NO_SUCH_ACTION",
-    "INVALID_ARGUMENT", "NO_SUCH_INSTANCE",
-)  # fmt: skip
 
 
 def describe_conformance() -> str:
@@ -125,7 +118,11 @@ def _dimse() -> Iterator[str]:
     yield "## DIMSE statuses"
     yield _table(
         ("status", "meaning"),
-        [(f"{getattr(statuses, name):04X}", name.lower().replace("_", " ")) for name in _STATUSES],
+        [
+            (f"{number:04X}", name.lower().replace("_", " "))
+            for name, number in vars(statuses).items()
+            if isinstance(number, int)
+        ],
     )
 
 

@@ -9,8 +9,8 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from types import FrameType, TracebackType
-from typing import Final, Self
+from types import FrameType
+from typing import Any, Final, Self
 
 from pacspark.gateway.audit import AuditLog
 from pacspark.gateway.config import GatewayConfig
@@ -89,13 +89,8 @@ class Gateway:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, traceback)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def _every_turn(self) -> None:
         if self.audit.is_due:
@@ -114,13 +109,11 @@ class Gateway:
 
     def describe(self) -> str:
         """Say in one line where the gateway is reached."""
-        kind = "dicoms" if self.config.tls else "dicom"
-        web = ""
-        if self.web is not None:
-            host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-            web = f"http{'s' if self.config.tls else ''}://{host}:{self.web.port}/, "
+        secure = "s" if self.config.tls else ""
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        web = "" if self.web is None else f"http{secure}://{host}:{self.web.port}/, "
         return (
-            f"{web}{kind}://{self.config.ae_title}@{self.config.host}:{self.dimse.port}, "
+            f"{web}dicom{secure}://{self.config.ae_title}@{host}:{self.dimse.port}, "
             f"{len(self.store.index)} instances of {self.storage.root}"
         )
 

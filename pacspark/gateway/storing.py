@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Condition, Lock, Thread
 from time import monotonic
-from types import TracebackType
 from typing import Any, BinaryIO, Final, Literal, Self
 
 from pacspark.dicom.decode import InstanceIndex, data_set_start, index_instance
@@ -124,12 +123,7 @@ class Store:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ _TRANSACTION: Final = 0x00081195
 _REFERENCED: Final = 0x00081199
 _FAILED: Final = 0x00081198
 _CLASS_TAG, _INSTANCE_TAG, _REASON_TAG = "00081150", "00081155", "00081197"
-_NO_SUCH_OBJECT, _CLASS_CONFLICT = 0x0112, 0x0119
+_CLASS_CONFLICT: Final = 0x0119
 _MOST_REFERENCES: Final = 65535
 _PAUSES_S: Final = (0, 5, 30, 120, 300)
 _ANSWER_S: Final = 10.0
@@ -109,7 +109,7 @@ def report(
         if found is not None and found.sop_class_uid == sop_class:
             committed.append(item)
             continue
-        reason = _NO_SUCH_OBJECT if found is None else _CLASS_CONFLICT
+        reason = statuses.NO_SUCH_INSTANCE if found is None else _CLASS_CONFLICT
         failed.append(item | {_REASON_TAG: {"vr": "US", "Value": [reason]}})
     elements: list[tuple[int, str, Any]] = [
         (0x00080054, "AE", ae_title),

@@ -97,7 +97,7 @@ def outgoing(store: Store, instances: Sequence[StoredInstance]) -> Iterator[Outg
     for start in range(0, len(instances), _LOCATED_AT_ONCE):
         some = instances[start : start + _LOCATED_AT_ONCE]
         stored = [one for one in some if one.landed is None]
-        rows = store.locate(stored) if stored else {}
+        rows = store.locate(stored)
         for one in some:
             yield _outgoing(store, one, rows.get(one.sop_instance_uid))
 

@@ -12,7 +12,7 @@ cell is no value; several values are separated by ``\``. The table is read again
 
 import csv
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time
 from pathlib import Path
 from threading import Lock
@@ -24,6 +24,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
+from pacspark.dicom.values import person_name_groups
 from pacspark.errors import UsageError
 from pacspark.gateway.dimse.identifiers import Elements
 
@@ -166,13 +167,8 @@ def _values(vr: str, cell: Any) -> list[Any]:
     if vr in _FLOATS:
         return [float(part) for part in parts]
     if vr == "PN":
-        return [_person(part) for part in parts]
+        return [person_name_groups(part) for part in parts]
     return parts
-
-
-def _person(text: str) -> Mapping[str, str]:
-    groups = zip(("Alphabetic", "Ideographic", "Phonetic"), text.split("="), strict=False)
-    return {name: group for name, group in groups if group}
 
 
 def _text(vr: str, cell: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pacspark.gateway.audit import AuditLog
@@ -176,18 +177,18 @@ def _person(user: WebUser, headers: dict[bytes, str]) -> str | None:
     return told if 0 < len(told) <= _MOST_NAME_CHARACTERS and told.isprintable() else None
 
 
-def too_many() -> ASGIApp:
+def too_many() -> Response:
     """Answer that an address asks, or guesses, too often."""
     return problem(429, "too many requests", {"Retry-After": "5"})
 
 
-def unauthorized(why: str = "credentials are needed") -> ASGIApp:
+def unauthorized(why: str = "credentials are needed") -> Response:
     """Answer that credentials are needed, or others."""
     told = {"WWW-Authenticate": 'Basic realm="pacspark", charset="UTF-8", Bearer realm="pacspark"'}
     return problem(401, why, told)
 
 
-def refusal(scope: Scope, right: str, config: GatewayConfig) -> ASGIApp | None:
+def refusal(scope: Scope, right: str, config: GatewayConfig) -> Response | None:
     """Give the answer to somebody who has not a right; None where he has."""
     state = scope.get("state", {})
     if right in state.get("scopes", ()):

@@ -15,7 +15,6 @@ DICOM: Final = "application/dicom"
 DICOM_JSON: Final = "application/dicom+json"
 DICOM_XML: Final = "application/dicom+xml"
 JSON: Final = "application/json"
-EXPLICIT_LITTLE: Final = "1.2.840.10008.1.2.1"
 
 _MEDIA_OF_SYNTAX: Final[Mapping[str, str]] = {
     "1.2.840.10008.1.2.5": "image/dicom-rle",

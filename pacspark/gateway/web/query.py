@@ -11,6 +11,7 @@ from pacspark.dicom.attributes import BY_KEYWORD, COUNTS, LEVELS, PROMOTED, STUD
 from pacspark.dicom.conditions import Query, QueryKey
 from pacspark.dicom.matching import parse_query
 from pacspark.dicom.paths import find_tag
+from pacspark.dicom.values import person_name_groups
 from pacspark.errors import QueryError
 from pacspark.gateway.searching import Match, answers, fuzzy_keys, search
 from pacspark.gateway.web.call import Call, data_sets_answer
@@ -223,14 +224,7 @@ def _element(key: QueryKey, value: Any) -> dict[str, Any]:
     vr = key.vr
     values = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
     if vr == "PN":
-        values = [_person_name(str(one)) for one in values]
-    if not any(one not in {None, ""} for one in values if not isinstance(one, dict)) and not any(
-        isinstance(one, dict) for one in values
-    ):
+        values = [person_name_groups(str(one)) for one in values]
+    if all(one in (None, "", {}) for one in values):
         return {"vr": vr}
     return {"vr": vr, "Value": [None if one == "" else one for one in values]}
-
-
-def _person_name(name: str) -> dict[str, str]:
-    groups = zip(("Alphabetic", "Ideographic", "Phonetic"), name.split("="), strict=False)
-    return {group: text for group, text in groups if text}

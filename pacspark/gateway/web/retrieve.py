@@ -11,6 +11,7 @@ from typing import Final
 
 from starlette.responses import Response
 
+from pacspark.dicom.decode import EXPLICIT_VR_LITTLE_ENDIAN
 from pacspark.errors import (
     QueryError,
     RequestTooLargeError,
@@ -34,7 +35,6 @@ from pacspark.gateway.web.frames import (
 )
 from pacspark.gateway.web.media import (
     DICOM,
-    EXPLICIT_LITTLE,
     OCTETS,
     Form,
     media_type_of,
@@ -107,7 +107,7 @@ def given_in(call: Call, one: StoredInstance, asked: str | None) -> tuple[str, b
         where it cannot be given in the one that was asked for
     """
     stored = one.transfer_syntax_uid
-    plain = EXPLICIT_LITTLE if stored in _LOSSLESS else stored
+    plain = EXPLICIT_VR_LITTLE_ENDIAN if stored in _LOSSLESS else stored
     syntax = stored if asked == "*" else asked or plain
     if syntax == stored:
         return stored, None
@@ -247,9 +247,9 @@ def _frame_form(call: Call, source: FrameSource, number: int) -> tuple[Form, str
             continue
         if form.takes(OCTETS) and form.media_type != "*/*":
             # unless said otherwise these are plain pixels (PS3.18 8.7.3.2)
-            syntax = form.transfer_syntax or EXPLICIT_LITTLE
+            syntax = form.transfer_syntax or EXPLICIT_VR_LITTLE_ENDIAN
             syntax = stored if syntax == "*" else syntax
-            if syntax in {stored, EXPLICIT_LITTLE}:
+            if syntax in {stored, EXPLICIT_VR_LITTLE_ENDIAN}:
                 return Form(OCTETS, form.multipart), syntax
         elif form.takes(kind) and form.transfer_syntax in {None, "*", stored}:
             return Form(kind, form.multipart), stored

@@ -27,11 +27,12 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
+from pacspark.dicom.decode import EXPLICIT_VR_LITTLE_ENDIAN
 from pacspark.dicom.uids import is_uid
 from pacspark.errors import DicomDecodeError, PacsparkError, QueryError, RequestTooLargeError
 from pacspark.gateway.dimse.identifiers import UTF8, element_of, plain_value
 from pacspark.gateway.part10 import file_header
-from pacspark.gateway.web.media import DICOM_JSON, EXPLICIT_LITTLE, OCTETS
+from pacspark.gateway.web.media import DICOM_JSON, OCTETS
 from pacspark.tables.landing import Landing
 from pacspark.tables.spool import Spool
 
@@ -243,7 +244,7 @@ class _Reader:
 
     read: Callable[[str, int], list[tuple[str, bytes]]]
     bytes_left: int
-    syntax: str = EXPLICIT_LITTLE
+    syntax: str = EXPLICIT_VR_LITTLE_ENDIAN
 
     def data_set(self, elements: Any, depth: int) -> Dataset:
         if not isinstance(elements, dict) or depth < 0:
@@ -318,9 +319,9 @@ def _syntax_of(content_type: str) -> str:
     """Tell in which transfer syntax pixels of a part are."""
     match = _SYNTAX.search(content_type)
     media_type = content_type.partition(";")[0].strip().lower()
-    syntax = match[1] if match else _SYNTAX_OF_MEDIA.get(media_type, EXPLICIT_LITTLE)
+    syntax = match[1] if match else _SYNTAX_OF_MEDIA.get(media_type, EXPLICIT_VR_LITTLE_ENDIAN)
     if syntax in {ExplicitVRLittleEndian, ImplicitVRLittleEndian}:
-        return EXPLICIT_LITTLE
+        return EXPLICIT_VR_LITTLE_ENDIAN
     known = UID(syntax)
     if not (is_uid(syntax) and known.is_transfer_syntax and known.is_encapsulated):
         message = f"expected pixels in little endian or compressed, found {content_type[:100]!r}"
