@@ -8,18 +8,17 @@
                                                                    └── then the landing forgets
 """
 
-import hashlib
 import io
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Condition, Lock, Thread
 from time import monotonic
 from typing import Any, BinaryIO, Final, Literal, Self
 
-from pacspark.dicom.decode import InstanceIndex, data_set_start, index_instance
+from pacspark.dicom.decode import InstanceIndex, index_instance
 from pacspark.errors import (
     DicomDecodeError,
     InstanceNotFoundError,
@@ -28,6 +27,7 @@ from pacspark.errors import (
     StorageError,
 )
 from pacspark.gateway.config import Limits
+from pacspark.gateway.digests import checked, data_set_digest, pieces_of, rewound, sha256_of
 from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.index import Index
 from pacspark.gateway.limits import Rates
@@ -43,7 +43,6 @@ _KEPT_BYTES: Final = 64 << 20
 """DICOM JSON of objects in the landing that is kept until they are committed."""
 _REFUSED_ROW_BYTES: Final = 4 << 10
 """What a refused object costs beside its bytes."""
-_STEP_BYTES: Final = 1 << 20
 _LONGEST_PAUSE_S: Final = 60.0
 _HOUR_S: Final = 3600.0
 
@@ -165,7 +164,7 @@ class Store:
         StorageError
             where the disk fails otherwise
         """
-        sha256 = _sha256(data)
+        sha256 = sha256_of(data)
         try:
             index = index_instance(data)
         except DicomDecodeError as error:
@@ -186,7 +185,7 @@ class Store:
                     "limits.refused_bytes_per_hour is reached; send it again later"
                 )
                 raise LandingFullError(message)
-            landed = self.landing.append(_rewound(data), source, sha256=sha256)
+            landed = self.landing.append(rewound(data), source, sha256=sha256)
             if known is None:
                 known = self.index.add_landed(landed, index)
                 self._wait_for_commit(landed, uid, index)
@@ -207,7 +206,7 @@ class Store:
         self, data: bytes | BinaryIO, source: str, sha256: str, error: DicomDecodeError
     ) -> None:
         if self._may_keep(data):
-            self._wait_for_commit(self.landing.append(_rewound(data), source, sha256=sha256))
+            self._wait_for_commit(self.landing.append(rewound(data), source, sha256=sha256))
         else:
             LOGGER.warning(
                 "%s: refused %d bytes, SHA-256 %s, which are not kept: the limit of this hour is "
@@ -224,9 +223,8 @@ class Store:
         """Tell whether only the file meta information differs, which is no part of an instance."""
         if known.transfer_syntax_uid != index.transfer_syntax_uid:
             return False
-        pieces = [data] if isinstance(data, bytes) else _read_from_start(data)
         try:
-            return _data_set_digest(pieces) == _data_set_digest(self.stream(known))
+            return data_set_digest(pieces_of(data)) == data_set_digest(self.stream(known))
         except (DicomDecodeError, StorageError) as error:
             uid = index.sop_instance_uid
             LOGGER.warning("%s: cannot compare with what is stored: %s", uid, error)
@@ -315,7 +313,7 @@ class Store:
                 instance = self._moved(instance)
             else:
                 with stream:
-                    yield from _checked(instance, stream)
+                    yield from checked(instance, stream)
                 return
         yield from self._catalog.stream_object(self._row(instance, row))
 
@@ -494,47 +492,5 @@ class Store:
                 LOGGER.warning("%s; trying again in %.0f s", error, self._pause_s)
 
 
-def _checked(instance: StoredInstance, stream: BinaryIO) -> Iterator[bytes]:
-    """Read an object of the landing; one that is small is checked before any of it is given."""
-    digest = hashlib.sha256()
-    step = LARGE_BYTES if instance.size_bytes <= LARGE_BYTES else _STEP_BYTES
-    piece = stream.read(step)
-    while piece:
-        digest.update(piece)
-        following = stream.read(step)
-        if not following and digest.hexdigest() != instance.sha256:
-            message = f"{instance.sop_instance_uid}: a disk has changed its bytes since they came"
-            raise StorageError(message)
-        yield piece
-        piece = following
-
-
 def _size_bytes(data: bytes | BinaryIO) -> int:
     return len(data) if isinstance(data, bytes) else data.seek(0, io.SEEK_END)
-
-
-def _sha256(data: bytes | BinaryIO) -> str:
-    if isinstance(data, bytes):
-        return hashlib.sha256(data).hexdigest()
-    digest = hashlib.file_digest(data, "sha256").hexdigest()  # type: ignore[arg-type]
-    data.seek(0)
-    return digest
-
-
-def _read_from_start(stream: BinaryIO) -> Iterator[bytes]:
-    stream.seek(0)
-    yield from iter(lambda: stream.read(_STEP_BYTES), b"")
-
-
-def _data_set_digest(pieces: Iterable[bytes]) -> bytes:
-    digest, is_first = hashlib.sha256(), True
-    for piece in pieces:
-        digest.update(piece[data_set_start(piece) :] if is_first else piece)
-        is_first = False
-    return digest.digest()
-
-
-def _rewound(data: bytes | BinaryIO) -> bytes | BinaryIO:
-    if not isinstance(data, bytes):
-        data.seek(0)
-    return data
