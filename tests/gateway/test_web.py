@@ -400,15 +400,22 @@ def test_transcoding__of_a_bare_data_set(client: httpx.Client) -> None:
 # deletes, rights, limits
 
 
+@pytest.mark.parametrize("edge", [6, 1000])
 def test_retrieve__of_a_damaged_object_never_looks_whole(
-    gateway: Gateway, client: httpx.Client
+    gateway: Gateway, client: httpx.Client, caplog: pytest.LogCaptureFixture, edge: int
 ) -> None:
-    assert stow(client, ct(1)).status_code == 200
+    image = encoded(ct_image(np.zeros((edge, edge), np.int16), 1, (0.0, 0.0, 0.0)))
+    assert stow(client, image).status_code == 200
     gateway.store.flush()
     (row,) = Catalog(gateway.storage).table("instances").to_pylist()
     path = Path(gateway.storage.path("objects", row["object_file"]))
     data = bytearray(path.read_bytes())
-    data[row["object_offsets"][0] + 400] ^= 1
+    data[row["object_offsets"][-1] + 400] ^= 1
     path.write_bytes(data)
+    if edge == 6:  # nothing has been sent yet
+        assert client.get(instance(1)).status_code == 503
+        return
     with pytest.raises(httpx.RemoteProtocolError):
         client.get(instance(1))
+    assert "cut off" in caplog.text
+    assert "Traceback" not in caplog.text

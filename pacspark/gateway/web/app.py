@@ -154,7 +154,10 @@ class _Endpoint:
             answer = await self._answer(Request(scope, receive))
         seconds = monotonic() - began
         self._metrics.count(scope["method"], self._name, answer.status_code, seconds)
-        await answer(scope, receive, send)
+        try:
+            await answer(scope, receive, send)
+        except PacsparkError as error:  # the connection is closed, since the answer is not whole
+            LOGGER.warning("%s: %s: cut off: %s", scope["state"]["address"], self._name, error)
 
     async def _answer(self, request: Request) -> Response:
         state = request.scope["state"]

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Final, Literal, TypeVar
 
 from starlette.requests import Request
@@ -388,7 +388,8 @@ def parts_answer(
     media_type
         of the first part
     parts
-        whose bytes are read as they are sent; where that fails, the answer ends without its last
+        whose bytes are read as they are sent, the first ones before the answer begins, so that what
+        fails there has a status; where that fails later, the answer ends without its last
         boundary and the connection closes, so that nobody takes it for whole
     headers
         more
@@ -402,7 +403,8 @@ def parts_answer(
     pieces = _parts(boundary, parts)
     if is_small:
         return Response(b"".join(pieces), media_type=kind, headers=told)
-    return call.streamed(_gathered(pieces), kind, told)
+    gathered = _gathered(pieces)
+    return call.streamed(chain(list(islice(gathered, 1)), gathered), kind, told)
 
 
 def _parts(boundary: str, parts: Iterator[Part]) -> Iterator[bytes]:
