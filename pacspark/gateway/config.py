@@ -44,14 +44,14 @@ import ipaddress
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from pacspark.dicom.uids import is_uid
 from pacspark.errors import ScanDescriptionError, StorageError, UsageError
-from pacspark.gateway.web_config import WebConfig, read_web
+from pacspark.gateway.web_config import WebConfig, keys_of, read_limits, read_web
 from pacspark.scans.toml import TomlTable, one_line, read_text
 from pacspark.tables.storage import Storage
 
@@ -312,28 +312,24 @@ def read_config(path: str | Path) -> GatewayConfig:
 
 
 def _config(path: Path, values: Mapping[str, Any]) -> GatewayConfig:
-    table = TomlTable(path, "", values, dict.fromkeys(_names(GatewayConfig), ""))
+    table = TomlTable(path, "", values, keys_of(GatewayConfig))
     readers: dict[str, Callable[[], Any]] = {
         "ae_title": lambda: table.text("ae_title"),
         "host": lambda: table.text("host"),
         "dimse_port": lambda: table.count("dimse_port", smallest=0),
         "http_port": lambda: table.count("http_port", smallest=0),
-        "allow_unencrypted": lambda: _flag(table, "allow_unencrypted", values),
+        "allow_unencrypted": lambda: table.flag("allow_unencrypted"),
         "landing": lambda: path.parent / Path(table.text("landing")).expanduser(),
         "worklist": lambda: path.parent / Path(table.text("worklist")).expanduser(),
         "private_sop_classes": lambda: _sop_classes(table),
-        "destinations": lambda: _destinations(table, values),
-        "callers": lambda: tuple(
-            _caller(one) for one, _ in _tables(table, values, "callers", Caller)
-        ),
-        "tls": lambda: _tls(path, table.table("tls", dict.fromkeys(_names(Tls), ""))),
-        "limits": lambda: _limits(table.table("limits", dict.fromkeys(_names(Limits), ""))),
+        "destinations": lambda: _destinations(table),
+        "callers": lambda: tuple(map(_caller, table.tables("callers", keys_of(Caller)))),
+        "tls": lambda: _tls(path, table.table("tls", keys_of(Tls))),
+        "limits": lambda: read_limits(Limits, table),
         "reconstructions": lambda: _reconstructions(
-            table.table("reconstructions", dict.fromkeys(_names(ReconstructionConfig), ""))
+            table.table("reconstructions", keys_of(ReconstructionConfig))
         ),
-        "web": lambda: read_web(
-            table.table("web", dict.fromkeys(_names(WebConfig), "")), values["web"]
-        ),
+        "web": lambda: read_web(table.table("web", keys_of(WebConfig))),
     }
     return GatewayConfig(**{key: read() for key, read in readers.items() if key in table})
 
@@ -346,31 +342,9 @@ def _sop_classes(table: TomlTable) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _destinations(table: TomlTable, values: Mapping[str, Any]) -> Mapping[str, Destination]:
-    rows = _tables(table, values, "destinations", Destination)
-    made = [_destination(one, row) for one, row in rows]
+def _destinations(table: TomlTable) -> Mapping[str, Destination]:
+    made = map(_destination, table.tables("destinations", keys_of(Destination)))
     return MappingProxyType({one.ae_title: one for one in made})
-
-
-def _names(kind: type) -> list[str]:
-    return [one.name for one in fields(kind)]
-
-
-def _tables(
-    table: TomlTable, values: Mapping[str, Any], key: str, kind: type
-) -> list[tuple[TomlTable, Mapping[str, Any]]]:
-    rows = values.get(key, [])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise table.error(key, f"tables [[{key}]]", repr(rows)[:80])
-    keys = dict.fromkeys(_names(kind), "")
-    return [(TomlTable(table.path, f"{key}[{n}]", row, keys), row) for n, row in enumerate(rows)]
-
-
-def _flag(table: TomlTable, key: str, values: Mapping[str, Any]) -> bool:
-    value = values.get(key, False)
-    if not isinstance(value, bool):
-        raise table.error(key, "true or false", repr(value)[:80])
-    return value
 
 
 def _ae_title(table: TomlTable, *, star: bool = False) -> str:
@@ -385,11 +359,11 @@ def _ae_title(table: TomlTable, *, star: bool = False) -> str:
         ) from error
 
 
-def _destination(table: TomlTable, values: Mapping[str, Any]) -> Destination:
+def _destination(table: TomlTable) -> Destination:
     port = table.count("port")
     if port > 65535:
         raise table.error("port", "a port from 1 to 65535", port)
-    return Destination(_ae_title(table), table.text("host"), port, _flag(table, "tls", values))
+    return Destination(_ae_title(table), table.text("host"), port, table.flag("tls"))
 
 
 def _caller(table: TomlTable) -> Caller:
@@ -412,7 +386,7 @@ def _caller(table: TomlTable) -> Caller:
 
 def _tls(path: Path, table: TomlTable) -> Tls:
     files = {}
-    for key in _names(Tls):
+    for key in keys_of(Tls):
         if key == "client_ca" and key not in table:
             continue
         file = path.parent / Path(table.text(key)).expanduser()
@@ -431,14 +405,3 @@ def _reconstructions(table: TomlTable) -> ReconstructionConfig:
         if not given["command"]:
             raise table.error("command", "a program and its arguments", "none")
     return ReconstructionConfig(**given)
-
-
-def _limits(table: TomlTable) -> Limits:
-    given: dict[str, Any] = {}
-    for one in fields(Limits):
-        if one.name in table:
-            is_count = isinstance(one.default, int)
-            given[one.name] = (
-                table.count(one.name) if is_count else table.number(one.name, positive=True)
-            )
-    return Limits(**given)

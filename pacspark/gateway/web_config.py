@@ -30,9 +30,8 @@ may, unless ``anonymous`` says otherwise.
 """
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pacspark.scans.toml import TomlTable
 
@@ -40,6 +39,7 @@ SCOPES: Final = ("read", "write", "delete", "reconstruct")
 _TOKEN: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _PASSWORD: Final = re.compile(r"scrypt:[0-9a-f]{32}:[0-9a-f]{64}")
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+_T = TypeVar("_T")
 _URL: Final = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9._~/-]*)?")
 
 
@@ -118,19 +118,17 @@ class WebConfig:
         return frozenset() if self.users else frozenset({"read", "write", "reconstruct"})
 
 
-def read_web(table: TomlTable, values: Mapping[str, Any]) -> WebConfig:
+def read_web(table: TomlTable) -> WebConfig:
     """Read the table ``[web]``.
 
     Parameters
     ----------
-    table, values
-        it, with the keys of :class:`WebConfig`, and as it came
+    table
+        it, with the keys of :class:`WebConfig`
     """
     given: dict[str, Any] = {}
     if "enabled" in table:
-        if not isinstance(values["enabled"], bool):
-            raise table.error("enabled", "true or false", repr(values["enabled"])[:80])
-        given["enabled"] = values["enabled"]
+        given["enabled"] = table.flag("enabled")
     if "anonymous" in table:
         given["anonymous"] = _scopes(table, "anonymous")
     for key in ("cors_origins", "hosts"):
@@ -142,24 +140,32 @@ def read_web(table: TomlTable, values: Mapping[str, Any]) -> WebConfig:
             raise table.error("public_url", "https://host or http://host", repr(url)[:80])
         given["public_url"] = url.rstrip("/")
     if "users" in table:
-        given["users"] = _users(table, values["users"])
+        given["users"] = _users(table)
     if "limits" in table:
-        given["limits"] = _limits(table.table("limits", dict.fromkeys(names_of(WebLimits), "")))
+        given["limits"] = read_limits(WebLimits, table)
     return WebConfig(**given)
 
 
-def names_of(kind: type) -> list[str]:
-    """Give the names of the fields of a dataclass: the keys of its table."""
-    return [one.name for one in fields(kind)]
+def keys_of(kind: type) -> dict[str, str]:
+    """Give the fields of a dataclass as the keys of its table."""
+    return dict.fromkeys((one.name for one in fields(kind)), "")
 
 
-def _users(table: TomlTable, rows: Any) -> tuple[WebUser, ...]:
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise table.error("users", "tables [[web.users]]", repr(rows)[:80])
-    keys = dict.fromkeys(names_of(WebUser), "")
-    users = tuple(
-        _user(TomlTable(table.path, f"web.users[{n}]", row, keys)) for n, row in enumerate(rows)
-    )
+def read_limits(kind: type[_T], table: TomlTable) -> _T:
+    """Read the table ``limits`` below one: counts where the default is one, else numbers."""
+    limits = table.table("limits", keys_of(kind))
+    given: dict[str, Any] = {}
+    for one in fields(kind):  # type: ignore[arg-type]
+        if one.name in limits:
+            is_count = isinstance(one.default, int)
+            given[one.name] = (
+                limits.count(one.name) if is_count else limits.number(one.name, positive=True)
+            )
+    return kind(**given)
+
+
+def _users(table: TomlTable) -> tuple[WebUser, ...]:
+    users = tuple(map(_user, table.tables("users", keys_of(WebUser))))
     if len({user.name for user in users}) < len(users):
         raise table.error("users", "each name once", "one twice")
     return users
@@ -186,19 +192,8 @@ def _user(table: TomlTable) -> WebUser:
 
 
 def _scopes(table: TomlTable, key: str) -> tuple[str, ...]:
-    scopes: Sequence[str] = table.texts(key)
+    scopes = table.texts(key)
     for scope in scopes:
         if scope not in SCOPES:
             raise table.error(key, f"some of {', '.join(SCOPES)}", repr(scope)[:80])
     return tuple(scopes)
-
-
-def _limits(table: TomlTable) -> WebLimits:
-    given: dict[str, Any] = {}
-    for one in fields(WebLimits):
-        if one.name in table:
-            is_count = isinstance(one.default, int)
-            given[one.name] = (
-                table.count(one.name) if is_count else table.number(one.name, positive=True)
-            )
-    return WebLimits(**given)

@@ -68,6 +68,21 @@ class TomlTable:
             raise self.error(key, f"a table [{key}]", "none")
         return TomlTable(self.path, f"{self.name}.{key}" if self.name else key, value, keys)
 
+    def tables(self, key: str, keys: Mapping[str, str]) -> list["TomlTable"]:
+        """Return the tables of an array of them; none where it is missing."""
+        name = f"{self.name}.{key}" if self.name else key
+        rows = self._get(key, [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise self.error(key, f"tables [[{name}]]", _shown(rows))
+        return [TomlTable(self.path, f"{name}[{n}]", row, keys) for n, row in enumerate(rows)]
+
+    def flag(self, key: str) -> bool:
+        """Return true or false; false where it is missing."""
+        value = self._get(key, default=False)
+        if not isinstance(value, bool):
+            raise self.error(key, "true or false", _shown(value))
+        return value
+
     def text(self, key: str, default: str | None = None) -> str:
         """Return a text."""
         value = self._get(key, default)
