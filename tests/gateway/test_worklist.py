@@ -54,6 +54,7 @@ def ask(gateway: Gateway, *keys: str) -> list[dict[str, str]]:
 
 
 STEP = "ScheduledProcedureStepSequence[0]."
+STEP_ITEM = b"\x40\0\0\x01SQ\0\0\x08\0\0\0\xfe\xff\0\xe0\0\0\0\0"
 ASKED = ("PatientName", "PatientID", "AccessionNumber", f"{STEP}ScheduledProcedureStepID")
 
 
@@ -123,6 +124,26 @@ def test_worklist__follows_its_folder(start_gateway: Callable[..., Gateway], fol
     os.utime(path, (1, 1))
     assert {found["0010,0010"] for found in ask(gateway, *ASKED)} == {"Poe^Edgar"}
     assert len(ask(gateway, *ASKED)) == 2
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        b"\x40\0\0\x01LO\x04\0abcd",  # the sequence of steps is a text
+        b"\x08\0\x50\0IS\x04\0abcd" + STEP_ITEM,  # a text where a number should be
+    ],
+)
+def test_entry__that_is_hostile_hides_no_other(
+    start_gateway: Callable[..., Gateway], folder: Path, element: bytes
+) -> None:
+    data_set = Dataset()
+    data_set.file_meta = FileMetaDataset()
+    data_set.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data_set.save_as(folder / "hostile", enforce_file_format=False)
+    with (folder / "hostile").open("ab") as file:
+        file.write(element)
+    gateway = start_gateway(worklist=folder)
+    assert len(ask(gateway, *ASKED)) == 3
 
 
 ROWS: list[dict[str, Any]] = [

@@ -78,6 +78,7 @@ class Worklist:
             document | {STEPS: {"vr": "SQ", "Value": [step]}}
             for document in documents
             for step in document.get(STEPS, {}).get("Value", ())
+            if isinstance(step, dict)  # whatever a file says that the sequence is
         ]
 
     def _file(self, path: Path) -> _File | None:
@@ -136,20 +137,32 @@ def find_worklist(session: Session, message: Message) -> None:
         step = entry[STEPS]["Value"][0]
         if not (_meets(entry, conditions) and _meets(step, step_conditions)):
             continue
+        identifier = _told(asked, entry, syntax)
+        if identifier is None:
+            continue
         if session.association.link.is_cancelled(message_id):
             status, outcome = statuses.CANCELLED, "cancelled"
             break
         if sent >= session.config.limits.answers:
             status, outcome = statuses.OUT_OF_RESOURCES, f"failed: more than {sent} matches"
             break
-        answer = shown(asked, entry)
-        identifier = write_identifier(
-            ((int(tag, 16), one["vr"], plain_value(one)) for tag, one in answer.items()), syntax
-        )
         session.answer(message, statuses.PENDING, identifier)
         sent += 1
     session.record("worklist", outcome, matches=sent)
     session.answer(message, status)
+
+
+def _told(asked: Elements, entry: Elements, syntax: str) -> bytes | None:
+    """Write what is asked of an entry; None where it holds what cannot be written."""
+    answer = shown(asked, entry)
+    try:
+        return write_identifier(
+            ((int(tag, 16), one["vr"], plain_value(one)) for tag, one in answer.items()), syntax
+        )
+    except Exception as error:  # noqa: BLE001 -- pydicom's, of any kind; one entry hides no other
+        told = " ".join(str(error).split())[:200]
+        LOGGER.warning("worklist: an entry is passed over: it cannot be written: %s", told)
+        return None
 
 
 def _conditions(asked: Elements, *, fuzzy: bool) -> list[Condition]:

@@ -106,7 +106,10 @@ class WorklistTable:
             table = self._table()
             rows = (row.values() for batch in table.to_batches() for row in batch.to_pylist())
             return self._made(table.column_names, rows)
-        except (OSError, ValueError, csv.Error, pa.ArrowException, DeltaError) as error:
+        except (
+            OSError, ValueError, ArithmeticError, LookupError, csv.Error, pa.ArrowException,
+            DeltaError,
+        ) as error:  # fmt: skip
             if isinstance(error, UsageError):
                 raise
             raise self._error("a table", " ".join(str(error).split())[:200]) from error
