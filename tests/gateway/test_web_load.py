@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from threading import Event, Lock, get_ident
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import numpy as np
@@ -14,7 +14,7 @@ from pydicom.pixels.utils import pixel_array
 from pacspark.gateway.limits import Room
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.web import frames
-from tests.ct_objects import ct_image, encoded
+from tests.ct_objects import SERIES_UID, STUDY_UID, ct_image, encoded
 from tests.gateway.http import client_of, stow
 from tests.gateway.web_objects import ct, instance
 
@@ -69,6 +69,30 @@ def test_pictures__are_drawn_as_far_as_there_is_room(
         answers = list(threads.map(lambda _: client.get(instance(1) + form), range(24)))
     assert {one.status_code for one in answers} == {200}
     assert (len(most), max(most)) == (24, 1)
+
+
+@pytest.mark.parametrize(
+    "viewport", ["viewport=2000,1000", "viewport=2000,1000,,,,", "columns=2000&rows=1000"]
+)
+def test_picture__in_a_large_viewport_has_room_for_what_is_drawn(
+    filled: httpx.Client, monkeypatch: pytest.MonkeyPatch, viewport: str
+) -> None:
+    class Watched(Room):
+        held: Final[list[int | None]] = []
+
+        def hold(self, size_bytes: int | None) -> Any:
+            self.held.append(size_bytes)
+            return super().hold(size_bytes)
+
+    monkeypatch.setattr(frames, "DECODING", Watched(1 << 30))
+    asked = f"studyUID={STUDY_UID}&seriesUID={SERIES_UID}&objectUID={SERIES_UID}.1"
+    path = instance(1) + "/rendered" if "view" in viewport else f"/wado?requestType=WADO&{asked}"
+    answer = filled.get(f"{path}{'&' if '?' in path else '?'}{viewport}")
+    assert answer.status_code == 200
+    picture = Image.open(BytesIO(answer.content))
+    assert 1000 in picture.size or 2000 in picture.size
+    assert Watched.held[0] is not None
+    assert Watched.held[0] >= 3 * picture.width * picture.height
 
 
 def test_picture__of_many_strips_is_one_picture(gateway: Gateway) -> None:

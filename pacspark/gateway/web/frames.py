@@ -193,12 +193,13 @@ class FrameSource:
             raise TranscodingError(message) from error
 
     @contextmanager
-    def decoding(self) -> Iterator[None]:
-        """Have room for a frame while it is decoded."""
+    def decoding(self, drawn_pixels: int = 0) -> Iterator[None]:
+        """Have room for a frame while it is decoded, and for a picture of it that may be larger."""
         size_bytes = None  # all of an object is inflated, however much that is
         if not self.is_deflated:
             n_pixels = (self.instance.rows or 0) * (self.instance.columns or 0)
-            size_bytes = _DECODED_BYTES * n_pixels * self._number("SamplesPerPixel", 1)
+            n_samples = n_pixels * self._number("SamplesPerPixel", 1)
+            size_bytes = _DECODED_BYTES * max(n_samples, drawn_pixels)
         with DECODING.hold(size_bytes):
             yield
 

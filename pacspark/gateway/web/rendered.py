@@ -107,16 +107,17 @@ def _picture(
             message = "frames: expected one frame in one picture, found several"
             raise UnacceptableError(message)
     viewport = asked.get("viewport") or _pair(asked, "columns", "rows")
-    with source.decoding():
+    quality = _count(asked.get("quality") or asked.get("imageQuality") or "90", "quality", 100)
+    options = {"quality": quality} if media_type == JPEG else {}
+    buffer = io.BytesIO()
+    # a small image in a large viewport is a large picture
+    with source.decoding(0 if viewport is None else math.prod(_size_of(viewport))):
         picture = _drawn(source, number, _window(asked))
         picture = _region(picture, asked.get("region"))
         picture = _in_viewport(picture, viewport, thumbnail=thumbnail)
-    quality = _count(asked.get("quality") or asked.get("imageQuality") or "90", "quality", 100)
-    buffer = io.BytesIO()
-    if media_type == GIF:
-        picture = picture.convert("P")
-    options = {"quality": quality} if media_type == JPEG else {}
-    picture.save(buffer, _FORMATS[media_type], **options)
+        if media_type == GIF:
+            picture = picture.convert("P")
+        picture.save(buffer, _FORMATS[media_type], **options)
     call.record_reading(instance, "pictures")
     headers = {"ETag": etag, "Cache-Control": "private, max-age=60", "Vary": "Accept"}
     ignored = [name for name in _NOT_DONE if asked.get(name, "no") != "no"]
@@ -299,17 +300,23 @@ def _region(picture: Image.Image, text: str | None) -> Image.Image:
     ))  # fmt: skip
 
 
+def _size_of(viewport: str) -> tuple[int, int]:
+    parts = viewport.split(",")
+    if len(parts) not in {2, 6}:
+        message = f"viewport: expected 2 or 6 numbers, found {viewport[:64]!r}"
+        raise QueryError(message)
+    width, height = (_count(part, "viewport", _MOST_SIDE) for part in parts[:2])
+    return width, height
+
+
 def _in_viewport(picture: Image.Image, text: str | None, *, thumbnail: bool) -> Image.Image:
     """Cut and scale to a viewport ``width,height[,x,y,width,height]`` (PS3.18 8.3.5.1.3)."""
     if text is None:
         if thumbnail:
             picture.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
         return picture
+    width, height = _size_of(text)
     parts = text.split(",")
-    if len(parts) not in {2, 6}:
-        message = f"viewport: expected 2 or 6 numbers, found {text[:64]!r}"
-        raise QueryError(message)
-    width, height = (_count(part, "viewport", _MOST_SIDE) for part in parts[:2])
     if len(parts) == 6:
         given = [part or default for part, default in
                  zip(parts[2:], ("0", "0", str(picture.width), str(picture.height)),
