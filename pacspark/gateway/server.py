@@ -9,6 +9,8 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
 
@@ -58,6 +60,7 @@ class Gateway:
         with ExitStack() as stack:
             check_tables(self.storage)
             folder = self.config.landing_folder(self.storage)
+            self._tell_of_landings_beside(folder)
             landing = Landing(folder, self.config.limits.reserve_bytes)
             stack.callback(landing.close)
             self.store = Store(self.storage, landing, self.config.limits)
@@ -91,6 +94,16 @@ class Gateway:
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
+
+    def _tell_of_landings_beside(self, own: Path) -> None:
+        """Tell of objects that a gateway with another AE title or landing has left."""
+        usual = replace(self.config, landing=None).landing_folder(self.storage).parent
+        for folder in sorted({path.parent for path in usual.glob("*/*.landing")} - {own}):
+            LOGGER.warning(
+                "%s: objects that were acknowledged are there, and are not found here; where no "
+                "gateway runs with it, `pacspark ingest %s %s` takes them",
+                folder, self.storage.root, folder,
+            )  # fmt: skip
 
     def _every_turn(self) -> None:
         if self.audit.is_due:

@@ -10,18 +10,20 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pacspark.cli.serving import OneLine
 from pacspark.errors import AssociationEndedError
-from pacspark.gateway.config import Destination, cannot_listen
+from pacspark.gateway.config import Destination, GatewayConfig, cannot_listen
 from pacspark.gateway.dimse.negotiation import request
 from pacspark.gateway.dimse.services import VERIFICATION
 from pacspark.gateway.server import Gateway
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.creating import create_tables
+from pacspark.tables.landing import Landing
 from pacspark.tables.storage import open_storage
 from tests.gateway.conftest import LIMITS
 from tests.gateway.peers import dcmtk
@@ -126,3 +128,21 @@ def test_cannot_listen__names_what_mends_it(key: str, port: str | None) -> None:
     assert "Name or service not known; --host" in str(cannot_listen(key, 0, "none", unknown))
     taken = str(cannot_listen(key, 104, "127.0.0.1", OSError(errno.EADDRINUSE, "")))
     assert f"{port or '--http-port'} takes another" in taken
+
+
+def test_start__tells_of_objects_that_another_ae_title_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = open_storage(tmp_path / "archive")
+    create_tables(storage)
+    told = GatewayConfig(ae_title="BEFORE", dimse_port=0, http_port=0, limits=LIMITS)
+    with Landing(told.landing_folder(storage)) as landing:
+        landing.append(b"an object", "CT1")
+    with Gateway(storage, told):
+        pass
+    assert "were acknowledged" not in caplog.text
+    with Landing(told.landing_folder(storage)) as landing:
+        landing.append(b"another object", "CT1")
+    with Gateway(storage, replace(told, ae_title="AFTER")):
+        pass
+    assert f"`pacspark ingest {storage.root} {landing.folder}` takes them" in caplog.text
