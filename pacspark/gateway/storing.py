@@ -198,8 +198,9 @@ class Store:
         known = self.index.lookup(uid)
         if known is None or known.landed is not None:
             return known
-        with suppress(StorageError):  # the tables are away: what they had counts
-            self.index.refresh()
+        if not self.is_in_trouble:  # or each object would wait a minute for a server that hangs
+            with suppress(StorageError):  # the tables are away: what they had counts
+                self.index.refresh()
         return self.index.lookup(uid)
 
     def _keep_refused(

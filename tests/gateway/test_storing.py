@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
+from threading import Event, current_thread
 from typing import Any
 
 import numpy as np
@@ -283,6 +283,27 @@ def test_object__that_cannot_be_taken_in_stops_no_other(
     store.flush()
     assert len(Catalog(store.storage).known([uid_of(n) for n in range(6)])) == 6
     assert store._kept_bytes == 0
+
+
+def test_object__that_is_known_waits_for_no_tables_that_are_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.store(ct(1), "x")
+    store.flush()
+    asked, tried = [], Event()
+
+    def refresh() -> bool:
+        asked.append(current_thread())
+        tried.set()
+        message = "away"
+        raise StorageError(message)
+
+    monkeypatch.setattr(store.index, "refresh", refresh)
+    assert tried.wait(30)
+    while not store.is_in_trouble:
+        pass
+    assert store.store(ct(1), "x").outcome == "duplicate"
+    assert current_thread() not in asked
 
 
 @pytest.mark.parametrize("edge", [4, 2100, 3000])
