@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pacspark.cli import app
-from pacspark.errors import UsageError
+from pacspark.errors import StorageError, UsageError
 from pacspark.gateway.config import read_config
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.web import viewer_install
@@ -80,6 +80,33 @@ def test_install__refuses_another_tarball_and_leaves_nothing(
         viewer_install.install(tmp_path / "cache" / "ohif", path)
     assert not list((tmp_path / "cache").iterdir())
     assert not list(tmp_path.rglob("outside"))
+
+
+def test_install__of_a_package_without_files_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = known(tarball(tmp_path, []), monkeypatch)
+    folder = tmp_path / "viewer"
+    folder.mkdir()
+    (folder / "index.html").write_text("before")
+    with pytest.raises(UsageError, match="found none"):
+        viewer_install.install(folder, path)
+    assert (folder / "index.html").read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("exec sleep 60", "an end within"), (r"printf '\377' >&2; false", "npm")]
+)
+def test_install__by_an_npm_that_fails_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    npm = tmp_path / "npm"
+    npm.write_text(f"#!/bin/sh\n{script}\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(viewer_install, "_TIMEOUT_S", 0.2)
+    with pytest.raises(StorageError, match=said):
+        viewer_install.install(tmp_path / "viewer")
 
 
 def test_viewer__is_a_single_page_application(

