@@ -29,7 +29,7 @@ from threading import Condition, Thread
 from time import monotonic
 from typing import Any, Final, Literal
 
-from pacspark.errors import PacsparkError, RunNotFoundError, StorageError
+from pacspark.errors import RunNotFoundError, StorageError
 from pacspark.gateway.audit import AuditLog
 from pacspark.gateway.config import ReconstructionConfig
 from pacspark.gateway.storing import Store
@@ -313,8 +313,10 @@ class Reconstructions:
 
     def _outcome(self, job: Job, child: _Child) -> State:
         if child.process.returncode == 0:
-            with suppress(PacsparkError):  # who sees that it is done finds the series
+            try:  # who sees that it is done finds the series
                 self._store.index.refresh()
+            except Exception as error:  # noqa: BLE001 -- it is done all the same, and others wait
+                LOGGER.warning("reconstruction %s: %s", job.id, error)
             job.results = self._results(job)
             return "done"
         if child.cancelled:
@@ -356,7 +358,8 @@ class Reconstructions:
         for job_id in ended[:-_KEPT]:
             del self._jobs[job_id]
             for suffix in ("lock", "out", "log"):
-                (self._folder / f"{job_id}.{suffix}").unlink(missing_ok=True)
+                with suppress(OSError):
+                    (self._folder / f"{job_id}.{suffix}").unlink()
         try:
             self._save()
         except StorageError as error:  # what is in memory is true; the next change is kept again

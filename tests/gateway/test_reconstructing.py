@@ -19,6 +19,7 @@ from pydicom import dcmread
 
 from pacspark.archive import create_archive
 from pacspark.gateway.config import GatewayConfig, ReconstructionConfig
+from pacspark.gateway.index import Index
 from pacspark.gateway.server import Gateway
 from pacspark.gateway.web.access import hashed_token
 from pacspark.gateway.web_config import WebConfig, WebUser
@@ -137,6 +138,23 @@ def test_post__of_what_cannot_be_is_one_line(
     assert (answer.status_code, "\n" in answer.json()["error"]) == (status, False)
     assert said in answer.json()["error"]
     assert refusing.get(PATH).json() == []
+
+
+def test_job__ends_though_the_tables_cannot_be_followed(
+    client: httpx.Client, scan: tuple[str, list[bytes]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def fail(_: Index) -> bool:
+        message = "an error of our own"
+        raise RuntimeError(message)
+
+    job = ask(client, scan[0]).json()["id"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "refresh", fail)
+        (tmp_path / "go").touch()
+        assert wait(client, job, in_state("done"))["results"][0]["SeriesInstanceUID"] == "1.2.3"
+    job = ask(client, scan[0]).json()["id"]
+    wait(client, job, in_state("done"))
 
 
 def test_post__of_what_is_no_scan_or_no_json_is_refused(client: httpx.Client) -> None:
