@@ -10,8 +10,9 @@ from typing import Any
 from pacspark.errors import UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.repair_rows import is_of_rows, mend_rows
-from pacspark.spark.verify import Run, VerifyReport, verify
+from pacspark.spark.verify import VerifyReport, verify
 from pacspark.tables.audit import record
+from pacspark.tables.compaction import Run
 from pacspark.tables.creating import check_tables
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import LISTED, FileToCheck, check_object_file

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from pacspark.spark.replicate import bring
-from pacspark.spark.verify import Run
 from pacspark.tables.audit import record
+from pacspark.tables.compaction import Run
 from pacspark.tables.datafile import DataFile
 from pacspark.tables.findings import Finding
 from pacspark.tables.inventory import Listing
-from pacspark.tables.references import ROW_TABLES
+from pacspark.tables.references import NOTE_TABLES, ROW_TABLES
 from pacspark.tables.replica import Moves, moved
 from pacspark.tables.rowfiles import CLUSTERING
 from pacspark.tables.schema import INSTANCES, TABLES
@@ -31,7 +31,7 @@ from pacspark.tables.storage import Storage
 from pacspark.tables.writer import commit_files, replace_files
 
 MENDABLE: Final = frozenset({"file", "unreadable"})
-_REPLICATED: Final = (*ROW_TABLES, "runs", "audit", "holds")
+_REPLICATED: Final = (*ROW_TABLES, *NOTE_TABLES)
 _OPERATION: Final = "repair"
 
 

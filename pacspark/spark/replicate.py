@@ -21,8 +21,9 @@ import pyarrow.dataset as ds
 
 from pacspark.errors import PacsparkError, UsageError
 from pacspark.progress import SILENT, Progress
-from pacspark.spark.verify import Run, runs_of
+from pacspark.spark.verify import runs_of
 from pacspark.tables.catalog import Catalog
+from pacspark.tables.compaction import Run
 from pacspark.tables.creating import create_tables
 from pacspark.tables.datafile import AddedFile
 from pacspark.tables.findings import Finding
@@ -31,6 +32,7 @@ from pacspark.tables.holds import without_foreign_releases
 from pacspark.tables.intake import conflict_row
 from pacspark.tables.inventory import Listing, files_to_check, listed_rows
 from pacspark.tables.mirror import remove_gone
+from pacspark.tables.references import NOTE_TABLES
 from pacspark.tables.replica import Brought, Moves, bring_file, moved
 from pacspark.tables.runs import recorded_run
 from pacspark.tables.schema import HOLDS, REJECTS, RUNS
@@ -48,7 +50,6 @@ BATCH_ROWS = 16384
 BATCH_BYTES = 64 << 20
 """Rows that the driver holds at once, and their DICOM JSON."""
 TASK_BYTES = 256 << 20
-_NOTES = ("runs", "audit", "holds")
 _OPERATION = "replicate"
 
 
@@ -145,7 +146,7 @@ def replicate(
         try:
             seen = seen_versions(target, source_id)
             job.rows(seen)
-            for table in _NOTES:
+            for table in NOTE_TABLES:
                 job.notes(table, seen.get(table))
             if mirror:
                 report.removed = remove_gone(listing, target, report.run_id)

@@ -17,6 +17,7 @@ import pandas as pd
 from pacspark.errors import ArchiveNotFoundError, PacsparkError, StorageError, UsageError
 from pacspark.progress import SILENT, Progress
 from pacspark.spark.jobs import counted
+from pacspark.tables.compaction import Run
 from pacspark.tables.findings import Finding
 from pacspark.tables.fixity import (
     LISTED,
@@ -46,8 +47,6 @@ from pacspark.tables.snapshot import ActiveFile
 from pacspark.tables.storage import Storage
 
 T = TypeVar("T")
-Run = Callable[[Sequence[Any], Callable[[Any], Any]], list[Any]]
-"""Runs ``work(task)`` for each task and gives the results in order, as `jobs.run_tasks` does."""
 
 TASK_BYTES = 256 << 20
 TASK_FILES = 64

@@ -17,6 +17,8 @@ from pacspark.tables.storage import Storage
 
 ROW_TABLES: Final = (INSTANCES.name, REJECTS.name)
 """The tables whose rows refer to objects."""
+NOTE_TABLES: Final = ("runs", "audit", "holds")
+"""The tables of what was done and what is kept, which refer to none."""
 PLACE: Final = ("object_file", "object_row_group", "object_pieces")
 _BATCH_ROWS: Final = 1 << 16
 
