@@ -3,7 +3,7 @@
 import gzip
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -419,3 +419,23 @@ def test_retrieve__of_a_damaged_object_never_looks_whole(
         client.get(instance(1))
     assert "cut off" in caplog.text
     assert "Traceback" not in caplog.text
+
+
+def test_head__reads_nothing_of_the_body(
+    filled: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = {"Accept": "application/dicom; transfer-syntax=*"}
+    whole = filled.get(instance(1), headers=form)
+    assert whole.status_code == 200
+    read: list[int] = []
+
+    def stream(*_: object) -> Iterator[bytes]:
+        read.append(1)
+        yield b"x"
+
+    monkeypatch.setattr(Store, "stream", stream)
+    head = filled.head(instance(1), headers=form)
+    assert filled.get("/healthz").status_code == 200  # the same connection: the head is over
+    assert (head.status_code, head.content, read) == (200, b"", [])
+    assert head.headers["etag"] == whole.headers["etag"]
+    assert int(head.headers["content-length"]) == len(whole.content)

@@ -128,7 +128,9 @@ class Call:
         headers: Mapping[str, str] | None = None,
         status: int = 200,
     ) -> Response:
-        """Answer piece by piece."""
+        """Answer piece by piece; whoever asks for the head alone has none of them made."""
+        if self.request.method == "HEAD":
+            pieces = ()
         turns = self.door.turns.pieces(self.address, pieces)
         return StreamingResponse(turns, status, media_type=media_type, headers=headers)
 
