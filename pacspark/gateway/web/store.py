@@ -71,15 +71,15 @@ class _PartReader:
 
     def callbacks(self) -> "MultipartCallbacks":
         return {
-            "on_part_begin": self._begin,
+            "on_part_begin": self.begin,
             "on_header_field": self._in_head,
             "on_header_value": self._in_head,
             "on_header_end": self._line_ends,
-            "on_part_data": self._data,
-            "on_part_end": self._end,
+            "on_part_data": self.take,
+            "on_part_end": self.end,
         }
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         self.parts += 1
         if self.parts > self.most_parts:
             message = f"expected at most {self.most_parts} parts, found more"
@@ -95,13 +95,13 @@ class _PartReader:
     def _line_ends(self) -> None:
         self._head += b"\n"
 
-    def _data(self, data: bytes, start: int, end: int) -> None:
+    def take(self, data: bytes, start: int, end: int) -> None:
         if self._part.size_bytes + end - start > self.most_bytes:
             message = f"expected objects of at most {self.most_bytes} bytes, found a larger one"
             raise RequestTooLargeError(message)
         self._part.write(data[start:end])
 
-    def _end(self) -> None:
+    def end(self) -> None:
         self.ready.append(self._part)
 
     def close(self) -> None:
@@ -133,10 +133,10 @@ async def store(call: Call) -> Response:
 async def _store_one(call: Call) -> list[_Outcome]:
     reader = _reader(call)
     try:
-        reader._begin()  # noqa: SLF001 -- the body is the only part
+        reader.begin()  # the body is the only part
         async for data in body(call, call.door.config.web.limits.body_bytes):
-            reader._data(data, 0, len(data))  # noqa: SLF001
-        reader._end()  # noqa: SLF001
+            reader.take(data, 0, len(data))
+        reader.end()
         return [await call.work(_store_part, call, one) for one in reader.ready]
     finally:
         reader.close()
