@@ -3,8 +3,6 @@
 import io
 import json
 import os
-import shutil
-import subprocess
 import tarfile
 from base64 import b64encode
 from collections.abc import Callable
@@ -21,12 +19,9 @@ from pacspark.gateway.server import Gateway
 from pacspark.gateway.web import viewer_install
 from pacspark.gateway.web.access import Credentials
 from pacspark.gateway.web.viewer import viewer_folder
-from tests.conftest import missing
+from tests.gateway.browser import watched
 from tests.gateway.http import client_of, stow
-from tests.servers import cache_folder
 
-CHROMIUM = Path("/usr/bin/chromium")
-SCRIPT = Path(__file__).with_name("watch_viewer.mjs")
 FILES = {
     "package/package.json": b"{}",
     "package/dist/index.html": b"<html>OHIF</html>",
@@ -196,29 +191,14 @@ def test_config__of_the_web_names_the_key(tmp_path: Path, text: str, said: str) 
 def test_ohif__lists_a_study_and_shows_its_pixels(
     start_gateway: Callable[..., Gateway], shared_data: Path, tmp_path: Path
 ) -> None:
-    playwright = cache_folder() / "node" / "node_modules" / "playwright-core"
-    node = shutil.which("node")
-    if node is None or not CHROMIUM.exists() or not playwright.is_dir():
-        missing("chromium")
-    if not (viewer_folder() / "index.html").is_file():
-        missing("ohif")
     gateway = start_gateway()
     folder = shared_data / "dicom/dcm_qa_ct-philips-S21570-S2010/In"
     with client_of(gateway) as client:
         files = [path.read_bytes() for path in folder.rglob("I*") if path.is_file()]
         assert stow(client, *files).status_code in {200, 202}
         (study,) = client.get("/dicom-web/studies").json()
-    assert gateway.web is not None
     uid = study["0020000D"]["Value"][0]
-    done = subprocess.run(
-        [str(node), str(SCRIPT), str(playwright), str(CHROMIUM),
-         f"http://127.0.0.1:{gateway.web.port}", "TRAUMA", uid, str(tmp_path)],
-        capture_output=True, text=True, check=True, timeout=500,
-        env=os.environ | {"PATIENCE_MS": "180000"},
-    )  # fmt: skip
-    seen = json.loads(done.stdout)
-    assert seen["errors"] == []
-    assert seen["failed"] == []  # no status of an error, no request to anywhere else
+    seen = watched(gateway, "watch_viewer.mjs", "TRAUMA", uid, str(tmp_path))
     assert "TRAUMA" in seen["row"]
     assert seen["greys"] >= 32
     assert seen["plain"] == ["15 / 28", 512, 128]

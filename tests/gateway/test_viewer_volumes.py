@@ -1,9 +1,5 @@
 """OHIF shows a reconstructed series as planes and as a volume: what is where, by its pixels."""
 
-import json
-import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,14 +13,10 @@ from pacspark.ct.grid import VolumeGrid
 from pacspark.dicom.encode import CTSeries, ValueMap
 from pacspark.dicom.scan import encode_scan, scan_from_headers
 from pacspark.gateway.server import Gateway
-from pacspark.gateway.web.viewer import viewer_folder
-from tests.conftest import missing
 from tests.dicom.scans import Memory, cone, described, rows_of
+from tests.gateway.browser import watched
 from tests.gateway.http import client_of, stow
-from tests.gateway.test_viewer import CHROMIUM
-from tests.servers import cache_folder
 
-SCRIPT = Path(__file__).with_name("watch_volumes.mjs")
 WATER = 0.02
 GRID = VolumeGrid((80, 96, 112), voxel_mm=(1.75, 1.0, 1.25), center_mm=(5.0, -2.0, 10.0))
 BLOCK_MM = (50.0, 35.0, 60.0)
@@ -99,27 +91,13 @@ def from_block(
 def test_ohif__shows_planes_and_a_volume_as_they_lie_in_the_patient(
     values: ValueMap, layouts: list[str], start_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
-    playwright = cache_folder() / "node" / "node_modules" / "playwright-core"
-    node = shutil.which("node")
-    if node is None or not CHROMIUM.exists() or not playwright.is_dir():
-        missing("chromium")
-    if not (viewer_folder() / "index.html").is_file():
-        missing("ohif")
     gateway = start_gateway()
-    assert gateway.web is not None
     with client_of(gateway) as client:
         assert stow(client, *reconstructed(values)).status_code == 200
         (study,) = client.get("/dicom-web/studies").json()
     uid = study["0020000D"]["Value"][0]
-    done = subprocess.run(
-        [str(node), str(SCRIPT), str(playwright), str(CHROMIUM),
-         f"http://127.0.0.1:{gateway.web.port}", uid, str(GRID.shape[0]), str(tmp_path), *layouts],
-        capture_output=True, text=True, check=True, timeout=500,
-        env=os.environ | {"PATIENCE_MS": "200000"},
-    )  # fmt: skip
-    seen = json.loads(done.stdout)
-    assert seen["errors"] == []
-    assert seen["failed"] == []
+    told = (uid, str(GRID.shape[0]), str(tmp_path), *layouts)
+    seen = watched(gateway, "watch_volumes.mjs", *told)
     for layout in layouts:
         page = np.asarray(Image.open(tmp_path / f"{layout}.png").convert("RGB")).astype(int)
         for name, (left, top, right, bottom) in zip(
