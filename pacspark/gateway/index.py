@@ -271,6 +271,11 @@ class Index:
 
     # groups, for queries
 
+    @property
+    def archive_id(self) -> str:
+        """What tells the archive from others."""
+        return self._snapshot.table_id
+
     def groups(self) -> list[Group]:
         """Give all groups."""
         with self._lock:

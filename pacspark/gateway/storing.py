@@ -114,7 +114,7 @@ class Store:
         self._closing = False
         self._pause_s = 0.0
         self.every_turn: Callable[[], None] = lambda: None
-        for landed in landing.open():
+        for landed in landing.open(self.index.archive_id):
             self._take_up(landed)
         self._thread = Thread(target=self._work, name="pacspark-commit", daemon=True)
 

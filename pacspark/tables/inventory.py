@@ -109,7 +109,7 @@ class Listing:
     @property
     def archive_id(self) -> str:
         """What tells this archive from its replicas."""
-        return str(self.snapshots["instances"].delta.metadata().id)
+        return self.snapshots["instances"].table_id
 
     def sizes(self, table: str) -> dict[str, int]:
         """Give the length of each active file."""

@@ -29,6 +29,7 @@ from threading import Lock
 from typing import BinaryIO, Final, Self
 
 from pacspark.errors import LandingFullError, StorageError, UsageError
+from pacspark.progress import counted_unit
 from pacspark.tables.journals import (
     JOURNAL_NAME,
     LOCK_NAME,
@@ -49,6 +50,7 @@ IN_MEMORY_BYTES: Final = 256 << 20
 """Objects that are still coming in have so much memory together."""
 _STEP_BYTES: Final = 1 << 20
 _BATCH_BYTES: Final = 64 << 20
+_MOST_ID_BYTES: Final = 64
 _UNFINISHED: Final = -1
 
 
@@ -130,13 +132,23 @@ class Landing:
             self._active = None
             self._lock_file.close()
 
-    def open(self) -> list[Landed]:
+    def open(self, archive_id: str = "") -> list[Landed]:
         """Read what earlier processes left; to be called once, before the first :meth:`append`.
+
+        Parameters
+        ----------
+        archive_id
+            what tells the archive that it goes into from others; empty where that does not matter
 
         Returns
         -------
         list of Landed
             all whole objects, oldest first. A journal that never held any is removed
+
+        Raises
+        ------
+        UsageError
+            where they wait for another archive
         """
         found: list[Landed] = []
         with disk_errors(self.folder, "read the landing"):
@@ -159,7 +171,26 @@ class Landing:
                     )  # fmt: skip
                 if not landed:
                     self._drop(journal)
+            if archive_id:
+                self._belong_to(archive_id, len(found))
         return found
+
+    def _belong_to(self, archive_id: str, waiting: int) -> None:
+        """Note in the lock file which archive this is a landing of."""
+        self._lock_file.seek(0)
+        known = self._lock_file.read(_MOST_ID_BYTES).decode("ascii", "replace")
+        if known == archive_id:
+            return
+        if known and waiting:
+            message = (
+                f"{self.folder}: expected a landing of this archive, found {waiting} "
+                f"{counted_unit(waiting, 'objects')} in it for another: serve that one with it, or "
+                f"take them into this one by `pacspark ingest ROOT {self.folder}`"
+            )
+            raise UsageError(message)
+        self._lock_file.truncate(0)
+        self._lock_file.write(archive_id.encode())
+        self._lock_file.flush()
 
     def append(
         self,

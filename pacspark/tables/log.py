@@ -120,7 +120,7 @@ def compare_and_set(
         where the storage fails
     """
     first, storage, name = snapshot.version, snapshot.storage, snapshot.spec.name
-    witnessed = witness.pending(storage, name, str(snapshot.delta.metadata().id))
+    witnessed = witness.pending(storage, name, snapshot.table_id)
     about = {"entries": witnessed, "settled": dict(settled)}
     origin: dict[str, Any] = {"operation": operation, "run_id": run_id}
     origin |= {name: named for name, named in about.items() if named}

@@ -127,6 +127,11 @@ class Snapshot:
         """The version that this snapshot shows."""
         return int(self.delta.version())
 
+    @property
+    def table_id(self) -> str:
+        """What tells this table from that of another archive, its replicas among them."""
+        return str(self.delta.metadata().id)
+
     def refresh(self) -> bool:
         """Move on to the newest version; tell whether that is another one.
 

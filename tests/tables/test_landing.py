@@ -45,6 +45,19 @@ def test_append__is_read_back_and_found_by_the_next_process(tmp_path: Path) -> N
         assert {landing.read(one) for one in found} == {b"one", b"second"}
 
 
+def test_what_waits_for_one_archive__goes_into_no_other(tmp_path: Path) -> None:
+    with Landing(tmp_path) as landing:
+        assert landing.open("a") == []
+    with Landing(tmp_path) as landing:
+        assert landing.open("b") == []  # nothing waited
+        (one,) = [landing.append(b"one", "ct")]
+    with Landing(tmp_path) as landing, pytest.raises(UsageError, match="found 1 object in it"):
+        landing.open("a")
+    for archive_id in ("b", ""):  # whoever takes it over asks for none
+        with Landing(tmp_path) as landing:
+            assert landing.open(archive_id) == [one]
+
+
 def test_names__come_from_numbers_alone(tmp_path: Path) -> None:
     with Landing(tmp_path) as landing:
         landing.append(b"x", "../../../etc/passwd\n{}")
