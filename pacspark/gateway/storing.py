@@ -31,6 +31,7 @@ from pacspark.gateway.digests import checked, data_set_digest, pieces_of, rewoun
 from pacspark.gateway.groups import StoredInstance
 from pacspark.gateway.index import Index
 from pacspark.gateway.limits import Rates
+from pacspark.gateway.pulse import Pulse
 from pacspark.tables.catalog import Catalog
 from pacspark.tables.intake import Intake, IntakeResult, commit_intake
 from pacspark.tables.landing import LARGE_BYTES, Landed, Landing
@@ -44,7 +45,6 @@ _KEPT_BYTES: Final = 64 << 20
 _REFUSED_ROW_BYTES: Final = 4 << 10
 """What a refused object costs beside its bytes."""
 _LONGEST_PAUSE_S: Final = 60.0
-_HOUR_S: Final = 3600.0
 
 Outcome = Literal["stored", "duplicate", "conflict"]
 
@@ -90,6 +90,8 @@ class Store:
     ----------
     index
         for :func:`pacspark.gateway.searching.search`
+    received
+        how many objects came in that the archive had not
     every_turn
         called by the background thread, about once a second
     """
@@ -97,10 +99,10 @@ class Store:
     def __init__(self, storage: Storage, landing: Landing, limits: Limits) -> None:
         self.storage, self.landing, self.limits = storage, landing, limits
         self.run_id = uuid.uuid4().hex
-        self.index = Index(storage, landing)
+        self.index, self.received = Index(storage, landing), Pulse()
         self._catalog = Catalog(storage)
-        most = float(limits.refused_bytes_per_hour)
-        self._refused = Rates(most / _HOUR_S, most)
+        per_hour = float(limits.refused_bytes_per_hour)
+        self._refused = Rates(per_hour / 3600, per_hour)
         self._stripes = [Lock() for _ in range(_STRIPES)]
         self._pending: list[_Pending] = []
         self._pending_bytes = self._kept_bytes = 0
@@ -186,6 +188,7 @@ class Store:
                 )
                 raise LandingFullError(message)
             landed = self.landing.append(rewound(data), source, sha256=sha256)
+            self.received.beat()
             if known is None:
                 known = self.index.add_landed(landed, index)
                 self._wait_for_commit(landed, uid, index)

@@ -195,7 +195,8 @@ def test_pages__are_there_without_a_viewer(filled: httpx.Client) -> None:
     assert "<title>pacspark</title>" in filled.get("/simple").text
     told = filled.get("/status", headers={"Accept": "application/json"}).json()
     assert told["instances"] == 3
-    assert told["requests"] >= told["requests in the last minute"] >= 3
+    assert told["HTTP requests"] >= told["HTTP requests in the last minute"] >= 3
+    assert (told["objects received"], told["objects received in the last minute"]) == (3, 3)
     assert "<td>3</tr>" in filled.get("/status").text
     assert filled.get("/app-config.js").text.startswith("window.config = {")
     assert filled.get("/no-such-file.js").status_code == 404

@@ -25,6 +25,7 @@ from pacspark.errors import (
 from pacspark.gateway.audit import AuditLog
 from pacspark.gateway.config import GatewayConfig
 from pacspark.gateway.groups import StoredInstance
+from pacspark.gateway.pulse import Pulse
 from pacspark.gateway.reconstructing import Reconstructions
 from pacspark.gateway.storing import Store
 from pacspark.gateway.web.media import (
@@ -36,7 +37,7 @@ from pacspark.gateway.web.media import (
     read_accept,
 )
 from pacspark.gateway.web.native_model import native_model
-from pacspark.gateway.web.recent import Places, Pulse, RecentAccesses
+from pacspark.gateway.web.recent import Places, RecentAccesses
 from pacspark.gateway.web.turns import Turns
 
 ROOT: Final = "/dicom-web"

@@ -1,4 +1,4 @@
-"""What the web door remembers for a while: accesses, rows of instances, and how busy it is."""
+"""What the web door remembers for a while: accesses, and rows of instances."""
 
 from collections.abc import Mapping
 from itertools import dropwhile, islice
@@ -107,27 +107,3 @@ class Places:
 def _weight(row: Mapping[str, Any]) -> int:
     """Tell about how many numbers a row holds: multi-frame objects have some for each frame."""
     return 32 + sum(len(value) for value in row.values() if isinstance(value, list | tuple))
-
-
-class Pulse:
-    """How many requests there were in each of the last sixty seconds."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._counts: dict[int, int] = {}
-        self.total = 0
-
-    def beat(self) -> None:
-        """Count a request."""
-        now = int(monotonic())
-        with self._lock:
-            self.total += 1
-            self._counts[now] = self._counts.get(now, 0) + 1
-            for second in [one for one in self._counts if one <= now - 60]:
-                del self._counts[second]
-
-    def per_minute(self) -> int:
-        """Give the requests of the last sixty seconds."""
-        now = int(monotonic())
-        with self._lock:
-            return sum(count for second, count in self._counts.items() if second > now - 60)
