@@ -4,7 +4,9 @@ import logging
 import socket
 import ssl
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,7 +17,9 @@ import pytest
 
 from pacspark.gateway.config import Tls
 from pacspark.gateway.limits import MOST_HALF_OPEN
+from pacspark.gateway.searching import Match
 from pacspark.gateway.server import Gateway
+from pacspark.gateway.web import query
 from pacspark.gateway.web_config import WebConfig, WebLimits
 from tests.ct_objects import STUDY_UID, ct_image, encoded
 from tests.gateway.http import BOUNDARY, STORE_TYPE, client_of, stow, values
@@ -83,6 +87,37 @@ def open_connections() -> set[tuple[int, int]]:
         for one in psutil.Process().net_connections("tcp")
         if one.raddr
     }
+
+
+def test_connection__that_is_one_too_many_is_told_to_come_again(
+    start_gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of the others waits for its client: both wait for the gateway."""
+    gateway = start_gateway(web=WebConfig(limits=WebLimits(connections=2)))
+    begun, may_end = threading.Semaphore(0), threading.Event()
+
+    def held(*_: object) -> list[Match]:
+        begun.release()
+        assert may_end.wait(60)
+        return []
+
+    monkeypatch.setattr(query, "search", held)
+
+    def ask() -> int:
+        with client_of(gateway) as client:
+            return client.get("/dicom-web/studies").status_code
+
+    with ThreadPoolExecutor(2) as clients:
+        asked = [clients.submit(ask) for _ in range(2)]
+        try:
+            assert begun.acquire(timeout=60)
+            assert begun.acquire(timeout=60)
+            with client_of(gateway) as third:
+                answer = third.get("/healthz")
+        finally:
+            may_end.set()
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert [one.result() for one in asked] == [204, 204]
 
 
 def test_tls__is_for_http_too(start_gateway: Callable[..., Gateway], certificates: Path) -> None:

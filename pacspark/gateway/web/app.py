@@ -311,7 +311,6 @@ class WebServer:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # anybody writes X-Forwarded-For, and a proxy passes it on
-                limit_concurrency=limits.connections + 1,
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=_DRAIN_S,
                 ssl_certfile=None if tls is None else str(tls.certificate),

@@ -13,6 +13,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from pacspark.gateway.limits import MOST_HALF_OPEN
 
 LOGGER: Final = logging.getLogger(__name__)
+_BUSY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
+_TAKEN_AT_ONCE: Final = 16
 _WHY: Final = "plain HTTP, silence, or no certificate that client_ca believes"
 
 
@@ -38,10 +43,20 @@ class Listener(socket.socket):
         super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._begin_s, self._idle_ms = begin_s, max(1, round(1000 * idle_s))
         self._half_open: OrderedDict[int, tuple[socket.socket, str]] = OrderedDict()
+        self._taken = 0
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Take a connection; the event loop calls this."""
+        """Take a connection; the event loop calls this until there is none.
+
+        It is told that there is none after a few: what those that were taken say is read before
+        so many more come that room is made of them.
+        """
+        if self._taken == _TAKEN_AT_ONCE:
+            raise BlockingIOError
         connection, address = super().accept()
+        if not self._taken:
+            asyncio.get_running_loop().call_soon(self._take_more)
+        self._taken += 1
         if sys.platform == "linux":
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._idle_ms)
         place = connection.fileno()
@@ -51,6 +66,9 @@ class Listener(socket.socket):
             self._forget(next(iter(self._half_open)))
         asyncio.get_running_loop().call_later(self._begin_s, self._require_begun, place, connection)
         return connection, address
+
+    def _take_more(self) -> None:
+        self._taken = 0
 
     def has_begun(self, place: int) -> None:
         """Take note that a connection can be spoken on.
@@ -80,7 +98,8 @@ class Connection(H11Protocol):
 
     A first request has to come in time. Where there are more connections than there may be, the one
     goes that has kept the gateway waiting longest: for a request or the rest of one, or until it
-    takes an answer. Who sends or takes something all the time is never that one.
+    takes an answer. Who sends or takes something all the time is never that one. Where none waits,
+    the newest is told to come again.
     """
 
     listener: Listener
@@ -100,6 +119,9 @@ class Connection(H11Protocol):
             if oldest is not None:
                 self.heard_of.pop(oldest)
                 oldest.transport.abort()
+            else:
+                self.transport.write(_BUSY)
+                self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget a connection that has ended."""
