@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.servers import HdfsCluster, S3Server, StandaloneCluster
+
+# a shell ignores it for what it runs in the background, and programs under test would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
