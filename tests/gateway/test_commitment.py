@@ -117,6 +117,17 @@ def test_commitment__of_what_another_writer_has_just_deleted_fails(
     assert (failed.ReferencedSOPInstanceUID, failed.FailureReason) == (UID, 0x0112)
 
 
+def ask_and_leave(gateway: Gateway) -> None:
+    """Ask for commitment and release the association, so that the report needs one of its own."""
+    here = Destination("PACSPARK", "127.0.0.1", gateway.dimse.port)
+    association = request(here, "CT1", [(STORAGE_COMMITMENT, [LITTLE])], LIMITS)
+    association.link.send(ASKED, 1, write_identifier(REFERENCES, LITTLE))
+    answer = association.link.receive()
+    assert answer is not None
+    assert answer.command["Status"] == 0
+    association.link.release()
+
+
 def test_commitment__reaches_a_peer_that_did_not_wait(
     start_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
@@ -132,13 +143,7 @@ def test_commitment__reaches_a_peer_that_did_not_wait(
         port = server.socket.getsockname()[1]
         gateway = start_gateway(destinations={"CT1": Destination("CT1", "127.0.0.1", port)})
         gateway.store.store(written(tmp_path / "in", 1)[0].read_bytes(), "x")
-        here = Destination("PACSPARK", "127.0.0.1", gateway.dimse.port)
-        association = request(here, "CT1", [(STORAGE_COMMITMENT, [LITTLE])], LIMITS)
-        association.link.send(ASKED, 1, write_identifier(REFERENCES, LITTLE))
-        answer = association.link.receive()
-        assert answer is not None
-        assert answer.command["Status"] == 0
-        association.link.release()
+        ask_and_leave(gateway)
         assert reports.came.wait(30)
         assert reports.kind == 1
         assert reports.data_set.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == UID
@@ -152,14 +157,8 @@ def test_commitment__for_a_peer_that_never_answers_holds_few_threads(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         gateway = start_gateway(destinations={"CT1": Destination("CT1", "127.0.0.1", port)})
-        here = Destination("PACSPARK", "127.0.0.1", gateway.dimse.port)
         for _ in range(MOST_REPORTS + 4):
-            association = request(here, "CT1", [(STORAGE_COMMITMENT, [LITTLE])], LIMITS)
-            association.link.send(ASKED, 1, write_identifier(REFERENCES, LITTLE))
-            answer = association.link.receive()
-            assert answer is not None
-            assert answer.command["Status"] == 0
-            association.link.release()
+            ask_and_leave(gateway)
         wait_until(lambda: any("not reported" in row["outcome"] for row in gateway.audit._rows),
                    "no report was given up", [])  # fmt: skip
         names = [thread.name for thread in threading.enumerate()]

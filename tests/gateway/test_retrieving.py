@@ -69,6 +69,21 @@ def _answers_echo(port: int, options: Sequence[str]) -> bool:
     return done.returncode == 0
 
 
+@contextmanager
+def sink(taken: Callable[[Any], int]) -> Iterator[int]:
+    """Run pynetdicom's storage SCP; what it is sent is answered by a function."""
+    entity = AE("SINK")
+    entity.add_supported_context(CT)
+    server = entity.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, taken)]
+    )
+    assert server is not None
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+
+
 def getting(gateway: Gateway, contexts: Sequence[tuple[str, Sequence[str]]]) -> Association:
     here = Destination("PACSPARK", "127.0.0.1", gateway.dimse.port)
     proposed: list[tuple[str, Sequence[str]]] = [(GET, [ExplicitVRLittleEndian]), *contexts]
@@ -204,14 +219,7 @@ def test_move__whose_peer_is_gone_has_its_row(
         associations[0].link.abort()
         return 0
 
-    sink = AE("SINK")
-    sink.add_supported_context(CT)
-    server = sink.start_server(
-        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, taken)]
-    )
-    assert server is not None
-    try:
-        port = server.server_address[1]
+    with sink(taken) as port:
         gateway = start_gateway(destinations={"SINK": Destination("SINK", "127.0.0.1", port)})
         for path in written(tmp_path / "in"):
             gateway.store.store(path.read_bytes(), "x")
@@ -225,8 +233,6 @@ def test_move__whose_peer_is_gone_has_its_row(
         identifier = write_identifier(elements, ExplicitVRLittleEndian)
         associations[0].link.send(command, 1, identifier)
         wait_until(lambda: gateway.audit.counts["move", False] == 1, "no row for C-MOVE", [])
-    finally:
-        server.shutdown()
     (row,) = (row for row in gateway.audit._rows if row["action"] == "move")
     assert json.loads(row["detail"])["NumberOfCompletedSuboperations"] == 1
 
@@ -286,14 +292,7 @@ def test_suboperations__have_the_priority_of_their_request(
         seen.append(event.request.Priority)
         return 0
 
-    sink = AE("SINK")
-    sink.add_supported_context(CT)
-    server = sink.start_server(
-        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, taken)]
-    )
-    assert server is not None
-    try:
-        port = server.server_address[1]
+    with sink(taken) as port:
         gateway = start_gateway(destinations={"SINK": Destination("SINK", "127.0.0.1", port)})
         for path in written(tmp_path / "in", 1):
             gateway.store.store(path.read_bytes(), "x")
@@ -312,8 +311,6 @@ def test_suboperations__have_the_priority_of_their_request(
             *association.send_c_get(query, GET, priority=priority),
         ]
         association.release()
-    finally:
-        server.shutdown()
     assert [status.Status for status, _ in told if status.Status != statuses.PENDING] == [0, 0]
     assert seen == [priority, priority]
 
